@@ -1,0 +1,105 @@
+import { readFileSync, readlinkSync } from 'node:fs'
+import { PageferryError } from '@pageferry/base'
+import type { AreaMap } from '@pageferry/memory'
+import type { FileEntry, MmEntry } from '@pageferry/images'
+import type { CaptureContext } from '../capture-context.js'
+import { readStat } from '../proc/stat.js'
+import { readStatus } from '../proc/status.js'
+import type { SkeletonProcess } from '../remote/skeleton-process.js'
+import { type FileTable, requiredPath } from './file-table.js'
+import { areasToVmas } from './memory-map.js'
+
+/** What the kernel keeps beside the areas: brk, argv and environ, auxv, exe, dumpable (prctl(2) PR_SET_MM_MAP). */
+
+const prGetDumpable = 3
+const prSetDumpable = 4
+const prSetMm = 35
+const prSetMmMap = 14
+const prSetThpDisable = 41
+const noExeFd = 0xffff_ffff
+const O_CLOEXEC = 0o2000000
+
+/** Before the final map is known, an entry for a round: only the areas matter. */
+export function mmOfRound(map: AreaMap, files: FileTable): MmEntry {
+  const zero = {
+    mmStartCode: 0n,
+    mmEndCode: 0n,
+    mmStartData: 0n,
+    mmEndData: 0n,
+    mmStartStack: 0n,
+    mmStartBrk: 0n,
+    mmBrk: 0n,
+    mmArgStart: 0n,
+    mmArgEnd: 0n,
+    mmEnvStart: 0n,
+    mmEnvEnd: 0n,
+  }
+  return { ...zero, exeFileId: 0, mmSavedAuxv: [], vmas: areasToVmas(map, files), aios: [] }
+}
+
+export function dumpAddressSpace({ pid, process }: CaptureContext, map: AreaMap, files: FileTable): MmEntry {
+  const stat = readStat(pid)
+  const auxv = readFileSync(`/proc/${pid}/auxv`)
+  const saved: bigint[] = []
+  for (let at = 0; at + 8 <= auxv.length; at += 8) saved.push(auxv.readBigUInt64LE(at))
+  const exe = readlinkSync(`/proc/${pid}/exe`)
+  return {
+    mmStartCode: stat.startCode,
+    mmEndCode: stat.endCode,
+    mmStartData: stat.startData,
+    mmEndData: stat.endData,
+    mmStartStack: stat.startStack,
+    mmStartBrk: stat.startBrk,
+    mmBrk: process.leader.call('brk', 0),
+    mmArgStart: stat.argStart,
+    mmArgEnd: stat.argEnd,
+    mmEnvStart: stat.envStart,
+    mmEnvEnd: stat.envEnd,
+    exeFileId: files.mappedFile(exe, `exe:${exe}`, 0),
+    mmSavedAuxv: saved,
+    vmas: areasToVmas(map, files),
+    dumpable: Number(process.leader.call('prctl', prGetDumpable, 0, 0, 0, 0)),
+    aios: [],
+    thpDisabled: !readStatus(pid).thpEnabled,
+  }
+}
+
+/** PR_SET_MM_MAP checks that the areas exist, so the map must be final; nothing may map the old executable. */
+export function restoreAddressSpace(skeleton: SkeletonProcess, mm: MmEntry, files: FileEntry[]): void {
+  const exePath = requiredPath(files, mm.exeFileId, 'the executable')
+  const exe = Number(skeleton.call('open', skeleton.write(Buffer.from(`${exePath}\0`)), O_CLOEXEC, 0))
+  const auxv = Buffer.alloc(mm.mmSavedAuxv.length * 8)
+  for (const [i, word] of mm.mmSavedAuxv.entries()) auxv.writeBigUInt64LE(word, i * 8)
+  const fields = [
+    mm.mmStartCode,
+    mm.mmEndCode,
+    mm.mmStartData,
+    mm.mmEndData,
+    mm.mmStartBrk,
+    mm.mmBrk,
+    mm.mmStartStack,
+    mm.mmArgStart,
+    mm.mmArgEnd,
+    mm.mmEnvStart,
+    mm.mmEnvEnd,
+  ]
+  // struct prctl_mm_map: eleven u64, auxv pointer, auxv_size u32, exe_fd u32 (linux/prctl.h)
+  const map = Buffer.alloc(104)
+  for (const [i, field] of fields.entries()) map.writeBigUInt64LE(field, i * 8)
+  map.writeBigUInt64LE(skeleton.write(auxv, 256), 88)
+  map.writeUInt32LE(auxv.length, 96)
+  map.writeUInt32LE(exe === -1 ? noExeFd : exe, 100)
+  const [result] = skeleton.batch([
+    { name: 'prctl', args: [prSetMm, prSetMmMap, skeleton.write(map), map.length, 0] },
+    { name: 'close', args: [exe] },
+  ])
+  if (result < 0n) {
+    throw new PageferryError('KERNEL', `prctl(PR_SET_MM_MAP) failed with errno ${-result} (exe ${exePath})`)
+  }
+  if (mm.thpDisabled === true) skeleton.call('prctl', prSetThpDisable, 1, 0, 0, 0)
+}
+
+/** Credentials reset it, so it comes behind them. Only 0 and 1 can be set (prctl(2)). */
+export function restoreDumpable(skeleton: SkeletonProcess, mm: MmEntry): void {
+  if (mm.dumpable === 0 || mm.dumpable === 1) skeleton.call('prctl', prSetDumpable, mm.dumpable, 0, 0, 0)
+}

@@ -1,0 +1,75 @@
+import { readFileSync, readlinkSync } from 'node:fs'
+import { processes } from '@pageferry/kernel'
+import type { TimensEntry } from '@pageferry/images'
+
+/** CLOCK_MONOTONIC and CLOCK_BOOTTIME as a process sees them: time_namespaces(7). All in ns. */
+
+export interface Clocks {
+  monotonicNs: bigint
+  boottimeNs: bigint
+}
+
+/** Offsets of a process's time namespace against the host's clocks. */
+function offsetsOf(pid: number | 'self'): Clocks {
+  let text: string
+  try {
+    text = readFileSync(`/proc/${pid}/timens_offsets`, 'utf8')
+  } catch (error) {
+    // A kernel without time namespaces has one time for all.
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    return { monotonicNs: 0n, boottimeNs: 0n }
+  }
+  const offset = (name: string): bigint => {
+    const m = new RegExp(`^${name}\\s+(-?\\d+)\\s+(\\d+)$`, 'm').exec(text)
+    return m === null ? 0n : BigInt(m[1]) * 1_000_000_000n + BigInt(m[2])
+  }
+  return { monotonicNs: offset('monotonic'), boottimeNs: offset('boottime') }
+}
+
+/** The clocks as the process reads them now. We read ours and move them by the difference of the offsets. */
+export function clocksOf(pid: number): Clocks {
+  const theirs = offsetsOf(pid)
+  const ours = offsetsOf('self')
+  return {
+    monotonicNs: processes.clockGettime(processes.CLOCK_MONOTONIC) - ours.monotonicNs + theirs.monotonicNs,
+    boottimeNs: processes.clockGettime(processes.CLOCK_BOOTTIME) - ours.boottimeNs + theirs.boottimeNs,
+  }
+}
+
+/**
+ * Offsets (absolute, as timens_offsets wants them) under which a process here reads at least what the
+ * workload reads on its host. `workload` was read while `before` <= now on this host's clocks, so taking
+ * `before` never lets a clock go backwards; the error is at most the round trip.
+ */
+export function offsetsFor(workload: Clocks, before: Clocks): Clocks {
+  const ours = offsetsOf('self')
+  return {
+    monotonicNs: workload.monotonicNs - before.monotonicNs + ours.monotonicNs,
+    boottimeNs: workload.boottimeNs - before.boottimeNs + ours.boottimeNs,
+  }
+}
+
+/** The two clocks of this process, as `offsetsFor` wants them. */
+export function ownClocks(): Clocks {
+  return {
+    monotonicNs: processes.clockGettime(processes.CLOCK_MONOTONIC),
+    boottimeNs: processes.clockGettime(processes.CLOCK_BOOTTIME),
+  }
+}
+
+export function toTimens(clocks: Clocks): TimensEntry {
+  const split = (ns: bigint): { tvSec: bigint; tvNsec: bigint } => ({
+    tvSec: ns / 1_000_000_000n,
+    tvNsec: ns % 1_000_000_000n,
+  })
+  return { monotonic: split(clocks.monotonicNs), boottime: split(clocks.boottimeNs) }
+}
+
+/** Boot of the kernel we run on: equal on both sides when source and destination share one. */
+export function bootId(): string {
+  return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
+}
+
+export function timeNamespace(pid: number | 'self'): string {
+  return readlinkSync(`/proc/${pid}/ns/time`)
+}

@@ -1,0 +1,98 @@
+import type { CredsEntry } from '@pageferry/images'
+import type { CaptureContext } from '../capture-context.js'
+import { readStatus } from '../proc/status.js'
+import type { WorkloadThread } from '../remote/workload-thread.js'
+import type { SkeletonProcess } from '../remote/skeleton-process.js'
+
+/** Credentials of one thread (credentials(7), capabilities(7)): each thread has its own in the kernel. */
+
+const prGetSecurebits = 27
+const prSetSecurebits = 28
+const prCapbsetDrop = 24
+const prCapAmbient = 47
+const prCapAmbientRaise = 2
+const prSetNoNewPrivs = 38
+const capabilityVersion3 = 0x2008_0522
+/** Keeps the permitted set and allows capset while user ids change (SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS). */
+const securebitsDuringRestore = (1 << 2) | (1 << 4)
+
+/** A capability set as CRIU stores it: 32-bit words, low first. */
+function words(set: bigint): number[] {
+  return [Number(set & 0xffff_ffffn), Number(set >> 32n)]
+}
+
+function fromWords(set: number[] | null | undefined): bigint {
+  return BigInt((set?.[0] ?? 0) >>> 0) | (BigInt((set?.[1] ?? 0) >>> 0) << 32n)
+}
+
+export function dumpCredentials({ pid }: CaptureContext, thread: WorkloadThread): CredsEntry {
+  const status = readStatus(pid, thread.tid)
+  return {
+    uid: status.uids[0],
+    euid: status.uids[1],
+    suid: status.uids[2],
+    fsuid: status.uids[3],
+    gid: status.gids[0],
+    egid: status.gids[1],
+    sgid: status.gids[2],
+    fsgid: status.gids[3],
+    capInh: words(status.capInheritable),
+    capPrm: words(status.capPermitted),
+    capEff: words(status.capEffective),
+    capBnd: words(status.capBounding),
+    capAmb: words(status.capAmbient),
+    secbits: Number(thread.call('prctl', prGetSecurebits, 0, 0, 0, 0)),
+    groups: status.groups,
+    noNewPrivs: status.noNewPrivs ? 1 : 0,
+  }
+}
+
+/**
+ * Order: what needs privileges first (groups, bounding set, ids under NO_SETUID_FIXUP), then the capability
+ * sets, then the real securebits and no_new_privs. Securebits are set once before the sets shrink.
+ */
+export function restoreCredentials(skeleton: SkeletonProcess, tid: number, creds: CredsEntry): void {
+  const groups = new Uint32Array(creds.groups ?? [])
+  const call: SkeletonProcess['callIn'] = (t, name, ...args) => skeleton.callIn(t, name, ...args)
+  call(tid, 'setgroups', groups.length, skeleton.write(new Uint8Array(groups.buffer)))
+  const own = readStatus(skeleton.pid, tid)
+  const bounding = fromWords(creds.capBnd)
+  for (let cap = 0; cap < 64; cap++) {
+    const bit = 1n << BigInt(cap)
+    if ((own.capBounding & bit) !== 0n && (bounding & bit) === 0n) call(tid, 'prctl', prCapbsetDrop, cap, 0, 0, 0)
+  }
+  call(tid, 'prctl', prSetSecurebits, securebitsDuringRestore, 0, 0, 0)
+  call(tid, 'setresgid', creds.gid, creds.egid, creds.sgid)
+  call(tid, 'setfsgid', creds.fsgid)
+  call(tid, 'setresuid', creds.uid, creds.euid, creds.suid)
+  call(tid, 'setfsuid', creds.fsuid)
+  // Securebits want CAP_SETPCAP, which the final sets may lack: regain the effective set, set, then shrink.
+  setCapabilities(skeleton, tid, own.capPermitted, own.capPermitted, fromWords(creds.capInh))
+  call(tid, 'prctl', prSetSecurebits, creds.secbits, 0, 0, 0)
+  const inheritable = fromWords(creds.capInh)
+  setCapabilities(skeleton, tid, fromWords(creds.capEff), fromWords(creds.capPrm), inheritable)
+  const ambient = fromWords(creds.capAmb)
+  for (let cap = 0; cap < 64; cap++) {
+    if ((ambient & (1n << BigInt(cap))) !== 0n) call(tid, 'prctl', prCapAmbient, prCapAmbientRaise, cap, 0, 0)
+  }
+  if (creds.noNewPrivs === 1) call(tid, 'prctl', prSetNoNewPrivs, 1, 0, 0, 0)
+}
+
+function setCapabilities(
+  skeleton: SkeletonProcess,
+  tid: number,
+  effective: bigint,
+  permitted: bigint,
+  inheritable: bigint,
+): void {
+  const bytes = Buffer.alloc(8 + 24)
+  bytes.writeUInt32LE(capabilityVersion3, 0)
+  const sets = [effective, permitted, inheritable]
+  for (const [i, set] of sets.entries()) {
+    bytes.writeUInt32LE(Number(set & 0xffff_ffffn), 8 + 4 * i)
+    bytes.writeUInt32LE(Number(set >> 32n), 20 + 4 * i)
+  }
+  const address = skeleton.write(bytes)
+  skeleton.callIn(tid, 'capset', address, address + 8n)
+}
+

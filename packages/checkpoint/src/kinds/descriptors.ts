@@ -1,0 +1,156 @@
+import { closeSync } from 'node:fs'
+import { PageferryError } from '@pageferry/base'
+import { fds } from '@pageferry/kernel'
+import { FdType, type FdinfoEntry, type FileEntry, type PipeData } from '@pageferry/images'
+import type { Problem } from '../capture-context.js'
+import { type FdInfo, readFds } from '../proc/fdinfo.js'
+import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
+import type { FileTable } from './file-table.js'
+import { dumpPipeData, dumpPipeEnd, isWriteEnd, pipeIdOf, restorePipes } from './pipe.js'
+import {
+  checkRegularFile,
+  dumpRegularFile,
+  escapesTracking,
+  isRegularFile,
+  restoreRegularFile,
+} from './regular-file.js'
+
+/** The table of descriptors: numbers, close-on-exec, and which of them share one open file description. */
+
+const O_CLOEXEC = 0o2000000
+const FD_CLOEXEC = 1
+
+export interface DescriptorDump {
+  fdinfo: FdinfoEntry[]
+  pipesData: PipeData[]
+}
+
+/** Names what cannot be moved; opens nothing in the workload and stops nothing. */
+export function checkDescriptors(pid: number): Problem[] {
+  const problems: Problem[] = []
+  const pidfd = fds.pidfdOpen(pid)
+  try {
+    const infos = readFds(pid)
+    for (const info of infos) {
+      const what = `descriptor ${info.fd} (${info.target})`
+      const pipe = pipeIdOf(info)
+      if (pipe !== null) {
+        const ends = infos.filter((other) => pipeIdOf(other) === pipe)
+        if (!ends.some((end) => isWriteEnd(end.flags)) || !ends.some((end) => !isWriteEnd(end.flags))) {
+          problems.push({ what, reason: 'only one end of the pipe is in the process: redirect it to a file' })
+        }
+      } else if (isRegularFile(info)) {
+        const copy = fds.pidfdGetfd(pidfd, info.fd)
+        try {
+          const problem = checkRegularFile(info, copy)
+          if (problem !== null) problems.push(problem)
+        } finally {
+          closeSync(copy)
+        }
+      } else {
+        problems.push({ what, reason: `descriptors of this kind are not moved yet` })
+      }
+    }
+  } finally {
+    closeSync(pidfd)
+  }
+  return problems
+}
+
+/** Whether something may write the workload's memory without any tracker noticing. */
+export function hasUntrackedWriters(pid: number): boolean {
+  return readFds(pid).some(
+    (info) => escapesTracking(info) || info.target.includes('[io_uring]') || info.target.startsWith('/dev/infiniband'),
+  )
+}
+
+export function dumpDescriptors(pid: number, pidfd: number, files: FileTable): DescriptorDump {
+  const fdinfo: FdinfoEntry[] = []
+  const pipesData: PipeData[] = []
+  const seen: { info: FdInfo; id: number; type: FdType }[] = []
+  const pipesDone = new Set<number>()
+  for (const info of readFds(pid)) {
+    const flags = (info.flags & O_CLOEXEC) !== 0 ? FD_CLOEXEC : 0
+    const twin = seen.find(
+      (other) =>
+        other.info.target === info.target && fds.kcmp(pid, pid, fds.KCMP_FILE, other.info.fd, info.fd) === 0,
+    )
+    if (twin !== undefined) {
+      fdinfo.push({ id: twin.id, flags, type: twin.type, fd: info.fd })
+      continue
+    }
+    const id = files.nextId()
+    const copy = fds.pidfdGetfd(pidfd, info.fd)
+    try {
+      const pipe = pipeIdOf(info)
+      const type = pipe !== null ? FdType.PIPE : FdType.REG
+      if (pipe !== null) {
+        files.addPipe(dumpPipeEnd(info, id, pipe))
+        if (!isWriteEnd(info.flags) && !pipesDone.has(pipe)) {
+          pipesDone.add(pipe)
+          pipesData.push(dumpPipeData(copy, pipe))
+        }
+      } else {
+        const problem = isRegularFile(info) ? checkRegularFile(info, copy) : { what: info.target, reason: 'unknown' }
+        if (problem !== null) {
+          throw new PageferryError('WORKLOAD_CHANGED', `descriptor ${info.fd} cannot be moved: ${problem.reason}`)
+        }
+        dumpRegularFile(info, copy, id, files)
+      }
+      fdinfo.push({ id, flags, type, fd: info.fd })
+      seen.push({ info, id, type })
+    } finally {
+      closeSync(copy)
+    }
+  }
+  return { fdinfo, pipesData }
+}
+
+/** Opens every description in this process, hands them over, and moves each to its numbers. */
+export function restoreDescriptors(
+  skeleton: SkeletonProcess,
+  fdinfo: FdinfoEntry[],
+  files: FileEntry[],
+  pipesData: PipeData[],
+): void {
+  const used = new Set(fdinfo.map((entry) => entry.id))
+  const open = files.filter((file) => used.has(file.id))
+  const pipes = open.flatMap((file) => (file.pipe === undefined ? [] : [file.pipe]))
+  const descriptors = restorePipes(pipes, pipesData)
+  try {
+    for (const file of open) {
+      if (file.reg !== undefined && file.type === FdType.REG) descriptors.set(file.id, restoreRegularFile(file.reg))
+    }
+    for (const id of used) {
+      if (!descriptors.has(id)) throw new PageferryError('PROTOCOL', `descriptors refer to the unknown file ${id}`)
+    }
+    const ids = [...descriptors.keys()]
+    const top = Math.max(63, ...fdinfo.map((entry) => entry.fd)) + 1
+    // Above every number that the workload uses, so that moving one never closes another.
+    moveSocket(skeleton, top)
+    const received = skeleton.sendFds(ids.map((id) => descriptors.get(id) as number))
+    const parked = skeleton.all(
+      received.map((fd): RemoteCall => ({ name: 'fcntl', args: [fd, fds.F_DUPFD_CLOEXEC, top + 1] })),
+    )
+    skeleton.all([{ name: 'close_range', args: [0, top - 1, 0] }])
+    const at = new Map(ids.map((id, i) => [id, parked[i]]))
+    skeleton.all(
+      fdinfo.map((entry): RemoteCall => {
+        const flags = (entry.flags & FD_CLOEXEC) !== 0 ? O_CLOEXEC : 0
+        return { name: 'dup3', args: [at.get(entry.id) as bigint, entry.fd, flags] }
+      }),
+    )
+    skeleton.all([{ name: 'close_range', args: [top + 1, 0xffff_ffff, 0] }])
+  } finally {
+    for (const fd of descriptors.values()) closeSync(fd)
+  }
+}
+
+function moveSocket(skeleton: SkeletonProcess, to: number): void {
+  if (skeleton.socketFd === to) return
+  skeleton.all([
+    { name: 'dup3', args: [skeleton.socketFd, to, O_CLOEXEC] },
+    { name: 'close', args: [skeleton.socketFd] },
+  ])
+  skeleton.socketFd = to
+}

@@ -1,0 +1,69 @@
+import { PageferryError } from '@pageferry/base'
+import { FdType, type FileEntry, type FownEntry, type PipeEntry, type RegFileEntry } from '@pageferry/images'
+
+/** Nobody receives SIGIO: fcntl(2) F_SETOWN was never called. */
+export const noOwner: FownEntry = { uid: 0, euid: 0, signum: 0, pidType: 0, pid: 0 }
+
+/**
+ * Open file descriptions and mapped files of a process, numbered as in CRIU's files.img. Ids stay the same
+ * over all rounds: they are how the destination recognises that an area still maps the same file.
+ */
+export class FileTable {
+  readonly #mapped = new Map<string, RegFileEntry>()
+  readonly #shared = new Map<string, number>()
+  #open: FileEntry[] = []
+  #lastId = 0
+
+  nextId(): number {
+    return ++this.#lastId
+  }
+
+  /** Id of a file that is mapped; `backingId` is its identity ("device:inode"), the path may change. */
+  mappedFile(path: string, backingId: string, flags: number): number {
+    const key = `${flags}:${backingId}`
+    const known = this.#mapped.get(key)
+    if (known !== undefined) {
+      known.name = path
+      return known.id
+    }
+    const id = this.nextId()
+    this.#mapped.set(key, { id, flags, pos: 0n, fown: noOwner, name: path })
+    return id
+  }
+
+  /** Id of a shared anonymous object. */
+  sharedMemory(backingId: string): number {
+    const known = this.#shared.get(backingId) ?? this.nextId()
+    this.#shared.set(backingId, known)
+    return known
+  }
+
+  /** Descriptors of a process change freely between rounds: only those of the dump are kept. */
+  forgetOpenFiles(): void {
+    this.#open = []
+  }
+
+  addRegular(entry: RegFileEntry): void {
+    this.#open.push({ type: FdType.REG, id: entry.id, reg: entry })
+  }
+
+  addPipe(entry: PipeEntry): void {
+    this.#open.push({ type: FdType.PIPE, id: entry.id, pipe: entry })
+  }
+
+  entries(): FileEntry[] {
+    const mapped = [...this.#mapped.values()].map((reg): FileEntry => ({ type: FdType.REG, id: reg.id, reg }))
+    return [...mapped, ...this.#open]
+  }
+}
+
+export function regularFilePath(file: FileEntry): string | undefined {
+  return file.reg?.name
+}
+
+/** The path of a file that another entry refers to by id. */
+export function requiredPath(files: FileEntry[], id: number, what: string): string {
+  const path = files.find((file) => file.id === id)?.reg?.name
+  if (path === undefined) throw new PageferryError('PROTOCOL', `${what} refers to the unknown file ${id}`)
+  return path
+}

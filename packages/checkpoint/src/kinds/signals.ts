@@ -1,0 +1,82 @@
+import { ptrace } from '@pageferry/kernel'
+import type { SaEntry, SignalQueueEntry } from '@pageferry/images'
+import type { CaptureContext } from '../capture-context.js'
+import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
+import { readStatus } from '../proc/status.js'
+
+/** Signal actions and pending signals (sigaction(2), rt_sigqueueinfo(2)). */
+
+/** SIGRTMAX; actions of SIGKILL and SIGSTOP cannot be set. */
+const nrSignals = 64
+const sigKill = 9
+const sigStop = 19
+/** struct kernel_sigaction: handler, flags, restorer, mask */
+const sigactionBytes = 32
+const sigsetBytes = 8
+
+export function dumpSignalActions({ pid, process }: CaptureContext): SaEntry[] {
+  const status = readStatus(pid)
+  const set = status.sigCaught | status.sigIgnored
+  const entries: SaEntry[] = []
+  for (let signal = 1; signal <= nrSignals; signal++) {
+    if (signal === sigKill || signal === sigStop) continue
+    // The kernel lists what is caught or ignored; everything else is SIG_DFL, whose flags have no effect.
+    if ((set & (1n << BigInt(signal - 1))) === 0n) {
+      entries.push({ sigaction: 0n, flags: 0n, restorer: 0n, mask: 0n })
+      continue
+    }
+    process.leader.call('rt_sigaction', signal, 0, process.scratch, sigsetBytes)
+    const bytes = process.read(process.scratch, sigactionBytes)
+    entries.push({
+      sigaction: bytes.readBigUInt64LE(0),
+      flags: bytes.readBigUInt64LE(8),
+      restorer: bytes.readBigUInt64LE(16),
+      mask: bytes.readBigUInt64LE(24),
+    })
+  }
+  return entries
+}
+
+export function restoreSignalActions(skeleton: SkeletonProcess, entries: SaEntry[]): void {
+  const calls: RemoteCall[] = []
+  const table = Buffer.alloc(entries.length * sigactionBytes)
+  let signal = 0
+  for (const [i, entry] of entries.entries()) {
+    do signal++
+    while (signal === sigKill || signal === sigStop)
+    if (entry.sigaction === 0n && entry.flags === 0n) continue
+    table.writeBigUInt64LE(entry.sigaction, i * sigactionBytes)
+    table.writeBigUInt64LE(entry.flags, i * sigactionBytes + 8)
+    table.writeBigUInt64LE(entry.restorer, i * sigactionBytes + 16)
+    table.writeBigUInt64LE(entry.mask, i * sigactionBytes + 24)
+    const address = skeleton.arguments + BigInt(i * sigactionBytes)
+    calls.push({ name: 'rt_sigaction', args: [signal, address, 0, sigsetBytes] })
+  }
+  skeleton.write(table)
+  skeleton.all(calls)
+}
+
+/** Signals waiting for one thread, or (shared) for the process, with everything that came with them. */
+export function dumpPendingSignals(tid: number, shared: boolean): SignalQueueEntry {
+  return { signals: ptrace.peekSiginfo(tid, shared).map((siginfo) => ({ siginfo })) }
+}
+
+/**
+ * Queues signals as they were queued on the source. Only the thread itself may send itself a siginfo that
+ * the kernel made (si_code >= 0), so it does. All signals are blocked in a skeleton's threads until the end.
+ */
+export function restorePendingSignals(
+  skeleton: SkeletonProcess,
+  queue: SignalQueueEntry | null | undefined,
+  target: { tid: number; nsPid: number; nsTid: number; shared: boolean },
+): void {
+  for (const { siginfo } of queue?.signals ?? []) {
+    const signal = Buffer.from(siginfo).readInt32LE(0)
+    const address = skeleton.write(siginfo)
+    if (target.shared) {
+      skeleton.callIn(target.tid, 'rt_sigqueueinfo', target.nsPid, signal, address)
+    } else {
+      skeleton.callIn(target.tid, 'rt_tgsigqueueinfo', target.nsPid, target.nsTid, signal, address)
+    }
+  }
+}

@@ -1,0 +1,184 @@
+import { PageferryError } from '@pageferry/base'
+import { processes, ptrace } from '@pageferry/kernel'
+import {
+  type CoreEntry,
+  Machine,
+  type ThreadCoreEntry,
+  type ThreadInfoX86,
+  entryToRegs,
+  fpregsToXstate,
+  regsToEntry,
+  xstateLayoutOf,
+  xstateToFpregs,
+} from '@pageferry/images'
+import type { CaptureContext } from '../capture-context.js'
+import { readStat } from '../proc/stat.js'
+import { withRemainingTime } from '../remote/interrupted.js'
+import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
+import type { WorkloadThread } from '../remote/workload-thread.js'
+import { dumpCredentials } from './credentials.js'
+import { dumpPendingSignals } from './signals.js'
+
+/** One thread: registers, signal mask and stack, TLS, rseq, robust list, tid address, scheduling, name. */
+
+const prGetTidAddress = 40
+const prGetPdeathsig = 2
+const prSetPdeathsig = 1
+const ssDisable = 2
+const robustListHeadBytes = 24
+/** struct stack_t: ss_sp, ss_flags, ss_size */
+const stackBytes = 24
+
+/** Everything of a thread that CRIU keeps in its core image, except what belongs to the whole process. */
+export function dumpThread(context: CaptureContext, thread: WorkloadThread): CoreEntry {
+  const { pid, process } = context
+  const { tid } = thread
+  const robust = dumpRobustList(context, thread)
+  thread.call('sigaltstack', 0, process.scratch)
+  const stack = process.read(process.scratch, stackBytes)
+  thread.call('prctl', prGetTidAddress, process.scratch, 0, 0, 0)
+  const tidAddress = process.read(process.scratch, 8).readBigUInt64LE(0)
+  thread.call('prctl', prGetPdeathsig, process.scratch, 0, 0, 0)
+  const pdeathsig = process.read(process.scratch, 4).readInt32LE(0)
+  const rseq = ptrace.getRseqConfiguration(tid)
+  const scheduler = processes.getScheduler(tid)
+  const threadInfo: ThreadInfoX86 = {
+    clearTidAddr: tidAddress,
+    gpregs: regsToEntry(movableRegisters(context, thread)),
+    fpregs: xstateToFpregs(ptrace.getXstate(tid)),
+    tls: [],
+  }
+  const threadCore: ThreadCoreEntry = {
+    futexRla: robust.address,
+    futexRlaLen: robust.length,
+    schedNice: processes.getPriority(tid),
+    schedPolicy: scheduler.policy,
+    schedPrio: scheduler.priority,
+    blkSigset: thread.mask,
+    sas: { ssSp: stack.readBigUInt64LE(0), ssFlags: stack.readUInt32LE(8), ssSize: stack.readBigUInt64LE(16) },
+    pdeathSig: pdeathsig,
+    signalsP: dumpPendingSignals(tid, false),
+    creds: dumpCredentials(context, thread),
+    comm: readStat(pid, tid).comm,
+    rseqEntry:
+      rseq.address === 0n
+        ? undefined
+        : { rseqAbiPointer: rseq.address, rseqAbiSize: rseq.size, signature: rseq.signature },
+  }
+  return { mtype: Machine.X86_64, threadInfo, threadCore }
+}
+
+function dumpRobustList({ process }: CaptureContext, thread: WorkloadThread): { address: bigint; length: number } {
+  thread.call('get_robust_list', 0, process.scratch, process.scratch + 8n)
+  const bytes = process.read(process.scratch, 16)
+  return { address: bytes.readBigUInt64LE(0), length: Number(bytes.readBigUInt64LE(8)) }
+}
+
+/** Registers with which another kernel resumes the thread: a relative timeout gets the time that remains. */
+function movableRegisters({ process }: CaptureContext, thread: WorkloadThread): BigUint64Array {
+  const before = process.preStop.get(thread.tid)
+  const nr = before?.nr ?? thread.interruptedIn
+  const elapsed = before === undefined ? 0n : processes.clockGettime(processes.CLOCK_MONOTONIC) - before.beganNs
+  const { regs, timespec } = withRemainingTime(thread.regs, nr, elapsed > 0n ? elapsed : 0n, (address) => {
+    const bytes = process.read(address, 16)
+    return bytes.readBigInt64LE(0) * 1_000_000_000n + bytes.readBigInt64LE(8)
+  })
+  if (timespec !== undefined) {
+    const bytes = Buffer.alloc(16)
+    bytes.writeBigInt64LE(timespec.ns / 1_000_000_000n, 0)
+    bytes.writeBigInt64LE(timespec.ns % 1_000_000_000n, 8)
+    process.write(timespec.address, bytes)
+  }
+  return regs
+}
+
+/**
+ * Addresses that the kernel itself touches when threads run or exit, without a fault that could be waited
+ * for: thread pointers, rseq areas, tid words, robust lists with the futexes on them, stacks, instructions.
+ * Their pages are never lazy.
+ */
+export function untouchableAddresses({ process }: CaptureContext, core: CoreEntry): bigint[] {
+  const regs = core.threadInfo?.gpregs
+  const thread = core.threadCore
+  if (regs === undefined || thread === undefined) return []
+  const addresses = [regs.ip, regs.fsBase, regs.fsBase - 4096n, regs.fsBase + 4096n, core.threadInfo?.clearTidAddr ?? 0n]
+  // The red zone, a signal frame, the timespec of an interrupted sleep, and what the next calls push.
+  for (let below = -8192n; below <= 4096n; below += 4096n) addresses.push(regs.sp + below)
+  if (thread.rseqEntry !== undefined) addresses.push(thread.rseqEntry.rseqAbiPointer)
+  if (thread.futexRla !== 0n) addresses.push(...robustListAddresses(process.read.bind(process), thread.futexRla))
+  return addresses.filter((address) => address > 0n)
+}
+
+/** ROBUST_LIST_LIMIT in the kernel */
+const maxRobustNodes = 2048
+
+function robustListAddresses(read: (address: bigint, length: number) => Buffer, head: bigint): bigint[] {
+  const addresses = [head]
+  try {
+    // struct robust_list_head: list.next, futex_offset, list_op_pending (linux/futex.h); bit 0 marks PI futexes.
+    const bytes = read(head, robustListHeadBytes)
+    const offset = bytes.readBigInt64LE(8)
+    const note = (node: bigint): void => {
+      addresses.push(node, node + offset)
+    }
+    const pending = bytes.readBigUInt64LE(16) & ~1n
+    if (pending !== 0n) note(pending)
+    let node = bytes.readBigUInt64LE(0) & ~1n
+    for (let i = 0; i < maxRobustNodes && node !== head && node !== 0n; i++) {
+      note(node)
+      node = read(node, 8).readBigUInt64LE(0) & ~1n
+    }
+  } catch {
+    // A list that cannot be followed is one that the kernel will not follow either.
+  }
+  return addresses
+}
+
+/** What needs the thread to make calls of its own; before credentials, which may take the right to them away. */
+export function restoreThreadState(skeleton: SkeletonProcess, tid: number, core: CoreEntry): void {
+  const { threadInfo, threadCore } = required(core)
+  const calls: RemoteCall[] = [{ name: 'set_tid_address', args: [threadInfo.clearTidAddr] }]
+  if (threadCore.futexRla !== 0n) {
+    calls.push({ name: 'set_robust_list', args: [threadCore.futexRla, threadCore.futexRlaLen] })
+  }
+  const { rseqEntry, sas } = threadCore
+  if (rseqEntry !== undefined) {
+    calls.push({ name: 'rseq', args: [rseqEntry.rseqAbiPointer, rseqEntry.rseqAbiSize, 0, rseqEntry.signature] })
+  }
+  if (sas !== undefined && (sas.ssFlags & ssDisable) === 0) {
+    const stack = Buffer.alloc(stackBytes)
+    stack.writeBigUInt64LE(sas.ssSp, 0)
+    // SS_ONSTACK only reports where the stack pointer is; the kernel works that out again.
+    stack.writeUInt32LE(sas.ssFlags & ~1, 8)
+    stack.writeBigUInt64LE(sas.ssSize, 16)
+    calls.push({ name: 'sigaltstack', args: [skeleton.write(stack), 0] })
+  }
+  if (threadCore.pdeathSig) calls.push({ name: 'prctl', args: [prSetPdeathsig, threadCore.pdeathSig, 0, 0, 0] })
+  skeleton.all(calls, tid)
+}
+
+/** From outside: scheduling. */
+export function restoreScheduling(tid: number, core: CoreEntry): void {
+  const { threadCore } = required(core)
+  if (threadCore.schedPolicy !== undefined) {
+    processes.setScheduler(tid, threadCore.schedPolicy, threadCore.schedPrio ?? 0)
+  }
+  if (threadCore.schedNice !== undefined) processes.setPriority(tid, threadCore.schedNice)
+}
+
+/** The very last: from here the thread continues as the workload when it is resumed. */
+export function restoreRegisters(tid: number, core: CoreEntry): void {
+  const { threadInfo, threadCore } = required(core)
+  const xstate = ptrace.getXstate(tid)
+  ptrace.setXstate(tid, fpregsToXstate(threadInfo.fpregs, xstateLayoutOf(xstate)))
+  ptrace.setSigmask(tid, threadCore.blkSigset ?? 0n)
+  ptrace.setRegs(tid, entryToRegs(threadInfo.gpregs))
+}
+
+function required(core: CoreEntry): { threadInfo: ThreadInfoX86; threadCore: ThreadCoreEntry } {
+  const { threadInfo, threadCore } = core
+  if (threadInfo === undefined || threadCore === undefined) {
+    throw new PageferryError('PROTOCOL', 'a core image lacks its thread')
+  }
+  return { threadInfo, threadCore }
+}

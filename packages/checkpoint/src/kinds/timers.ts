@@ -1,0 +1,96 @@
+import type { ItimerEntry, PosixTimerEntry, TaskTimersEntry } from '@pageferry/images'
+import type { CaptureContext } from '../capture-context.js'
+import { readTimers } from '../proc/timers.js'
+import type { SkeletonProcess } from '../remote/skeleton-process.js'
+
+/** Interval timers (getitimer(2)) and POSIX timers (timer_create(2)). */
+
+const itimerReal = 0
+const itimerVirtual = 1
+const itimerProf = 2
+const prTimerCreateRestoreIds = 77
+/** Ids are handed out in ascending order; a process that made and deleted more timers than this is refused. */
+export const maxTimerId = 100_000
+
+export function dumpTimers({ pid, process }: CaptureContext): TaskTimersEntry {
+  const itimer = (which: number): ItimerEntry => {
+    process.leader.call('getitimer', which, process.scratch)
+    const bytes = process.read(process.scratch, 32)
+    return {
+      isec: bytes.readBigUInt64LE(0),
+      iusec: bytes.readBigUInt64LE(8),
+      vsec: bytes.readBigUInt64LE(16),
+      vusec: bytes.readBigUInt64LE(24),
+    }
+  }
+  const posix: PosixTimerEntry[] = []
+  for (const timer of readTimers(pid)) {
+    process.leader.call('timer_gettime', timer.id, process.scratch)
+    const bytes = process.read(process.scratch, 32)
+    const overrun = process.leader.tryCall('timer_getoverrun', timer.id)
+    posix.push({
+      itId: timer.id,
+      clockId: timer.clockId,
+      siSigno: timer.signal,
+      itSigevNotify: timer.notify,
+      sivalPtr: timer.value,
+      overrun: Number(overrun > 0n ? overrun : 0n),
+      isec: bytes.readBigUInt64LE(0),
+      insec: bytes.readBigUInt64LE(8),
+      vsec: bytes.readBigUInt64LE(16),
+      vnsec: bytes.readBigUInt64LE(24),
+      notifyThreadId: (timer.notify & 4) !== 0 ? timer.notifyTid : undefined,
+    })
+  }
+  return { real: itimer(itimerReal), virt: itimer(itimerVirtual), prof: itimer(itimerProf), posix }
+}
+
+/** Armed last: the time that the restore takes counts against no timer. */
+export function restoreTimers(skeleton: SkeletonProcess, timers: TaskTimersEntry): void {
+  createPosixTimers(skeleton, timers.posix ?? [])
+  const itimers: [number, ItimerEntry][] = [
+    [itimerReal, timers.real],
+    [itimerVirtual, timers.virt],
+    [itimerProf, timers.prof],
+  ]
+  for (const [which, entry] of itimers) {
+    if (entry.vsec === 0n && entry.vusec === 0n) continue
+    const spec = new BigUint64Array([entry.isec, entry.iusec, entry.vsec, entry.vusec])
+    skeleton.call('setitimer', which, skeleton.write(new Uint8Array(spec.buffer)), 0)
+  }
+  for (const timer of timers.posix ?? []) {
+    if (timer.vsec === 0n && timer.vnsec === 0n) continue
+    const spec = new BigUint64Array([timer.isec, timer.insec, timer.vsec, timer.vnsec])
+    skeleton.call('timer_settime', timer.itId, 0, skeleton.write(new Uint8Array(spec.buffer)), 0)
+  }
+}
+
+function createPosixTimers(skeleton: SkeletonProcess, timers: PosixTimerEntry[]): void {
+  if (timers.length === 0) return
+  // Linux 6.15 creates a timer with a given id; before, ids are counted up to the wanted one.
+  const exact = skeleton.batch([{ name: 'prctl', args: [prTimerCreateRestoreIds, 1, 0, 0, 0] }])[0] === 0n
+  let next = 0
+  for (const timer of [...timers].sort((a, b) => a.itId - b.itId)) {
+    // struct sigevent: sigev_value, sigev_signo, sigev_notify, sigev_notify_thread_id
+    const sigevent = Buffer.alloc(64)
+    sigevent.writeBigUInt64LE(timer.sivalPtr, 0)
+    sigevent.writeInt32LE(timer.siSigno, 8)
+    sigevent.writeInt32LE(timer.itSigevNotify, 12)
+    sigevent.writeInt32LE(timer.notifyThreadId ?? 0, 16)
+    const create = (): number => {
+      const idAt = skeleton.write(Buffer.from(new Int32Array([timer.itId]).buffer), 128)
+      skeleton.call('timer_create', timer.clockId, skeleton.write(sigevent), idAt)
+      return Buffer.from(skeleton.read(idAt, 4)).readInt32LE(0)
+    }
+    for (;;) {
+      const id = create()
+      if (id === timer.itId) break
+      if (exact || id > timer.itId || next++ > maxTimerId) {
+        throw new Error(`POSIX timer ${timer.itId} cannot be created: the kernel gave id ${id}`)
+      }
+      skeleton.call('timer_delete', id)
+    }
+  }
+  if (exact) skeleton.call('prctl', prTimerCreateRestoreIds, 0, 0, 0, 0)
+}
+

@@ -1,0 +1,41 @@
+import { readFileSync, readdirSync, readlinkSync } from 'node:fs'
+
+/** /proc/PID/fdinfo/N with the link of /proc/PID/fd/N (proc_pid_fdinfo(5)). */
+export interface FdInfo {
+  fd: number
+  /** What the link says: a path, "pipe:[123]", "anon_inode:[eventpoll]", … */
+  target: string
+  position: bigint
+  /** Open flags; O_CLOEXEC here is the descriptor's own flag. */
+  flags: number
+  mountId: number
+  inode: bigint
+  lock: string[]
+}
+
+export function readFdInfo(pid: number, fd: number): FdInfo {
+  const text = readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8')
+  const value = (name: string): string | undefined => new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(text)?.[1]
+  return {
+    fd,
+    target: readlinkSync(`/proc/${pid}/fd/${fd}`),
+    position: BigInt(value('pos') ?? 0),
+    flags: Number.parseInt(value('flags') ?? '0', 8),
+    mountId: Number(value('mnt_id') ?? 0),
+    inode: BigInt(value('ino') ?? 0),
+    lock: [...text.matchAll(/^lock:\s*(.*)$/gm)].map((m) => m[1]),
+  }
+}
+
+/** Every open descriptor in ascending order. A descriptor closed while we look is left out. */
+export function readFds(pid: number): FdInfo[] {
+  const infos: FdInfo[] = []
+  for (const name of readdirSync(`/proc/${pid}/fd`)) {
+    try {
+      infos.push(readFdInfo(pid, Number(name)))
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    }
+  }
+  return infos.sort((a, b) => a.fd - b.fd)
+}

@@ -1,0 +1,77 @@
+import { ptrace } from '@pageferry/kernel'
+
+/**
+ * Machine code that a workload's thread runs for an injected system call, and what makes injection safe
+ * against the death of the tracer.
+ *
+ *     entry:        syscall                      <- the tracer points rip here, arguments in registers
+ *     exit:         rt_sigprocmask(SIG_SETMASK, original mask)
+ *                   every register that a system call takes or clobbers = its original value
+ *                   jmp original rip
+ *     closeEntry:   syscall; close(result); jmp exit
+ *
+ * A tracee goes on when its tracer dies, from wherever it is: then it finishes the call that was under way,
+ * puts its own registers and mask back, and continues as if nothing had happened. While the tracer lives it
+ * stops the thread at the exit of each system call (PTRACE_SYSCALL) and the exit part never runs.
+ *
+ * Not a signal frame with rt_sigreturn: that would need memory for the XSAVE area below a stack pointer which
+ * need not have any (Go), would change the alternate stack, and makes the kernel forget a pending restart
+ * block, so that an interrupted nanosleep would return EINTR. Registers that no system call touches, and the
+ * FPU, simply stay what they are.
+ */
+
+const { REG } = ptrace
+
+export const entryOffset = 0
+export const closeEntryOffset = 0x100
+/** Room that the code needs, in bytes. */
+export const codeBytes = 0x120
+
+const movabs: [opcode: [number, number], register: number][] = [
+  [[0x48, 0xb8], REG.rax],
+  [[0x48, 0xb9], REG.rcx],
+  [[0x48, 0xba], REG.rdx],
+  [[0x48, 0xbe], REG.rsi],
+  [[0x48, 0xbf], REG.rdi],
+  [[0x49, 0xb8], REG.r8],
+  [[0x49, 0xb9], REG.r9],
+  [[0x49, 0xba], REG.r10],
+  [[0x49, 0xbb], REG.r11],
+]
+
+/** The code for a thread that is to continue with `resume` (user_regs_struct order) and signal mask `mask`. */
+export function injectionCode(resume: BigUint64Array, mask: bigint): Buffer {
+  const code = Buffer.alloc(codeBytes, 0xcc)
+  let at = entryOffset
+  const emit = (...bytes: number[]): void => {
+    for (const byte of bytes) code[at++] = byte
+  }
+  emit(0x0f, 0x05) // syscall
+  const exit = at
+  emit(0xb8, 14, 0, 0, 0) // mov eax, rt_sigprocmask
+  emit(0xbf, 2, 0, 0, 0) // mov edi, SIG_SETMASK
+  emit(0x48, 0x8d, 0x35) // lea rsi, [rip + mask]
+  const maskDisplacement = at
+  at += 4
+  emit(0xba, 0, 0, 0, 0) // mov edx, 0
+  emit(0x41, 0xba, 8, 0, 0, 0) // mov r10d, 8
+  emit(0x0f, 0x05)
+  for (const [opcode, register] of movabs) {
+    emit(...opcode)
+    code.writeBigUInt64LE(resume[register], at)
+    at += 8
+  }
+  emit(0xff, 0x25, 0, 0, 0, 0) // jmp [rip + 0]
+  code.writeBigUInt64LE(resume[REG.rip], at)
+  at += 8
+  code.writeBigUInt64LE(mask, at)
+  code.writeInt32LE(at - (maskDisplacement + 4), maskDisplacement)
+  at = closeEntryOffset
+  emit(0x0f, 0x05) // syscall
+  emit(0x89, 0xc7) // mov edi, eax
+  emit(0xb8, 3, 0, 0, 0) // mov eax, close
+  emit(0x0f, 0x05)
+  emit(0xe9) // jmp exit
+  code.writeInt32LE(exit - (at + 4), at)
+  return code
+}

@@ -1,0 +1,163 @@
+import { readFileSync } from 'node:fs'
+import { processes, ptrace } from '@pageferry/kernel'
+import { EINTR, ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTNOINTR, ERESTARTSYS } from './errno.js'
+import { SYS } from './syscalls.js'
+
+/**
+ * Threads that were stopped inside a system call.
+ *
+ * A ptrace stop interrupts a blocking call like a signal does. What the program must see is decided by the
+ * value in rax (signal(7), "Interruption of system calls", and arch_do_signal_or_restart in the kernel):
+ *
+ *   -512 -513 -514   start the call again with the same registers. Left as it is: the kernel does it, and
+ *                    knows better than we whether a handler that runs first turns it into EINTR.
+ *   -516             the kernel remembers the deadline in the thread's restart block. Exact on the source;
+ *                    on the destination there is no such block, so the call is made again with what remains.
+ *   -4               calls that do not restart after any signal. When no signal is there to be delivered,
+ *                    only our stop can be the cause: the call is made again.
+ */
+
+const { REG } = ptrace
+
+export function signed(value: bigint): bigint {
+  return BigInt.asIntN(64, value)
+}
+
+/** The number of the system call the thread is stopped in, or -1. */
+export function interruptedCall(regs: BigUint64Array): number {
+  return Number(signed(regs[REG.orig_rax]))
+}
+
+const neverRestarted = new Set<number>([
+  SYS.epoll_wait,
+  SYS.epoll_pwait,
+  SYS.epoll_pwait2,
+  SYS.rt_sigtimedwait,
+  SYS.semop,
+  SYS.semtimedop,
+  SYS.accept,
+  SYS.accept4,
+  SYS.recvfrom,
+  SYS.recvmsg,
+  SYS.recvmmsg,
+  SYS.msgrcv,
+  SYS.msgsnd,
+  SYS.io_getevents,
+])
+
+/** Registers with which the *kernel* resumes the thread correctly from a stop inside get_signal. */
+export function repairSpuriousEintr(regs: BigUint64Array, signalDeliverable: boolean): BigUint64Array {
+  const repaired = regs.slice()
+  if (signed(regs[REG.rax]) === EINTR && neverRestarted.has(interruptedCall(regs)) && !signalDeliverable) {
+    repaired[REG.rax] = BigInt.asUintN(64, ERESTARTNOINTR)
+  }
+  return repaired
+}
+
+/** The same decision carried out in user registers, for a thread that must go on without the kernel's help. */
+export function rewound(regs: BigUint64Array): BigUint64Array {
+  const resume = regs.slice()
+  const nr = interruptedCall(regs)
+  resume[REG.orig_rax] = BigInt.asUintN(64, -1n)
+  if (nr < 0) return resume
+  switch (signed(regs[REG.rax])) {
+    case ERESTARTSYS:
+    case ERESTARTNOINTR:
+    case ERESTARTNOHAND:
+      resume[REG.rax] = BigInt(nr)
+      resume[REG.rip] -= 2n
+      break
+    case ERESTART_RESTARTBLOCK:
+      resume[REG.rax] = BigInt(SYS.restart_syscall)
+      resume[REG.rip] -= 2n
+      break
+  }
+  return resume
+}
+
+/** A relative timeout that is under way: which call, and when it ends on CLOCK_MONOTONIC of this host, in ns. */
+export interface Sleep {
+  nr: number
+  beganNs: bigint
+}
+
+/** When the thread last went off a processor: CLOCK_MONOTONIC of the reader, in ns. Read before it is stopped. */
+export function sleepBegan(pid: number, tid: number, clockOffsetNs: bigint): bigint {
+  return execStart(`/proc/${pid}/task/${tid}/sched`) + clockOffsetNs
+}
+
+function execStart(path: string): bigint {
+  const m = /^se\.exec_start\s*:\s*(\d+)\.(\d+)/m.exec(readFileSync(path, 'utf8'))
+  if (m === null) return 0n
+  return BigInt(m[1]) * 1_000_000n + BigInt(m[2].padEnd(6, '0').slice(0, 6))
+}
+
+/**
+ * CLOCK_MONOTONIC minus the scheduler's clock, in ns. Our own exec_start is fresh only right after we were
+ * scheduled, hence the short sleep.
+ */
+export function schedulerClockOffset(): bigint {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 0.05)
+  const now = processes.clockGettime(processes.CLOCK_MONOTONIC)
+  return now - execStart(`/proc/thread-self/sched`)
+}
+
+/** op without FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME */
+const futexCommandMask = 0x7fn
+const futexWait = 0n
+
+export interface RelativeTimeout {
+  regs: BigUint64Array
+  /** To be stored at `address` before the thread runs. */
+  timespec?: { address: bigint; ns: bigint }
+}
+
+/**
+ * Registers for another kernel: -516 becomes a call with the time that remains. The timespec goes below the
+ * red zone, where the kernel itself would put a signal frame; it is read as soon as the thread runs.
+ *
+ * @param nr the call, also where the thread was stopped in restart_syscall
+ * @param elapsedNs time slept so far
+ * @param read reads a timespec of the workload, in ns
+ */
+export function withRemainingTime(
+  regs: BigUint64Array,
+  nr: number,
+  elapsedNs: bigint,
+  read: (address: bigint) => bigint,
+): RelativeTimeout {
+  if (signed(regs[REG.rax]) !== ERESTART_RESTARTBLOCK) return { regs }
+  const out = regs.slice()
+  out[REG.orig_rax] = BigInt(nr)
+  out[REG.rax] = BigInt.asUintN(64, ERESTARTNOHAND)
+  const address = (regs[REG.rsp] - 256n) & ~15n
+  const remaining = (total: bigint): bigint => (total > elapsedNs ? total - elapsedNs : 1n)
+  const replace = (register: number): RelativeTimeout => {
+    const ns = remaining(read(regs[register]))
+    out[register] = address
+    return { regs: out, timespec: { address, ns } }
+  }
+  switch (nr) {
+    case SYS.nanosleep:
+      if (regs[REG.rsi] === 0n) return replace(REG.rdi)
+      out[REG.rdi] = regs[REG.rsi] // the kernel wrote what remains there
+      return { regs: out }
+    case SYS.clock_nanosleep:
+      if (regs[REG.r10] === 0n) return replace(REG.rdx)
+      out[REG.rdx] = regs[REG.r10]
+      return { regs: out }
+    case SYS.poll: {
+      const ms = BigInt.asIntN(32, regs[REG.rdx])
+      if (ms >= 0n) out[REG.rdx] = (remaining(ms * 1_000_000n) + 999_999n) / 1_000_000n
+      return { regs: out }
+    }
+    case SYS.futex:
+      // FUTEX_WAIT has a relative timeout; FUTEX_WAIT_BITSET an absolute one, right as it is (futex(2)).
+      if ((regs[REG.rsi] & futexCommandMask) === futexWait && regs[REG.r10] !== 0n) return replace(REG.r10)
+      return { regs: out }
+    default:
+      // An unknown restartable call: EINTR is what it may always return.
+      out[REG.rax] = BigInt.asUintN(64, EINTR)
+      return { regs: out }
+  }
+}

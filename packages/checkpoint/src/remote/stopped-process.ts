@@ -1,0 +1,223 @@
+import { closeSync, openSync, readFileSync } from 'node:fs'
+import { PageferryError, addressOf, isKernelError, pageBytes } from '@pageferry/base'
+import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
+import { readMaps } from '../proc/maps.js'
+import { readStatus } from '../proc/status.js'
+import { readTids } from '../proc/tasks.js'
+import { codeBytes } from './exit-sequence.js'
+import { schedulerClockOffset, sleepBegan } from './interrupted.js'
+import { findCodeSite, findGap, scratchPages } from './scratch.js'
+import { SYS } from './syscalls.js'
+import { type InjectionSite, WorkloadThread, stopTimeoutMs } from './workload-thread.js'
+
+/** TRACESYSGOOD marks syscall stops; SUSPEND_SECCOMP lets injected calls pass a filter (CAP_SYS_ADMIN). */
+const seizeOptions = ptrace.PTRACE_O_TRACESYSGOOD
+/** Threads may be born while we stop the others; each pass stops all that the last one found. */
+const maxStopPasses = 64
+
+/** What is known of a thread's system call from before the stop, for relative timeouts. */
+export interface PreStop {
+  nr: number
+  beganNs: bigint
+}
+
+/**
+ * Every thread of the workload, stopped. The object owns the stops: `resume` lets all go on as they were,
+ * `close` detaches without a word. If this process dies, the kernel resumes them.
+ */
+export class StoppedProcess {
+  readonly pid: number
+  readonly pidfd: number
+  readonly memFd: number
+  readonly threads: WorkloadThread[] = []
+  readonly preStop = new Map<number, PreStop>()
+  #codeSite: bigint | null = null
+  #scratch = 0n
+
+  private constructor(pid: number) {
+    this.pid = pid
+    this.pidfd = fds.pidfdOpen(pid)
+    this.memFd = openSync(`/proc/${pid}/mem`, 'r+')
+  }
+
+  /**
+   * Stops the whole process (`threads: 'all'`) or only its first living thread, which is enough to inject a
+   * call that concerns the address space.
+   * On failure every thread that was stopped runs again.
+   */
+  static stop(pid: number, which: 'all' | 'one'): StoppedProcess {
+    const stopped = new StoppedProcess(pid)
+    const seized: number[] = []
+    try {
+      const site = stopped.#site()
+      const offset = schedulerClockOffset()
+      for (let pass = 0; ; pass++) {
+        if (pass === maxStopPasses) {
+          throw new PageferryError('TIMEOUT', `process ${pid} creates threads faster than they can be stopped`)
+        }
+        const fresh = readTids(pid).filter((tid) => !seized.includes(tid))
+        if (fresh.length === 0) break
+        const wanted = which === 'all' ? fresh : fresh.slice(0, 1)
+        const interrupted: number[] = []
+        for (const tid of wanted) {
+          stopped.#notePreStop(tid, offset)
+          if (seize(tid)) interrupted.push(tid)
+        }
+        for (const tid of interrupted) {
+          if (waitForStop(tid)) seized.push(tid)
+        }
+        if (which === 'one' && seized.length > 0) break
+      }
+      if (seized.length === 0) throw new PageferryError('WORKLOAD_EXITED', `process ${pid} has exited`)
+      for (const tid of seized) {
+        stopped.threads.push(new WorkloadThread(site, tid, signalDeliverable(pid, tid)))
+      }
+      return stopped
+    } catch (error) {
+      for (const tid of seized) tryDetach(tid)
+      stopped.#closeFds()
+      throw error
+    }
+  }
+
+  get leader(): WorkloadThread {
+    return this.threads[0]
+  }
+
+  #site(): InjectionSite {
+    const { pid, memFd } = this
+    if (this.#codeSite === null) this.#codeSite = findCodeSite(readMaps(pid), memFd)
+    return { pid, memFd, codeAddress: this.#codeSite }
+  }
+
+  #notePreStop(tid: number, clockOffsetNs: bigint): void {
+    try {
+      const nr = Number.parseInt(readFileSync(`/proc/${this.pid}/task/${tid}/syscall`, 'utf8'), 10)
+      if (!timedCalls.has(nr)) return
+      const call = nr === SYS.restart_syscall ? restartedCall(this.pid, tid) : nr
+      this.preStop.set(tid, { nr: call, beganNs: sleepBegan(this.pid, tid, clockOffsetNs) })
+    } catch {
+      // The thread is gone; the stop will say so.
+    }
+  }
+
+  /** Maps the area for arguments and results in the workload. Not part of the memory map that is captured. */
+  mapScratch(): { page: number; nrPages: number } {
+    const page = findGap(readMaps(this.pid), scratchPages)
+    // Shared, so that the kernel never merges it with a neighbour; nothing else maps it.
+    this.leader.call('mmap', addressOf(page), scratchPages * pageBytes, 3, 0x10_0021, -1, 0)
+    this.#scratch = addressOf(page)
+    return { page, nrPages: scratchPages }
+  }
+
+  unmapScratch(): void {
+    if (this.#scratch === 0n) return
+    this.leader.call('munmap', this.#scratch, scratchPages * pageBytes)
+    this.#scratch = 0n
+  }
+
+  get scratch(): bigint {
+    if (this.#scratch === 0n) throw new PageferryError('INTERNAL', 'no scratch area is mapped')
+    return this.#scratch
+  }
+
+  read(address: bigint, length: number): Buffer {
+    const bytes = Buffer.alloc(length)
+    const got = kernelMemory.pread(this.memFd, address, bytes)
+    if (got !== length) throw new PageferryError('WORKLOAD_CHANGED', `memory at 0x${address.toString(16)} vanished`)
+    return bytes
+  }
+
+  write(address: bigint, bytes: Uint8Array): void {
+    kernelMemory.pwrite(this.memFd, address, bytes)
+  }
+
+  /** Puts every thread back to what it was; they stay stopped. Idempotent. */
+  leave(): void {
+    this.unmapScratch()
+    for (const thread of this.threads) thread.leave()
+    if (this.#codeSite !== null) this.write(this.#codeSite, new Uint8Array(codeBytes))
+  }
+
+  /** Lets the workload run on as if nothing had happened. */
+  resume(): void {
+    try {
+      this.leave()
+    } finally {
+      this.detach()
+    }
+  }
+
+  /** Ends tracing; frozen threads stay frozen, others run. */
+  detach(): void {
+    for (const thread of this.threads) tryDetach(thread.tid)
+    this.#closeFds()
+  }
+
+  #closeFds(): void {
+    closeSync(this.memFd)
+    closeSync(this.pidfd)
+  }
+}
+
+const timedCalls = new Set<number>([
+  SYS.nanosleep,
+  SYS.clock_nanosleep,
+  SYS.poll,
+  SYS.futex,
+  SYS.restart_syscall,
+  SYS.epoll_wait,
+  SYS.epoll_pwait,
+])
+
+/** restart_syscall says only that some call was interrupted before; where the thread sleeps tells which. */
+function restartedCall(pid: number, tid: number): number {
+  const wchan = readFileSync(`/proc/${pid}/task/${tid}/wchan`, 'utf8')
+  if (wchan.includes('nanosleep')) return SYS.nanosleep
+  if (wchan.includes('poll')) return SYS.poll
+  if (wchan.includes('futex')) return SYS.futex
+  return SYS.restart_syscall
+}
+
+function seize(tid: number): boolean {
+  try {
+    ptrace.seize(tid, seizeOptions)
+    ptrace.interrupt(tid)
+    return true
+  } catch (error) {
+    if (isKernelError(error, 'ESRCH')) return false
+    if (isKernelError(error, 'EPERM')) {
+      throw new PageferryError(
+        'NOT_PERMITTED',
+        `thread ${tid} cannot be traced: it is traced already, or this is not root`,
+        { cause: error },
+      )
+    }
+    throw error
+  }
+}
+
+/** Waits for the stop that PTRACE_INTERRUPT asked for; false when the thread exited first. */
+function waitForStop(tid: number): boolean {
+  for (;;) {
+    const status = ptrace.wait(tid, stopTimeoutMs)
+    if (status.kind !== 'stopped') return false
+    if (status.event === ptrace.PTRACE_EVENT_STOP) return true
+    // A signal was on its way: deliver it, the interrupt stays pending behind it.
+    ptrace.resume(tid, 'cont', status.event === 0 ? status.signal : 0)
+  }
+}
+
+function signalDeliverable(pid: number, tid: number): boolean {
+  const status = readStatus(pid, tid)
+  const pending = status.sigPending | status.sharedPending
+  return (pending & ~status.sigBlocked & ~status.sigIgnored) !== 0n
+}
+
+function tryDetach(tid: number): void {
+  try {
+    ptrace.detach(tid, 0)
+  } catch (error) {
+    if (!isKernelError(error, 'ESRCH')) throw error
+  }
+}

@@ -1,0 +1,183 @@
+import { PageferryError, isKernelError } from '@pageferry/base'
+import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
+import { errnoName } from './errno.js'
+import { closeEntryOffset, entryOffset, injectionCode } from './exit-sequence.js'
+import { interruptedCall, repairSpuriousEintr, rewound } from './interrupted.js'
+import { SYS, type SyscallName } from './syscalls.js'
+
+const { REG } = ptrace
+
+/** Longest that one injected system call may take; none of them waits for anything but a lock. */
+const syscallTimeoutMs = 10_000
+/** Longest for a running thread to reach a stop; uninterruptible sleep (NFS, a slow disk) can hold it up. */
+export const stopTimeoutMs = 10_000
+
+const allSignals = 0xffff_ffff_ffff_ffffn
+
+/** Where injected code and data live in a workload; see scratch.ts. */
+export interface InjectionSite {
+  pid: number
+  memFd: number
+  codeAddress: bigint
+}
+
+/**
+ * One stopped thread of the workload in which system calls are carried out.
+ *
+ * Order matters at every step, because we may be killed between any two: registers are pointed at the code
+ * before the signals are blocked, and unblocked before they are pointed back. In between the code itself
+ * puts both back (exit-sequence.ts).
+ */
+export class WorkloadThread {
+  readonly tid: number
+  readonly mask: bigint
+  /** As the thread was found: what it must see when it goes on, and what is captured. */
+  readonly regs: BigUint64Array
+  readonly #site: InjectionSite
+  #injecting = false
+  #heldStop = 0
+
+  /** The thread must be in a ptrace stop inside get_signal (any stop after PTRACE_INTERRUPT). */
+  constructor(site: InjectionSite, tid: number, signalDeliverable: boolean) {
+    this.#site = site
+    this.tid = tid
+    this.mask = ptrace.getSigmask(tid)
+    const found = leaveRestartableSequence(site.pid, tid, site.memFd, ptrace.getRegs(tid))
+    this.regs = repairSpuriousEintr(found, signalDeliverable)
+  }
+
+  /** The system call the thread was stopped in, or -1. */
+  get interruptedIn(): number {
+    return interruptedCall(this.regs)
+  }
+
+  /** Runs one system call in the thread; returns its result or throws with the errno that the thread got. */
+  call(name: SyscallName, ...args: (bigint | number)[]): bigint {
+    const result = this.tryCall(name, ...args)
+    if (result < 0n && result >= -4095n) throw remoteError(name, Number(-result), this.tid)
+    return result
+  }
+
+  /** Like `call`, but a negative errno is a result. */
+  tryCall(name: SyscallName, ...args: (bigint | number)[]): bigint {
+    this.#enter(entryOffset, SYS[name], args)
+    return this.#step()
+  }
+
+  /**
+   * Runs a system call that returns a descriptor, lets `use` duplicate it, and closes it in the workload.
+   * The close is part of the injected code: it happens even if we die while `use` runs.
+   */
+  callFd<T>(use: (fd: number) => T, name: SyscallName, ...args: (bigint | number)[]): T {
+    this.#enter(closeEntryOffset, SYS[name], args)
+    const fd = this.#step()
+    if (fd < 0n) throw remoteError(name, Number(-fd), this.tid)
+    try {
+      return use(Number(fd))
+    } finally {
+      this.#step()
+    }
+  }
+
+  #enter(offset: number, nr: number, args: (bigint | number)[]): void {
+    const regs = this.regs.slice()
+    regs[REG.rip] = this.#site.codeAddress + BigInt(offset)
+    regs[REG.rax] = BigInt(nr)
+    regs[REG.orig_rax] = BigInt.asUintN(64, -1n)
+    const order = [REG.rdi, REG.rsi, REG.rdx, REG.r10, REG.r8, REG.r9]
+    for (const [i, register] of order.entries()) regs[register] = BigInt.asUintN(64, BigInt(args[i] ?? 0))
+    if (!this.#injecting) {
+      writeMemory(this.#site.memFd, this.#site.codeAddress, injectionCode(rewound(this.regs), this.mask))
+    }
+    ptrace.setRegs(this.tid, regs)
+    if (!this.#injecting) {
+      ptrace.setSigmask(this.tid, allSignals)
+      this.#injecting = true
+    }
+  }
+
+  #step(): bigint {
+    for (;;) {
+      try {
+        return ptrace.syscallStep(this.tid, syscallTimeoutMs).result
+      } catch (error) {
+        // SIGSTOP cannot be blocked. It waits until the thread is itself again.
+        const stop = (error as { stopSignal?: number }).stopSignal
+        if (!isKernelError(error, 'EINTR') || stop === undefined || this.#heldStop !== 0) throw error
+        this.#heldStop = stop
+      }
+    }
+  }
+
+  /**
+   * Ends injection: the thread is again as it was found, in a stop inside get_signal, where the kernel
+   * restarts an interrupted call by its own rules once it is resumed.
+   */
+  leave(): void {
+    if (!this.#injecting) {
+      ptrace.setRegs(this.tid, this.regs)
+      return
+    }
+    ptrace.setSigmask(this.tid, this.mask)
+    ptrace.interrupt(this.tid)
+    ptrace.resume(this.tid, 'cont', 0)
+    const stop = ptrace.wait(this.tid, stopTimeoutMs)
+    if (stop.kind !== 'stopped') throw new PageferryError('WORKLOAD_EXITED', `thread ${this.tid} exited`)
+    ptrace.setRegs(this.tid, this.regs)
+    this.#injecting = false
+    if (this.#heldStop !== 0) {
+      processes.tgkill(this.#site.pid, this.tid, this.#heldStop)
+      this.#heldStop = 0
+    }
+  }
+}
+
+export function remoteError(name: string, errno: number, tid: number): Error {
+  return Object.assign(new Error(`${name} in the process (tid ${tid}) failed with ${errnoName(errno)}`), {
+    code: errnoName(errno),
+    errno,
+    syscall: name,
+    pid: tid,
+  })
+}
+
+/** Duplicates a descriptor of the workload into this process. */
+export function takeFd(pidfd: number, fd: number): number {
+  return fds.pidfdGetfd(pidfd, fd)
+}
+
+export function writeMemory(memFd: number, address: bigint, bytes: Uint8Array): void {
+  kernelMemory.pwrite(memFd, address, bytes)
+}
+
+/**
+ * A thread stopped inside a restartable sequence goes on at its abort handler, as after any preemption.
+ * Done here because an injected system call makes the kernel forget the sequence (clears rseq_cs without
+ * the abort), and another processor or machine is a migration that the sequence must notice
+ * (Documentation/userspace-api/rseq.rst).
+ */
+function leaveRestartableSequence(
+  pid: number,
+  tid: number,
+  memFd: number,
+  regs: BigUint64Array,
+): BigUint64Array {
+  const { address } = ptrace.getRseqConfiguration(tid)
+  if (address === 0n) return regs
+  const pointer = new BigUint64Array(1)
+  if (kernelMemory.pread(memFd, address + 8n, bytesOf(pointer)) !== 8 || pointer[0] === 0n) return regs
+  // struct rseq_cs { u32 version, flags; u64 start_ip, post_commit_offset, abort_ip; }
+  const section = new BigUint64Array(4)
+  if (kernelMemory.pread(memFd, pointer[0], bytesOf(section)) !== 32) return regs
+  const [, start, length, abort] = section
+  const rip = regs[REG.rip]
+  if (rip < start || rip >= start + length) return regs
+  const aborted = regs.slice()
+  aborted[REG.rip] = abort
+  return aborted
+}
+
+function bytesOf(array: BigUint64Array): Uint8Array {
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
+}
+

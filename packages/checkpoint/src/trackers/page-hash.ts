@@ -1,0 +1,107 @@
+import { closeSync, openSync } from 'node:fs'
+import { pageBytes } from '@pageferry/base'
+import { memory as kernelMemory, pagemap } from '@pageferry/kernel'
+import { type AreaMap, PageSet, type RunTable } from '@pageferry/memory'
+import { type MemoryScan, type Tracker, scanSharedMemory, trackedAreas } from './tracker.js'
+
+const pagesPerRead = 1024
+const entriesPerRead = 65_536
+/** Pages per chunk of stored hashes; a power of two. */
+const chunkPages = 4096
+
+/**
+ * Compares contents, where the kernel tracks nothing: a page is written when it differs from what was sent.
+ * The hash that is kept is that of the bytes that were *sent*: a page that changes between the look and the
+ * read, and changes back before the freeze, must not pass for clean.
+ *
+ * XXH64: two contents of one page agree by accident once in 2^64 changes; nobody who controls the workload's
+ * memory gains by making them agree, it is his own memory that he spoils.
+ */
+export class PageHashTracker implements Tracker {
+  readonly kind = 'page-hash'
+  readonly #pid: number
+  readonly #memFd: number
+  readonly #pagemap: number
+  readonly #hashes = new Map<number, BigUint64Array>()
+  readonly #known = new PageSet()
+  readonly #buffer = Buffer.allocUnsafeSlow(pagesPerRead * pageBytes)
+  readonly #out = new BigUint64Array(pagesPerRead)
+  readonly #entries = new BigUint64Array(entriesPerRead)
+
+  constructor(pid: number) {
+    this.#pid = pid
+    this.#memFd = openSync(`/proc/${pid}/mem`, 'r')
+    this.#pagemap = openSync(`/proc/${pid}/pagemap`, 'r')
+  }
+
+  scan(map: AreaMap): MemoryScan {
+    const scan: MemoryScan = { present: new PageSet(), written: new PageSet() }
+    for (const area of trackedAreas(map)) {
+      if (area.kind === 'shared-anon') scanSharedMemory(this.#pid, area, scan)
+      else this.#findPresent(area.start, area.nrPages, area.kind === 'file-private', scan.present)
+    }
+    scan.present.forEachRun((first, nr) => {
+      for (let done = 0; done < nr; done += pagesPerRead) {
+        this.#compare(first + done, Math.min(pagesPerRead, nr - done), scan.written)
+      }
+    })
+    return scan
+  }
+
+  #findPresent(start: number, nrPages: number, file: boolean, present: PageSet): void {
+    const here = pagemap.PM_PRESENT | pagemap.PM_SWAPPED
+    for (let done = 0; done < nrPages; ) {
+      const nr = Math.min(entriesPerRead, nrPages - done)
+      const got = pagemap.read(this.#pagemap, start + done, nr, this.#entries)
+      if (got === 0) return
+      for (let i = 0; i < got; i++) {
+        const entry = this.#entries[i]
+        if ((entry & here) === 0n || (file && (entry & pagemap.PM_FILE_OR_SHARED) !== 0n)) continue
+        present.addRange(start + done + i, 1)
+      }
+      done += got
+    }
+  }
+
+  #compare(first: number, nr: number, written: PageSet): void {
+    const got = kernelMemory.readRuns(this.#pid, this.#memFd, Float64Array.of(first, nr), 1, this.#buffer)
+    kernelMemory.hashPages(this.#buffer, got, this.#out)
+    for (let i = 0; i < nr; i++) {
+      const page = first + i
+      if (i < got && this.#known.has(page) && this.#hashOf(page) === this.#out[i]) continue
+      written.addRange(page, 1)
+    }
+  }
+
+  #hashOf(page: number): bigint | undefined {
+    return this.#hashes.get(Math.floor(page / chunkPages))?.[page % chunkPages]
+  }
+
+  noteRead(runs: RunTable, nrRuns: number, data: Uint8Array): void {
+    let at = 0
+    for (let r = 0; r < nrRuns; r++) {
+      for (let done = 0; done < runs[2 * r + 1]; done += pagesPerRead) {
+        const nr = Math.min(pagesPerRead, runs[2 * r + 1] - done)
+        kernelMemory.hashPages(data.subarray(at, at + nr * pageBytes), nr, this.#out)
+        at += nr * pageBytes
+        for (let i = 0; i < nr; i++) this.#store(runs[2 * r] + done + i, this.#out[i])
+      }
+    }
+  }
+
+  #store(page: number, hash: bigint): void {
+    const key = Math.floor(page / chunkPages)
+    let chunk = this.#hashes.get(key)
+    if (chunk === undefined) {
+      chunk = new BigUint64Array(chunkPages)
+      this.#hashes.set(key, chunk)
+    }
+    chunk[page % chunkPages] = hash
+    this.#known.addRange(page, 1)
+  }
+
+  close(): void {
+    closeSync(this.#memFd)
+    closeSync(this.#pagemap)
+  }
+}

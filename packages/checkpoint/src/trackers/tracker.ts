@@ -1,0 +1,72 @@
+import { closeSync, openSync, readdirSync } from 'node:fs'
+import { addressOf, pageBytes } from '@pageferry/base'
+import { fds } from '@pageferry/kernel'
+import { type Area, type AreaMap, PageSet, type RunTable, carriesPages } from '@pageferry/memory'
+
+/** What a look at the workload's page tables found. */
+export interface MemoryScan {
+  /** Pages with content of the process's own (memory/source-pages.ts, FrozenMemory.presentOrSwapped). */
+  present: PageSet
+  /** Written since the scan before. Always a superset of the truth, never less. */
+  written: PageSet
+}
+
+/**
+ * Finds out which pages were written between two looks. Three ways (kernel-facts.md), one interface:
+ * write protection by userfaultfd, soft-dirty bits, and comparing page contents.
+ */
+export interface Tracker {
+  readonly kind: TrackerKind
+  /** Reports and forgets what was written since the last call; from here on new writes count anew. */
+  scan(map: AreaMap): MemoryScan
+  /** The content that was read for these pages after the scan; for trackers that compare contents. */
+  noteRead(runs: RunTable, nrRuns: number, data: Uint8Array): void
+  close(): void
+}
+
+export const trackerKinds = ['wp-async', 'soft-dirty', 'page-hash'] as const
+export type TrackerKind = (typeof trackerKinds)[number]
+
+/**
+ * Pages of a shared anonymous object: what the object has, not what this process's page tables say. Every
+ * scan reports them as written: nothing tracks writes through other mappings.
+ */
+export function scanSharedMemory(pid: number, area: Area, scan: MemoryScan): void {
+  const name = readdirSync(`/proc/${pid}/map_files`).find((entry) => {
+    const [from, to] = entry.split('-').map((part) => BigInt(`0x${part}`))
+    return from <= addressOf(area.start) && addressOf(area.start) < to
+  })
+  if (name === undefined) return
+  const fd = openSync(`/proc/${pid}/map_files/${name}`, 'r')
+  try {
+    const end = area.offset + BigInt(area.nrPages * pageBytes)
+    let at = area.offset
+    while (at < end) {
+      const data = seek(fd, at, fds.SEEK_DATA)
+      if (data === null || data >= end) break
+      const hole = seek(fd, data, fds.SEEK_HOLE) ?? end
+      const stop = hole < end ? hole : end
+      const first = area.start + Number((data - area.offset) / BigInt(pageBytes))
+      const nr = Number((stop - data + BigInt(pageBytes - 1)) / BigInt(pageBytes))
+      scan.present.addRange(first, nr)
+      scan.written.addRange(first, nr)
+      at = hole
+    }
+  } finally {
+    closeSync(fd)
+  }
+}
+
+function seek(fd: number, offset: bigint, whence: number): bigint | null {
+  try {
+    return fds.lseek(fd, offset, whence)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENXIO') return null
+    throw error
+  }
+}
+
+/** Areas whose page tables tell what the process has; the others have no content that travels. */
+export function* trackedAreas(map: AreaMap): Generator<Area> {
+  for (const area of map.areas) if (carriesPages(area)) yield area
+}

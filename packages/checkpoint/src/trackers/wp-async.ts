@@ -1,0 +1,103 @@
+import { closeSync, openSync } from 'node:fs'
+import { addressOf, isKernelError, pageBytes } from '@pageferry/base'
+import { pagemap, uffd } from '@pageferry/kernel'
+import { type Area, type AreaMap, PageSet, type RunTable } from '@pageferry/memory'
+import { StoppedProcess } from '../remote/stopped-process.js'
+import { takeFd } from '../remote/workload-thread.js'
+import { walkArea } from './pagemap-walk.js'
+import { type MemoryScan, type Tracker, scanSharedMemory, trackedAreas } from './tracker.js'
+
+const O_CLOEXEC = 0o2000000
+const O_NONBLOCK = 0o4000
+
+/**
+ * Asynchronous write protection: a userfaultfd that belongs to the workload's address space, taken over by
+ * us. The kernel lifts the protection of a page on the first write and remembers; nobody waits
+ * (Documentation/admin-guide/mm/userfaultfd.rst, UFFD_FEATURE_WP_ASYNC). Ends with the descriptor: when this
+ * process dies, the workload is untracked again.
+ */
+export class WpAsyncTracker implements Tracker {
+  readonly kind = 'wp-async'
+  readonly #pid: number
+  readonly #uffd: number
+  readonly #pagemap: number
+
+  private constructor(pid: number, uffdFd: number) {
+    this.#pid = pid
+    this.#uffd = uffdFd
+    this.#pagemap = openSync(`/proc/${pid}/pagemap`, 'r')
+  }
+
+  static open(pid: number): WpAsyncTracker {
+    const stopped = StoppedProcess.stop(pid, 'one')
+    let fd: number
+    try {
+      const take = (theirs: number): number => takeFd(stopped.pidfd, theirs)
+      try {
+        fd = stopped.leader.callFd(take, 'userfaultfd', O_CLOEXEC | O_NONBLOCK)
+      } catch (error) {
+        if (!isKernelError(error, 'EPERM')) throw error
+        // Not root (vm.unprivileged_userfaultfd = 0). Write protection sees the kernel's writes all the same.
+        fd = stopped.leader.callFd(take, 'userfaultfd', O_CLOEXEC | O_NONBLOCK | uffd.UFFD_USER_MODE_ONLY)
+      }
+    } finally {
+      stopped.resume()
+    }
+    uffd.api(fd, uffd.UFFD_FEATURE_WP_ASYNC | uffd.UFFD_FEATURE_WP_UNPOPULATED | uffd.UFFD_FEATURE_PAGEFAULT_FLAG_WP)
+    return new WpAsyncTracker(pid, fd)
+  }
+
+  scan(map: AreaMap): MemoryScan {
+    const scan: MemoryScan = { present: new PageSet(), written: new PageSet() }
+    for (const area of trackedAreas(map)) {
+      if (area.kind === 'shared-anon') scanSharedMemory(this.#pid, area, scan)
+      else this.#scanArea(area, scan)
+    }
+    return scan
+  }
+
+  /**
+   * Every area is registered at every scan: a no-op for one that is registered, and what was mapped since then
+   * has no protected page yet, so all of it is reported as written. When the area changes between the two
+   * calls, CHECK_WPASYNC fails the scan; pages it had protected by then are no longer known as written, hence
+   * everything there counts as written.
+   */
+  #scanArea(area: Area, scan: MemoryScan): void {
+    const { present, written } = scan
+    if (this.#register(area)) {
+      try {
+        const flags = pagemap.PM_SCAN_WP_MATCHING | pagemap.PM_SCAN_CHECK_WPASYNC
+        walkArea(this.#pagemap, area, flags, (first, nr, categories) => {
+          present.addRange(first, nr)
+          if ((categories & pagemap.PAGE_IS_WRITTEN) !== 0) written.addRange(first, nr)
+        })
+        return
+      } catch (error) {
+        if (!isKernelError(error, 'EPERM')) throw error
+      }
+    }
+    walkArea(this.#pagemap, area, 0, (first, nr) => {
+      present.addRange(first, nr)
+      written.addRange(first, nr)
+    })
+  }
+
+  #register(area: Area): boolean {
+    const length = BigInt(area.nrPages * pageBytes)
+    try {
+      uffd.register(this.#uffd, addressOf(area.start), length, uffd.UFFDIO_REGISTER_MODE_WP)
+      return true
+    } catch (error) {
+      // EPERM, EINVAL: the kernel refuses such an area. ENOMEM, EINVAL: it is gone again.
+      if (isKernelError(error, 'EPERM', 'EINVAL', 'ENOMEM', 'EBUSY')) return false
+      throw error
+    }
+  }
+
+  noteRead(_runs: RunTable, _nrRuns: number, _data: Uint8Array): void {}
+
+  close(): void {
+    closeSync(this.#uffd)
+    closeSync(this.#pagemap)
+  }
+}

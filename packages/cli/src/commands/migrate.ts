@@ -1,0 +1,77 @@
+import { resolve } from 'node:path'
+import { ExitWith, exitStatus, printError } from '../errors.js'
+import { failureOf, type MigrationOptions, type MigrationResult, migrate, whereabouts } from '../migrate.js'
+import { Progress } from '../ui/progress.js'
+import { printReport, reportOf, writeReport } from '../ui/report.js'
+
+/** Options of `migrate`, `lab run` and `demo` as commander gives them. */
+export interface MigrationFlags {
+  mode: 'hybrid' | 'precopy' | 'postcopy'
+  maxRounds?: number
+  maxDowntime?: number
+  bulkLanes?: number
+  newPidNamespace?: boolean
+  verify?: boolean
+  images?: string
+  report?: string
+}
+
+interface MigrateFlags extends MigrationFlags {
+  source: string
+  destination: string
+  pid: number
+}
+
+export function migrationOptions(flags: MigrationFlags): MigrationOptions {
+  const { mode, maxRounds, maxDowntime: maxDowntimeMs, bulkLanes, newPidNamespace, verify, images } = flags
+  const imagesDir = images === undefined ? undefined : resolve(images)
+  return { mode, maxRounds, maxDowntimeMs, bulkLanes, newPidNamespace, verify, imagesDir }
+}
+
+/** `migrate`: progress and report while and after it, a last sentence that says where the process is. */
+export async function migrateCommand(flags: MigrateFlags): Promise<void> {
+  const progress = new Progress()
+  const controller = new AbortController()
+  const onSignal = (): void => {
+    if (controller.signal.aborted) process.exit(130) // pressed twice: the services undo it without us
+    progress.line('Cancelling; the workload stays on the source unless it has been handed over.')
+    controller.abort()
+  }
+  process.on('SIGINT', onSignal).on('SIGTERM', onSignal)
+  const { source, destination, pid } = flags
+  let result: MigrationResult
+  try {
+    const request = { source, destination, pid, ...migrationOptions(flags) }
+    result = await migrate(request, progress.update, controller.signal)
+  } finally {
+    progress.stop()
+    process.off('SIGINT', onSignal).off('SIGTERM', onSignal)
+  }
+  conclude(result, flags.report, process.stdout)
+}
+
+/** Report, file, sentence. Throws the exit status of a migration that did not succeed. */
+export function conclude(
+  result: MigrationResult,
+  reportFile: string | undefined,
+  out: NodeJS.WritableStream,
+): void {
+  const report = reportOf(result)
+  if (report !== null) {
+    if (reportFile !== undefined) writeReport(reportFile, report)
+    printReport(report, out)
+  }
+  if (result.migrated) {
+    out.write(`${whereabouts(result)}\n`)
+    return
+  }
+  if (result.unwatched) {
+    process.stderr.write(`It was too late to cancel. ${whereabouts(result)}\n`)
+    throw new ExitWith(130)
+  }
+  const failure = failureOf(result)
+  printError(failure)
+  process.stderr.write(`${whereabouts(result)}\n`)
+  // From here on nothing is "wrong usage": the migration had begun.
+  throw new ExitWith(exitStatus(failure) === 3 ? 3 : 4)
+}

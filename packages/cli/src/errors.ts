@@ -1,0 +1,58 @@
+import { ERROR_CODES, isKernelError, PageferryError, toErrorInfo } from '@pageferry/base'
+import { CommanderError } from 'commander'
+import pc from 'picocolors'
+
+/** The user pressed Ctrl-C, or asked with a signal, and everything has been undone. */
+export class Interrupted extends Error {
+  readonly signal: 'SIGINT' | 'SIGTERM'
+
+  constructor(signal: 'SIGINT' | 'SIGTERM', message: string) {
+    super(message)
+    this.signal = signal
+  }
+}
+
+/** A command that ends with a status of its own, for example that of the workload. Nothing is printed for it. */
+export class ExitWith extends Error {
+  readonly status: number
+
+  constructor(status: number) {
+    super(`exit status ${status}`)
+    this.status = status
+  }
+}
+
+/** 2 wrong usage, 3 refused before anything was touched, 4 failed with the workload on the source; see ERROR_CODES. */
+export function exitStatus(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
+  if (error instanceof ExitWith) return error.status
+  if (error instanceof Interrupted) return error.signal === 'SIGINT' ? 130 : 143
+  return ERROR_CODES[toErrorInfo(error).code].exit
+}
+
+export interface Problem {
+  what: string
+  reason: string
+}
+
+/** What preflight found, when the error carries it. */
+export function problemsOf(error: PageferryError): Problem[] {
+  const { problems } = error.details
+  if (!Array.isArray(problems)) return []
+  return problems.filter(
+    (problem): problem is Problem => typeof problem?.what === 'string' && typeof problem?.reason === 'string',
+  )
+}
+
+export function formatProblems(problems: Problem[]): string {
+  return problems.map(({ what, reason }) => `  - ${what}: ${reason}\n`).join('')
+}
+
+/** One sentence; what was refused, as a list; a stack only for a defect. */
+export function printError(error: unknown): void {
+  if (error instanceof ExitWith) return
+  const expected = error instanceof PageferryError || error instanceof Interrupted || isKernelError(error)
+  const stack = !expected && error instanceof Error ? error.stack : undefined
+  process.stderr.write(`${pc.red('pageferry:')} ${stack ?? toErrorInfo(error).message}\n`)
+  if (error instanceof PageferryError) process.stderr.write(formatProblems(problemsOf(error)))
+}

@@ -1,0 +1,41 @@
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { PageferryError } from '@pageferry/base'
+
+export type HostName = 'a' | 'b'
+export const hostNames: readonly HostName[] = ['a', 'b']
+
+/** Where labs keep their state: gone after a reboot, as the labs are. */
+export const labsDir = '/run/pageferry/labs'
+
+/** One file per subnet number in use; creating it exclusively is what reserves the number. */
+export const subnetsDir = '/run/pageferry/subnets'
+
+/** What `npx pageferry` runs; services and the warden of a lab are started through it. */
+export const pageferryProgram = fileURLToPath(new URL('../../../bin/pageferry.js', import.meta.url))
+
+/** A lab's name becomes a directory and a cgroup: one plain path component, short enough for UNIX socket paths. */
+const validName = /^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$/
+
+export function labDir(name: string): string {
+  if (!validName.test(name)) {
+    throw new PageferryError(
+      'BAD_REQUEST',
+      `"${name}" cannot name a lab: use up to 40 letters, digits, "-" and "_", beginning with a letter or digit`,
+    )
+  }
+  return join(labsDir, name)
+}
+
+export function hostDir(name: string, host: HostName): string {
+  return join(labDir(name), host)
+}
+
+/** Output of a process started in the lab, named by its pid as that host sees it. */
+export function outputFile(name: string, host: HostName, pid: number): string {
+  return join(hostDir(name, host), 'out', `${pid}.log`)
+}
+
+export function hostAddress(subnet: number, host: HostName): string {
+  return `10.77.${subnet}.${host === 'a' ? 1 : 2}`
+}

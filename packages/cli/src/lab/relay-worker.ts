@@ -1,0 +1,24 @@
+import { connect, type Server } from 'node:net'
+
+/**
+ * Runs inside a lab host's network namespace with listening sockets of the caller's: what is accepted on one is
+ * connected to its target in here. A socket belongs to the namespace it was created in, whoever uses it.
+ */
+process.on('message', (target: { host: string; port: number }, server: Server) => {
+  server.on('connection', (near) => {
+    const far = connect(target)
+    near.pipe(far)
+    far.pipe(near)
+    const end = (): void => {
+      near.destroy()
+      far.destroy()
+    }
+    near.on('error', end).on('close', end)
+    far.on('error', end).on('close', end)
+  })
+  process.send?.({ relayed: target })
+})
+
+process.on('disconnect', () => process.exit(0))
+// Ctrl-C reaches the whole foreground group; the caller may still have to cancel something through here.
+process.on('SIGINT', () => {})

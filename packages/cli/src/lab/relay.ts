@@ -1,0 +1,85 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { type AddressInfo, createServer, type Server } from 'node:net'
+import { fileURLToPath } from 'node:url'
+import { PageferryError } from '@pageferry/base'
+import type { HostState } from './state.js'
+import { listLabs, readState } from './state.js'
+
+const workerPath = fileURLToPath(new URL('./relay-worker.js', import.meta.url))
+
+/**
+ * A lab's addresses exist only inside its own network. A relay makes services in there reachable from here: loopback
+ * ports on this side, a child process in the lab's network namespace that connects.
+ */
+export class Relay {
+  readonly #child: ChildProcess
+
+  private constructor(child: ChildProcess) {
+    this.#child = child
+  }
+
+  static async start(host: HostState): Promise<Relay> {
+    const args = [`--net=/proc/${host.init.pid}/ns/net`, process.execPath, workerPath]
+    const child = spawn('nsenter', args, { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
+    await once(child, 'spawn')
+    return new Relay(child)
+  }
+
+  /** A URL on this machine's loopback that reaches `url` in the lab. */
+  async forward(url: string): Promise<string> {
+    const { hostname, port, protocol } = new URL(url)
+    const server: Server = createServer()
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    const local = (server.address() as AddressInfo).port
+    const answered = once(this.#child, 'message')
+    const died = once(this.#child, 'exit').then(() => {
+      throw new PageferryError(
+        'PEER_UNREACHABLE',
+        `The network of ${url} cannot be entered: is the lab still up?`,
+      )
+    })
+    this.#child.send({ host: hostname, port: Number(port) }, server)
+    await Promise.race([answered, died])
+    died.catch(() => {})
+    server.close() // the child's copy goes on listening
+    return `${protocol}//127.0.0.1:${local}`
+  }
+
+  close(): void {
+    if (this.#child.connected) this.#child.disconnect()
+  }
+}
+
+/** Makes lab addresses reachable; any other URL is returned as it is. Call `close` when done. */
+export class Reach {
+  readonly #relays = new Map<string, Relay>()
+
+  async resolve(url: string): Promise<string> {
+    const host = labHostOf(url)
+    if (host === null) return url
+    let relay = this.#relays.get(host.address)
+    if (relay === undefined) {
+      relay = await Relay.start(host)
+      this.#relays.set(host.address, relay)
+    }
+    return relay.forward(url)
+  }
+
+  close(): void {
+    for (const relay of this.#relays.values()) relay.close()
+    this.#relays.clear()
+  }
+}
+
+/** The host of a lab on this machine that has the URL's address. */
+function labHostOf(url: string): HostState | null {
+  const { hostname } = new URL(url)
+  if (!hostname.startsWith('10.77.')) return null
+  for (const name of listLabs()) {
+    const found = Object.values(readState(name)?.hosts ?? {}).find((host) => host.address === hostname)
+    if (found !== undefined) return found
+  }
+  return null
+}

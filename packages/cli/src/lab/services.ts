@@ -1,0 +1,102 @@
+import { closeSync, openSync, readFileSync, readSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { PageferryError } from '@pageferry/base'
+import { hostLog, startInHost } from './exec.js'
+import { type HostName, hostAddress, hostDir, pageferryProgram } from './paths.js'
+import type { Reach } from './relay.js'
+import { type HostState, identify, isAlive, type LabState, outerPid, type ProcessIdentity } from './state.js'
+
+export type Role = 'source' | 'destination'
+export const roles: readonly Role[] = ['source', 'destination']
+
+/** The services' own defaults. */
+export const servicePort: Record<Role, number> = { source: 7421, destination: 7422 }
+
+export interface RunningService {
+  /** As the host sees it. */
+  pid: number
+  /** As this machine sees it. */
+  process: ProcessIdentity
+}
+
+/** Four Node processes on two cores are up in two to three seconds; a loaded CI machine takes several times that. */
+const startTimeoutMs = 60_000
+const pollMs = 25
+
+export function serviceUrl(state: LabState, host: HostName, role: Role): string {
+  return `http://${hostAddress(state.subnet, host)}:${servicePort[role]}`
+}
+
+/** Command line of one service in a host. Tests put another program in its place. */
+export type ServiceCommand = (state: LabState, host: HostName, role: Role) => string[]
+
+export const defaultServiceCommand: ServiceCommand = (state, host, role) => [
+  process.execPath,
+  pageferryProgram,
+  role === 'source' ? 'dump-service' : 'restore-service',
+  '--listen',
+  new URL(serviceUrl(state, host, role)).host,
+  '--state-dir',
+  join(hostDir(state.name, host), role),
+]
+
+/** Starts a service and returns at once; `waitForService` tells when it answers. */
+export async function startService(
+  state: LabState,
+  host: HostName,
+  role: Role,
+  command: ServiceCommand = defaultServiceCommand,
+): Promise<RunningService> {
+  const { pid } = await startInHost(state, host, command(state, host, role), {
+    cwd: '/',
+    output: hostLog(state.name, host, role),
+  })
+  const seen = outerPid((state.hosts[host] as HostState).init.pid, pid)
+  const identity = seen === null ? null : identify(seen)
+  if (identity === null) throw startFailure(state, host, role)
+  return { pid, process: identity }
+}
+
+/** Resolves when the service answers on /healthz; throws with the end of its log when it died or never answers. */
+export async function waitForService(
+  state: LabState,
+  host: HostName,
+  role: Role,
+  service: RunningService,
+  reach: Reach,
+): Promise<void> {
+  const url = `${await reach.resolve(serviceUrl(state, host, role))}/healthz`
+  const deadline = Date.now() + startTimeoutMs
+  for (;;) {
+    try {
+      const response = await fetch(url, { signal: AbortSignal.timeout(startTimeoutMs) })
+      await response.arrayBuffer()
+      if (response.ok) return
+    } catch {
+      // not listening yet
+    }
+    if (!isAlive(service.process) || Date.now() > deadline) throw startFailure(state, host, role)
+    await sleep(pollMs)
+  }
+}
+
+function startFailure(state: LabState, host: HostName, role: Role): PageferryError {
+  const log = hostLog(state.name, host, role)
+  return new PageferryError(
+    'INTERNAL',
+    `The ${role === 'source' ? 'dump' : 'restore'}-service of host ${host} did not start. ${log} ends with:\n${lastLines(log)}`,
+  )
+}
+
+const tailBytes = 2000
+
+function lastLines(path: string): string {
+  const size = statSync(path).size
+  if (size <= tailBytes) return readFileSync(path, 'utf8').trim()
+  const buffer = Buffer.alloc(tailBytes)
+  const file = openSync(path, 'r')
+  readSync(file, buffer, 0, tailBytes, size - tailBytes)
+  closeSync(file)
+  return buffer.toString('utf8').trim()
+}

@@ -1,0 +1,132 @@
+import { readFileSync } from 'node:fs'
+import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import { exitStatus, Interrupted, printError } from './errors.js'
+
+/*
+ * Commands are imported when they are run: the lab and the command line itself must not wait for a web framework and
+ * an addon that they do not use.
+ */
+
+const version: string = JSON.parse(
+  readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
+).version
+
+function integer(smallest: number): (text: string) => number {
+  return (text) => {
+    if (!/^\d{1,15}$/.test(text) || Number(text) < smallest) {
+      throw new InvalidArgumentError(`It must be a whole number from ${smallest} on.`)
+    }
+    return Number(text)
+  }
+}
+
+function addServiceCommand(program: Command, name: 'dump-service' | 'restore-service', what: string): void {
+  const port = name === 'dump-service' ? 7421 : 7422
+  const role = name === 'dump-service' ? 'source' : 'destination'
+  program
+    .command(name)
+    .description(what)
+    .option('--listen <host:port>', 'address to listen on', `127.0.0.1:${port}`)
+    .option('--state-dir <dir>', 'journals and images of migrations', `/var/lib/pageferry/${role}`)
+    .option(
+      '--insecure-listen-anywhere',
+      'accept addresses that other machines can reach (there is no TLS yet)',
+    )
+    .action(async (options) => (await import('./commands/service.js')).runService(name, options))
+}
+
+/** What the migrating commands have in common. */
+function addMigrationOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--mode <mode>', 'how memory moves')
+        .choices(['hybrid', 'precopy', 'postcopy'])
+        .default('hybrid'),
+    )
+    .option('--max-rounds <n>', 'pre-copy rounds at most', integer(0))
+    .option('--max-downtime <ms>', 'pause to aim for: rounds stop when the rest fits', integer(1))
+    .option('--bulk-lanes <n>', 'connections that carry pages', integer(1))
+    .option('--new-pid-namespace', 'restore into a pid namespace of its own')
+    .option('--verify', 'compare every page on the destination with the source')
+    .option('--images <dir>', 'store the CRIU images in this directory as well')
+    .option('--report <file>', 'write the report as JSON')
+}
+
+function addLabCommands(program: Command): void {
+  const lab = program.command('lab').description('two hosts, a and b, on this machine')
+  lab
+    .command('up <name>')
+    .description('make a lab')
+    .option('--no-services', 'do not start the services')
+    .action(async (name, options) => (await import('./commands/lab.js')).up(name, options))
+  lab
+    .command('exec')
+    .argument('<name>')
+    .addArgument(new Argument('<host>').choices(['a', 'b']))
+    .argument('[command...]')
+    .usage('<name> a|b [-d | -t] -- <command...>')
+    .description('run a command in a host; its output goes through a file, so that it can be migrated')
+    .option('-d, --detach', 'leave it running and print its pid, as the host sees it')
+    .option('-t, --terminal', 'give it this terminal (it cannot be migrated then)')
+    .action(async (name, host, command, options) =>
+      (await import('./commands/lab.js')).exec(name, host, command, options),
+    )
+  lab
+    .command('urls <name>')
+    .description("print the services' URLs, for migrate")
+    .action(async (name) => (await import('./commands/lab.js')).urls(name))
+  lab
+    .command('down <name>')
+    .description('end a lab and everything in it')
+    .action(async (name) => (await import('./commands/lab.js')).down(name))
+  addMigrationOptions(lab.command('run [command...]'))
+    .usage('[options] -- <command...>')
+    .description('make a lab, run a command in a, migrate it to b, wait for its end')
+    .option('--settle <ms>', 'time to let it run before it is migrated', integer(0), 1000)
+    .option('--new-lab <name>', 'name of the lab')
+    .action(async (command, options) => (await import('./commands/lab-run.js')).labRun(command, options))
+}
+
+export function createProgram(): Command {
+  const program = new Command('pageferry')
+    .description('Moves a running Linux process from one machine to another.')
+    .version(version)
+    .showHelpAfterError('(add --help for more)')
+    .exitOverride()
+  addServiceCommand(program, 'dump-service', 'serve the machine that processes leave')
+  addServiceCommand(program, 'restore-service', 'serve the machine that processes come to')
+  program
+    .command('check [pid]')
+    .description('say whether a process can be migrated, or what this host offers')
+    .action(async (pid) =>
+      (await import('./commands/check.js')).check(pid === undefined ? undefined : integer(1)(pid)),
+    )
+  addMigrationOptions(program.command('migrate'))
+    .description('move a process')
+    .requiredOption('--source <url>', 'dump-service of the machine it leaves')
+    .requiredOption('--destination <url>', 'restore-service of the machine it comes to')
+    .requiredOption('--pid <pid>', 'the process, as the source sees it', integer(1))
+    .action(async (options) => (await import('./commands/migrate.js')).migrateCommand(options))
+  addLabCommands(program)
+  program
+    .command('demo')
+    .description('migrate a Python program between the two hosts of a lab')
+    .action(async () => (await import('./commands/demo.js')).demo())
+  return program
+}
+
+/** Runs the command line; the exit status is set when it has ended. */
+export async function main(argv: string[]): Promise<void> {
+  try {
+    await createProgram().parseAsync(argv)
+  } catch (error) {
+    // commander has printed its sentence; help and version are no failures.
+    if (!(error instanceof CommanderError)) printError(error)
+    else if (error instanceof InvalidArgumentError) process.stderr.write(`error: ${error.message}\n`)
+    process.exitCode = exitStatus(error)
+    // Everything has been undone; requests that are still waiting for an answer will not get one.
+    if (error instanceof Interrupted) process.exit()
+  }
+}
+
+await main(process.argv)

@@ -1,0 +1,232 @@
+import { constants } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { PageferryError, toErrorInfo } from '@pageferry/base'
+import {
+  isFinal,
+  type Role,
+  SERVICE_NAMES,
+  ServiceClient,
+  type Status,
+  type WorkloadExit,
+} from '@pageferry/service'
+import { Reach } from './lab/relay.js'
+
+export interface MigrationOptions {
+  mode?: 'hybrid' | 'precopy' | 'postcopy'
+  maxRounds?: number
+  maxDowntimeMs?: number
+  bulkLanes?: number
+  newPidNamespace?: boolean
+  verify?: boolean
+  /** Directory on the source that also receives the CRIU images. */
+  imagesDir?: string
+  /** Test hook of the restore-service. */
+  injectFault?: string
+}
+
+export interface MigrationRequest extends MigrationOptions {
+  /** URL of the dump-service of the machine that the process leaves. */
+  source: string
+  /** URL of the restore-service of the machine that it comes to. */
+  destination: string
+  /** As the source sees it. */
+  pid: number
+}
+
+/** What both services last said about a migration. A side that was never heard of is undefined. */
+export interface Sides {
+  source?: Status
+  destination?: Status
+}
+
+export interface MigrationResult extends Sides {
+  id: string
+  /** true: the workload runs, or ran, on the destination and the source has let go of it. */
+  migrated: boolean
+  /** The caller stopped watching after the commit; the services go on by themselves. */
+  unwatched: boolean
+}
+
+/** A restarted service takes its migrations over; after the commit that may be worth a long wait. */
+const patienceMs = 300_000
+
+/** When one side has ended without success, the other one knows within a moment, or not at all. */
+const otherSideMs = 10_000
+
+/**
+ * Moves a process: creates the migration on the source, which refuses what cannot be moved, then on the destination,
+ * and watches both until they have ended. Lab addresses need no route, see Reach.
+ *
+ * `signal` cancels up to the commit; after that it only ends the watching.
+ * @throws what a service refused. When nothing is thrown the result says where the workload is.
+ */
+export async function migrate(
+  request: MigrationRequest,
+  onStatus: (status: Status) => void = () => {},
+  signal?: AbortSignal,
+): Promise<MigrationResult> {
+  const reach = new Reach()
+  const local = new Map<string, string>()
+  try {
+    const connect = async <R extends Role>(url: string, role: R): Promise<ServiceClient<R>> => {
+      const direct = new ServiceClient(url, role) // complains about a malformed URL
+      const near = await reach.resolve(direct.url)
+      if (near !== direct.url) local.set(near, direct.url)
+      return near === direct.url ? direct : new ServiceClient(near, role)
+    }
+    const source = await connect(request.source, 'source')
+    const destination = await connect(request.destination, 'destination')
+    // A destination that is down must not cost the workload even an inspection.
+    await Promise.all([source.health(), destination.health()])
+    return await new Migration(source, destination, onStatus).run(request, signal)
+  } catch (error) {
+    throw translate(error, local)
+  } finally {
+    reach.close()
+  }
+}
+
+/** Names the address that the user gave instead of the relay's, where a broken connection means a refused one. */
+function translate(error: unknown, local: Map<string, string>): unknown {
+  if (!(error instanceof PageferryError) || error.code !== 'PEER_UNREACHABLE') return error
+  const url = local.get(String(error.details.url))
+  if (url === undefined) return error
+  const message = `nothing answers at ${url}: is the service running there?`
+  return new PageferryError('PEER_UNREACHABLE', message, { cause: error, details: { url } })
+}
+
+class Migration {
+  readonly #clients: { source: ServiceClient<'source'>; destination: ServiceClient<'destination'> }
+  readonly #onStatus: (status: Status) => void
+  readonly #sides: Sides = {}
+  #tooLate = false
+
+  constructor(
+    source: ServiceClient<'source'>,
+    destination: ServiceClient<'destination'>,
+    onStatus: (status: Status) => void,
+  ) {
+    this.#clients = { source, destination }
+    this.#onStatus = onStatus
+  }
+
+  async run(request: MigrationRequest, signal?: AbortSignal): Promise<MigrationResult> {
+    const { source, destination } = this.#clients
+    const { pid, mode = 'hybrid', maxRounds, maxDowntimeMs, bulkLanes, verify, imagesDir } = request
+    const { newPidNamespace, injectFault } = request
+    signal?.throwIfAborted()
+    const created = await source.createMigration({
+      ...{ pid, mode, maxRounds, maxDowntimeMs, bulkLanes, verify, imagesDir },
+    })
+    const { id, token, dataUrl } = created
+    this.#note(created)
+    try {
+      const accepted = await destination.createMigration({
+        ...{ id, token, source: dataUrl, verify, newPidNamespace, injectFault },
+      })
+      this.#note(accepted)
+    } catch (error) {
+      await source.cancel(id)
+      await this.#follow('source', id, AbortSignal.timeout(otherSideMs))
+      throw error
+    }
+    await this.#watch(id, signal)
+    const migrated = this.#sides.source?.state === 'finished' && this.#sides.destination?.state === 'finished'
+    return { id, ...this.#sides, migrated, unwatched: this.#tooLate && !migrated }
+  }
+
+  /** Follows both sides to their ends. */
+  async #watch(id: string, signal?: AbortSignal): Promise<void> {
+    const stop = new AbortController()
+    const onAbort = (): void => {
+      this.#cancel(id).catch((error) => stop.abort(error))
+    }
+    if (signal?.aborted) onAbort()
+    signal?.addEventListener('abort', onAbort, { once: true })
+    try {
+      const both = (['source', 'destination'] as const).map(async (role) => {
+        const last = await this.#follow(role, id, stop.signal)
+        if (last !== 'finished') {
+          await this.#waitForOther(role, stop.signal)
+          stop.abort()
+        }
+      })
+      await Promise.all(both)
+    } finally {
+      signal?.removeEventListener('abort', onAbort)
+      stop.abort()
+    }
+    if (stop.signal.reason instanceof PageferryError && stop.signal.reason.code !== 'CONFLICT')
+      throw stop.signal.reason
+  }
+
+  async #waitForOther(role: Role, stopped: AbortSignal): Promise<void> {
+    const other = role === 'source' ? 'destination' : 'source'
+    const deadline = Date.now() + otherSideMs
+    while (!stopped.aborted && Date.now() < deadline) {
+      const status = this.#sides[other]
+      if (status !== undefined && isFinal(status)) return
+      await sleep(20)
+    }
+  }
+
+  /** Before the commit the source undoes everything; after it answers CONFLICT, and there is nothing to undo. */
+  async #cancel(id: string): Promise<void> {
+    try {
+      await this.#clients.source.cancel(id)
+    } catch (error) {
+      if (toErrorInfo(error).code === 'CONFLICT') this.#tooLate = true
+      throw error
+    }
+  }
+
+  async #follow(role: Role, id: string, signal: AbortSignal): Promise<string> {
+    let last = ''
+    for await (const status of this.#clients[role].followEvents(id, { signal, patienceMs })) {
+      last = status.state
+      this.#note(status)
+    }
+    return last
+  }
+
+  #note(status: Status): void {
+    this.#sides[status.role] = status
+    this.#onStatus(status)
+  }
+}
+
+/** How a workload ended. */
+export function endText({ kind, value }: WorkloadExit): string {
+  if (kind === 'exited') return `exited with status ${value}`
+  if (kind !== 'signaled') return 'vanished without a known end'
+  const name = Object.entries(constants.signals).find(([, number]) => number === value)?.[0]
+  return `was killed by ${name ?? `signal ${value}`}`
+}
+
+/** The last sentence of every migration: which machine has the workload, and in what condition. */
+export function whereabouts({ source, destination }: Sides): string {
+  const workload = destination?.workload ?? source?.workload
+  const name = workload == null ? 'The process' : `Process ${workload.pid} (${workload.comm})`
+  const there = destination?.workload
+  if (there?.exit !== undefined) {
+    return `${name} came to the destination and ${endText(there.exit)} there.`
+  }
+  if (there?.where === 'running') return `${name} runs on the destination.`
+  const here = source?.workload
+  if (here?.where === 'running') return `${name} runs on the source, as before.`
+  if (here?.where === 'frozen') {
+    return `${name} is frozen on the source and handed over; the services finish the migration by themselves.`
+  }
+  if (here?.where === 'gone') return `${name} is gone from the source: it ended there during the migration.`
+  return `${name}: neither side has said where it is; "pageferry migrate" has stopped watching the ${SERVICE_NAMES.source} and the ${SERVICE_NAMES.destination}.`
+}
+
+/** Error of a migration that did not succeed, as both sides tell it: the source knows what became of the workload. */
+export function failureOf({ source, destination }: Sides): PageferryError {
+  // "destination: ..." on the source's side is the destination's own error at second hand.
+  const first =
+    destination?.error?.code === 'CANCELLED' ? source?.error : (destination?.error ?? source?.error)
+  const info = first ??
+    source?.error ?? { code: 'INTERNAL' as const, message: 'the migration ended without a reason' }
+  return new PageferryError(info.code, info.message, { details: info.details })
+}

@@ -1,0 +1,126 @@
+import { pageBytes } from '@pageferry/base'
+import type { Status } from '@pageferry/service'
+import { MultiBar, type SingleBar } from 'cli-progress'
+
+/** What a status says about the piece of work that is under way. */
+interface Work {
+  /** The same for all statuses of one piece: one bar. */
+  key: string
+  label: string
+  done: number
+  total: number
+}
+
+const states: Record<Status['role'], Record<string, string>> = {
+  source: {
+    preparing: 'inspecting the process',
+    freezing: 'freezing',
+    dumping: 'capturing what is left',
+    committed: 'handed over',
+  },
+  destination: { running: 'running on the destination', drained: 'all pages are there' },
+}
+
+/**
+ * Live view of a migration: on a terminal a bar per round and one for the lazy phase; elsewhere, and in a log file, a
+ * line when something ends. Everything goes to standard error; standard output belongs to the result.
+ */
+export class Progress {
+  readonly #bars: MultiBar | null
+  readonly #out: NodeJS.WritableStream & { isTTY?: boolean }
+  readonly #seen = new Map<string, { bar: SingleBar | undefined; work: Work }>()
+  readonly #states = new Set<string>()
+  #current: string | undefined
+
+  constructor(out: NodeJS.WritableStream & { isTTY?: boolean } = process.stderr) {
+    this.#out = out
+    this.#bars = out.isTTY
+      ? new MultiBar({
+          format: ' {label} {bar} {percentage}%  {value}/{total} pages  {size}',
+          barsize: 32,
+          barCompleteChar: '█',
+          barIncompleteChar: '░',
+          hideCursor: true,
+          // cli-progress catches SIGINT to restore the cursor, and would keep it from the command.
+          gracefulExit: false,
+          stream: out as NodeJS.WriteStream,
+          emptyOnZero: true,
+        })
+      : null
+  }
+
+  readonly update = (status: Status): void => {
+    this.#noteState(status)
+    const work = workOf(status)
+    if (work === null) return
+    if (this.#current !== work.key) this.#finishCurrent()
+    this.#current = work.key
+    const seen = this.#seen.get(work.key)
+    if (seen === undefined) {
+      const bar = this.#bars?.create(work.total, work.done, payload(work))
+      this.#seen.set(work.key, { bar, work })
+    } else {
+      seen.work = work
+      seen.bar?.setTotal(work.total)
+      seen.bar?.update(work.done, payload(work))
+    }
+  }
+
+  stop(): void {
+    this.#finishCurrent()
+    this.#bars?.stop()
+  }
+
+  /** A line of its own, above the bars. */
+  line(text: string): void {
+    if (this.#bars === null || !this.#bars.isActive) this.#out.write(`${text}\n`)
+    else this.#bars.log(`${text}\n`)
+  }
+
+  /** States without pages of their own are worth a line where no bar shows that things go on. */
+  #noteState({ role, state }: Status): void {
+    const text = states[role][state]
+    if (text === undefined || this.#states.has(`${role} ${state}`)) return
+    this.#states.add(`${role} ${state}`)
+    if (this.#bars === null) {
+      this.#finishCurrent()
+      this.#out.write(`${text}\n`)
+    }
+  }
+
+  /** The last status of a piece of work may have been skipped for a newer one. */
+  #finishCurrent(): void {
+    const seen = this.#current === undefined ? undefined : this.#seen.get(this.#current)
+    this.#current = undefined
+    if (seen === undefined) return
+    const { bar, work } = seen
+    bar?.update(work.total, payload({ ...work, done: work.total }))
+    if (this.#bars === null) this.#out.write(`${work.label}: ${work.total} pages, ${size(work.total)}\n`)
+  }
+}
+
+function payload(work: Work): { label: string; size: string } {
+  return { label: work.label.padEnd(10), size: size(work.done) }
+}
+
+function size(pages: number): string {
+  return `${((pages * pageBytes) / 1048576).toFixed(1)} MiB`
+}
+
+/** Rounds are told by the source, the lazy phase by the destination: each pages it knows best. */
+function workOf({ role, progress }: Status): Work | null {
+  if (progress === undefined) return null
+  const { phase, round, pages = 0, totalPages, pendingPages } = progress
+  if (role === 'source') {
+    if (totalPages === undefined || round === undefined) return null
+    return {
+      key: `round ${round}`,
+      label: `round ${round}`,
+      done: Math.min(pages, totalPages),
+      total: totalPages,
+    }
+  }
+  if (pendingPages === undefined) return null
+  const total = totalPages ?? pages + pendingPages
+  return { key: `lazy ${phase}`, label: 'lazy phase', done: total - pendingPages, total }
+}

@@ -1,0 +1,58 @@
+import { writeFileSync } from 'node:fs'
+import { PageferryError } from '@pageferry/base'
+import {
+  type DestinationReport,
+  formatReport,
+  type MigrationReport,
+  mergeReports,
+  type SourceReport,
+} from '@pageferry/migration'
+import pc from 'picocolors'
+import type { MigrationResult } from '../migrate.js'
+
+/**
+ * The report of both sides together. A migration that failed early has measured little; what it has not is zero.
+ * null when the source never reported anything.
+ */
+export function reportOf({ id, source, destination }: MigrationResult): MigrationReport | null {
+  const measured = source?.report as Partial<SourceReport> | undefined
+  if (source === undefined || measured === undefined) return null
+  const { pid = 0, comm = '', threads = 0 } = source.workload ?? {}
+  const complete: SourceReport = {
+    ...{ id, mode: 'hybrid', outcome: 'resumed', workload: { pid, comm, threads }, rounds: [] },
+    pages: { present: 0, parent: 0, lazy: 0, zero: 0, hole: 0 },
+    ...{ bytesOnWire: 0, blackoutMs: 0, totalMs: 0 },
+    ...measured,
+    blackout: { freezeMs: 0, captureMs: 0, ...measured.blackout },
+  }
+  const there = destination?.report as DestinationReport | undefined
+  return mergeReports(complete, there?.blackout === undefined ? undefined : there)
+}
+
+export function writeReport(path: string, report: MigrationReport): void {
+  try {
+    writeFileSync(path, `${JSON.stringify(report, null, 2)}\n`)
+  } catch (error) {
+    // The migration is over and must not look failed; whoever wanted the file learns why it is not there.
+    const reason = error instanceof Error ? error.message : String(error)
+    process.stderr.write(`pageferry: the report could not be written: ${reason}\n`)
+  }
+}
+
+/** Finds out before a migration, not after it, that the report has nowhere to go. */
+export function requireWritable(path: string | undefined): void {
+  if (path === undefined) return
+  try {
+    writeFileSync(path, '', { flag: 'a' })
+  } catch (error) {
+    const { message } = error as Error
+    throw new PageferryError('BAD_REQUEST', `The report cannot be written to ${path}: ${message}`)
+  }
+}
+
+export function printReport(report: MigrationReport, out: NodeJS.WritableStream): void {
+  const [title, ...lines] = formatReport(report)
+  out.write(`\n${pc.bold(title)}\n`)
+  for (const line of lines) out.write(`${line.replace(/^ {2}\S+/, (label) => pc.cyan(label))}\n`)
+  out.write('\n')
+}

@@ -1,0 +1,36 @@
+import { fileURLToPath } from 'node:url'
+import type { Logger } from '@pageferry/base'
+import { createService, DumpRequestSchema, type Service } from '@pageferry/service'
+
+export const dumpServicePort = 7421
+export const dumpServiceStateDir = '/var/lib/pageferry/source'
+
+export interface DumpServiceOptions {
+  logger: Logger
+  /** Default 127.0.0.1. */
+  host?: string
+  /** Default 7421; 0: any free port. */
+  port?: number
+  /** Default /var/lib/pageferry/source. */
+  stateDir?: string
+  /** Accept addresses that other machines can reach, without TLS or authentication. */
+  insecureListenAnywhere?: boolean
+}
+
+/**
+ * Starts the source's service. Its workers are programs of their own, so that tracing, the addon and the
+ * data lanes are never loaded into the process that answers the API.
+ * @throws as createService does; nothing is left running then.
+ */
+export function startDumpService(options: DumpServiceOptions): Promise<Service> {
+  return createService({
+    role: 'source',
+    requestSchema: DumpRequestSchema,
+    workerPath: fileURLToPath(new URL('./worker-main.js', import.meta.url)),
+    host: options.host ?? '127.0.0.1',
+    port: options.port ?? dumpServicePort,
+    stateDir: options.stateDir ?? dumpServiceStateDir,
+    insecureListenAnywhere: options.insecureListenAnywhere,
+    logger: options.logger,
+  })
+}

@@ -1,0 +1,7 @@
+export { decodeImage, encodeImage, type ImageInput } from './codec.js'
+export * from './constants.js'
+export * from './fpregs.js'
+export * from './kinds.js'
+export * from './pagemap.js'
+export * from './regs.js'
+export type * from './types.js'

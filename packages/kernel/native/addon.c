@@ -1,0 +1,12 @@
+#include "common.h"
+
+NAPI_MODULE_INIT() {
+	init_ptrace(env, exports);
+	init_memory(env, exports);
+	init_uffd(env, exports);
+	init_pagemap(env, exports);
+	init_fd(env, exports);
+	init_process(env, exports);
+	init_poll(env, exports);
+	return exports;
+}

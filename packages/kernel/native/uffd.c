@@ -1,0 +1,468 @@
+/*
+ * userfaultfd: ioctls and events of one descriptor, ours or one taken from another process.
+ *
+ * What the kernel reports while the workload changes its own memory map is not an error but a race, and is
+ * handed to the caller as an outcome (see fill_runs). Everything else is thrown.
+ */
+#include "common.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Younger than the headers of Debian 12 (Linux 6.1); the numbers are kernel ABI. */
+#ifndef UFFD_FEATURE_WP_UNPOPULATED
+#define UFFD_FEATURE_WP_UNPOPULATED (1 << 13)
+#endif
+#ifndef UFFD_FEATURE_POISON
+#define UFFD_FEATURE_POISON (1 << 14)
+#endif
+#ifndef UFFD_FEATURE_WP_ASYNC
+#define UFFD_FEATURE_WP_ASYNC (1 << 15)
+#endif
+#ifndef UFFD_FEATURE_MOVE
+#define UFFD_FEATURE_MOVE (1 << 16)
+#endif
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+
+/* src/uffd.ts repeats these as literals. */
+_Static_assert(UFFD_FEATURE_PAGEFAULT_FLAG_WP == 1 << 0, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_EVENT_FORK == 1 << 1, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_EVENT_REMAP == 1 << 2, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_EVENT_REMOVE == 1 << 3, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_MISSING_HUGETLBFS == 1 << 4, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_MISSING_SHMEM == 1 << 5, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_EVENT_UNMAP == 1 << 6, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_SIGBUS == 1 << 7, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_THREAD_ID == 1 << 8, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_EXACT_ADDRESS == 1 << 11, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_WP_HUGETLBFS_SHMEM == 1 << 12, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_WP_UNPOPULATED == 1 << 13, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_POISON == 1 << 14, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_WP_ASYNC == 1 << 15, "src/uffd.ts");
+_Static_assert(UFFD_FEATURE_MOVE == 1 << 16, "src/uffd.ts");
+_Static_assert(UFFDIO_REGISTER_MODE_MISSING == 1 && UFFDIO_REGISTER_MODE_WP == 2 &&
+	       UFFDIO_REGISTER_MODE_MINOR == 4, "src/uffd.ts");
+_Static_assert(UFFD_PAGEFAULT_FLAG_WRITE == 1 && UFFD_PAGEFAULT_FLAG_WP == 2 &&
+	       UFFD_PAGEFAULT_FLAG_MINOR == 4, "src/uffd.ts");
+_Static_assert(UFFD_USER_MODE_ONLY == 1, "src/uffd.ts");
+_Static_assert(sizeof(struct uffd_msg) == 32, "event layout");
+_Static_assert(sizeof(struct uffdio_copy) == 40, "ioctl layout");
+
+/* Events read by one call; 64 messages of 32 bytes are half a page of stack. */
+#define MAX_EVENTS 64
+
+static napi_value uffd_create(napi_env env, napi_callback_info info)
+{
+	napi_value argv[1];
+	int flags;
+
+	if (!pf_args(env, info, 1, argv) || !pf_int(env, argv[0], &flags))
+		return NULL;
+	int fd = (int)syscall(SYS_userfaultfd, flags);
+	if (fd < 0)
+		return pf_throw(env, "userfaultfd", errno, 0);
+	return pf_number(env, fd);
+}
+
+static napi_value uffd_api(napi_env env, napi_callback_info info)
+{
+	napi_value argv[2], result;
+	struct uffdio_api api = { .api = UFFD_API };
+	uint64_t features;
+	int fd;
+
+	if (!pf_args(env, info, 2, argv) || !pf_int(env, argv[0], &fd) || !pf_u64(env, argv[1], &features))
+		return NULL;
+	api.features = features;
+	if (ioctl(fd, UFFDIO_API, &api) < 0)
+		return pf_throw(env, "ioctl(UFFDIO_API)", errno, 0);
+	if (napi_create_object(env, &result) != napi_ok)
+		return NULL;
+	pf_set(env, result, "features", pf_bigint(env, api.features));
+	pf_set(env, result, "ioctls", pf_bigint(env, api.ioctls));
+	return result;
+}
+
+static bool read_range(napi_env env, napi_value *argv, int *fd, struct uffdio_range *range)
+{
+	uint64_t start, len;
+
+	if (!pf_int(env, argv[0], fd) || !pf_u64(env, argv[1], &start) || !pf_u64(env, argv[2], &len))
+		return false;
+	range->start = start;
+	range->len = len;
+	return true;
+}
+
+static napi_value uffd_register(napi_env env, napi_callback_info info)
+{
+	napi_value argv[4];
+	struct uffdio_register reg = { 0 };
+	int fd, mode;
+
+	if (!pf_args(env, info, 4, argv) || !read_range(env, argv, &fd, &reg.range) || !pf_int(env, argv[3], &mode))
+		return NULL;
+	reg.mode = (uint64_t)mode;
+	if (ioctl(fd, UFFDIO_REGISTER, &reg) < 0)
+		return pf_throw(env, "ioctl(UFFDIO_REGISTER)", errno, 0);
+	return pf_bigint(env, reg.ioctls);
+}
+
+static napi_value uffd_unregister(napi_env env, napi_callback_info info)
+{
+	napi_value argv[3];
+	struct uffdio_range range;
+	int fd;
+
+	if (!pf_args(env, info, 3, argv) || !read_range(env, argv, &fd, &range))
+		return NULL;
+	if (ioctl(fd, UFFDIO_UNREGISTER, &range) < 0)
+		return pf_throw(env, "ioctl(UFFDIO_UNREGISTER)", errno, 0);
+	return pf_undefined(env);
+}
+
+static napi_value uffd_wake(napi_env env, napi_callback_info info)
+{
+	napi_value argv[3];
+	struct uffdio_range range;
+	int fd;
+
+	if (!pf_args(env, info, 3, argv) || !read_range(env, argv, &fd, &range))
+		return NULL;
+	if (ioctl(fd, UFFDIO_WAKE, &range) < 0)
+		return pf_throw(env, "ioctl(UFFDIO_WAKE)", errno, 0);
+	return pf_undefined(env);
+}
+
+static napi_value uffd_write_protect(napi_env env, napi_callback_info info)
+{
+	napi_value argv[4];
+	struct uffdio_writeprotect wp = { 0 };
+	bool on;
+	int fd;
+
+	if (!pf_args(env, info, 4, argv) || !read_range(env, argv, &fd, &wp.range) || !pf_bool(env, argv[3], &on))
+		return NULL;
+	wp.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0;
+	if (ioctl(fd, UFFDIO_WRITEPROTECT, &wp) < 0)
+		return pf_throw(env, "ioctl(UFFDIO_WRITEPROTECT)", errno, 0);
+	return pf_undefined(env);
+}
+
+/*
+ * Filling a run table.
+ *
+ * One ioctl per run, resumed behind partial copies. The errno of an ioctl that filled nothing is a statement
+ * about its first page or about the whole address space:
+ *
+ *   EEXIST          the page is there: keep it, or overwrite it through /proc/PID/mem
+ *   EAGAIN          the map is changing: somebody must read the events before anything can be installed
+ *   ENOENT          the range is not (any more) registered with this userfaultfd, or does not lie in one area
+ *   ESRCH, ENOSPC   the address space is gone (ENOSPC: it is going)
+ *
+ * The caller's runs know nothing of areas (VMAs), which also split and merge by themselves: on ENOENT the run is
+ * halved, down to the one page that is really outside.
+ *
+ * `done` counts pages of the table in order, whatever happened to each, so the caller can resume there.
+ */
+struct fill {
+	int fd;
+	int mem_fd; /* -1: existing pages are kept */
+	bool zero;
+	bool wake;
+	const uint8_t *data;
+	uint64_t done, installed, existing, overwritten;
+};
+
+enum fill_state { FILL_DONE, FILL_AGAIN, FILL_NO_RANGE, FILL_GONE, FILL_FAILED };
+
+static const char *const fill_names[] = {
+	[FILL_DONE] = "done", [FILL_AGAIN] = "again", [FILL_NO_RANGE] = "no-range", [FILL_GONE] = "gone",
+};
+
+/* Bytes filled, or a negative errno when nothing was filled. */
+static int64_t fill_once(const struct fill *f, uint64_t address, uint64_t length)
+{
+	int64_t filled;
+	int rc;
+
+	if (f->zero) {
+		struct uffdio_zeropage z = {
+			.range = { .start = address, .len = length },
+			.mode = f->wake ? 0 : UFFDIO_ZEROPAGE_MODE_DONTWAKE,
+		};
+		rc = ioctl(f->fd, UFFDIO_ZEROPAGE, &z);
+		filled = z.zeropage;
+	} else {
+		struct uffdio_copy c = {
+			.dst = address,
+			.src = (uint64_t)(uintptr_t)(f->data + f->done * PF_PAGE),
+			.len = length,
+			.mode = f->wake ? 0 : UFFDIO_COPY_MODE_DONTWAKE,
+		};
+		rc = ioctl(f->fd, UFFDIO_COPY, &c);
+		filled = c.copy;
+	}
+	if (rc == 0)
+		return (int64_t)length;
+	/* A partial copy fails with EAGAIN and tells how far it came. */
+	return filled > 0 ? filled : -errno;
+}
+
+static int overwrite_page(const struct fill *f, uint64_t address)
+{
+	const uint8_t *page = f->data + f->done * PF_PAGE;
+	size_t written = 0;
+
+	while (written < PF_PAGE) {
+		ssize_t n = pwrite(f->mem_fd, page + written, PF_PAGE - written, (off_t)(address + written));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? errno : ESRCH; /* 0: the address space has no users any more */
+		written += (size_t)n;
+	}
+	return 0;
+}
+
+static enum fill_state fill_runs(struct fill *f, const struct pf_run *runs, size_t nr_runs, int *err,
+				 const char **what)
+{
+	for (size_t i = 0; i < nr_runs; i++) {
+		uint64_t address = (uint64_t)runs[i].first_page * PF_PAGE;
+		uint64_t end = address + (uint64_t)runs[i].nr_pages * PF_PAGE, limit = end;
+
+		while (address < end) {
+			int64_t filled = fill_once(f, address, limit - address);
+
+			if (filled > 0) {
+				f->installed += (uint64_t)filled / PF_PAGE;
+				f->done += (uint64_t)filled / PF_PAGE;
+				address += (uint64_t)filled;
+				if (address == limit)
+					limit = end;
+				continue;
+			}
+			switch (-filled) {
+			case EEXIST:
+				break;
+			case EAGAIN:
+				return FILL_AGAIN;
+			case ENOENT:
+				if (limit - address == PF_PAGE)
+					return FILL_NO_RANGE;
+				limit = address + (limit - address) / PF_PAGE / 2 * PF_PAGE;
+				continue;
+			case ESRCH:
+			case ENOSPC:
+				return FILL_GONE;
+			default:
+				*err = (int)-filled;
+				*what = f->zero ? "ioctl(UFFDIO_ZEROPAGE)" : "ioctl(UFFDIO_COPY)";
+				return FILL_FAILED;
+			}
+			if (f->mem_fd >= 0) {
+				*err = overwrite_page(f, address);
+				if (*err == ESRCH)
+					return FILL_GONE;
+				if (*err) {
+					*what = "pwrite(/proc/PID/mem)";
+					return FILL_FAILED;
+				}
+				f->overwritten++;
+			} else {
+				f->existing++;
+			}
+			/* A thread may have faulted on it before somebody else installed it without a wake. */
+			if (f->wake) {
+				struct uffdio_range page = { .start = address, .len = PF_PAGE };
+				ioctl(f->fd, UFFDIO_WAKE, &page);
+			}
+			f->done++;
+			address += PF_PAGE;
+			if (address == limit)
+				limit = end;
+		}
+	}
+	return FILL_DONE;
+}
+
+static napi_value fill_and_report(napi_env env, struct fill *f, const struct pf_run *runs, size_t nr_runs)
+{
+	int err = 0;
+	const char *what = NULL;
+	napi_value result, state;
+	enum fill_state end = fill_runs(f, runs, nr_runs, &err, &what);
+
+	if (end == FILL_FAILED)
+		return pf_throw(env, what, err, 0);
+	if (napi_create_object(env, &result) != napi_ok ||
+	    napi_create_string_utf8(env, fill_names[end], NAPI_AUTO_LENGTH, &state) != napi_ok)
+		return NULL;
+	pf_set(env, result, "state", state);
+	pf_set_number(env, result, "pages", (double)f->done);
+	pf_set_number(env, result, "installed", (double)f->installed);
+	pf_set_number(env, result, "existing", (double)f->existing);
+	pf_set_number(env, result, "overwritten", (double)f->overwritten);
+	return result;
+}
+
+/* The table in argv[0], argv[1] = nrRuns; the number of pages that it names. */
+static bool read_runs(napi_env env, napi_value *argv, const struct pf_run **runs, size_t *nr_runs, double *pages)
+{
+	void *table;
+	size_t length;
+	int n;
+
+	if (!pf_bytes(env, argv[0], &table, &length) || !pf_int(env, argv[1], &n))
+		return false;
+	if (n < 0 || (size_t)n > length / sizeof(struct pf_run)) {
+		pf_throw_type(env, "nrRuns is larger than the run table");
+		return false;
+	}
+	*runs = table;
+	*nr_runs = (size_t)n;
+	*pages = 0;
+	for (int i = 0; i < n; i++) {
+		if (!((*runs)[i].first_page >= 0 && (*runs)[i].nr_pages >= 0)) {
+			pf_throw_type(env, "a run has a negative page number or count");
+			return false;
+		}
+		*pages += (*runs)[i].nr_pages;
+	}
+	return true;
+}
+
+/* (fd, memFd or -1, runs, nrRuns, data, wake) */
+static napi_value uffd_install_runs(napi_env env, napi_callback_info info)
+{
+	napi_value argv[6];
+	struct fill f = { 0 };
+	const struct pf_run *runs;
+	size_t nr_runs, length;
+	double pages;
+	void *data;
+
+	if (!pf_args(env, info, 6, argv) || !pf_int(env, argv[0], &f.fd) || !pf_int(env, argv[1], &f.mem_fd) ||
+	    !read_runs(env, argv + 2, &runs, &nr_runs, &pages) || !pf_bytes(env, argv[4], &data, &length) ||
+	    !pf_bool(env, argv[5], &f.wake))
+		return NULL;
+	if (pages * PF_PAGE > (double)length)
+		return pf_throw_type(env, "the run table names more pages than the data holds");
+	f.data = data;
+	return fill_and_report(env, &f, runs, nr_runs);
+}
+
+/* (fd, runs, nrRuns, wake) */
+static napi_value uffd_zero_runs(napi_env env, napi_callback_info info)
+{
+	napi_value argv[4];
+	struct fill f = { .zero = true, .mem_fd = -1 };
+	const struct pf_run *runs;
+	size_t nr_runs;
+	double pages;
+
+	if (!pf_args(env, info, 4, argv) || !pf_int(env, argv[0], &f.fd) ||
+	    !read_runs(env, argv + 1, &runs, &nr_runs, &pages) || !pf_bool(env, argv[3], &f.wake))
+		return NULL;
+	return fill_and_report(env, &f, runs, nr_runs);
+}
+
+static void set_type(napi_env env, napi_value event, const char *type)
+{
+	napi_value name;
+
+	if (napi_create_string_utf8(env, type, NAPI_AUTO_LENGTH, &name) == napi_ok)
+		pf_set(env, event, "type", name);
+}
+
+static bool describe_event(napi_env env, napi_value event, const struct uffd_msg *msg)
+{
+	switch (msg->event) {
+	case UFFD_EVENT_PAGEFAULT:
+		set_type(env, event, "pagefault");
+		pf_set(env, event, "address", pf_bigint(env, msg->arg.pagefault.address));
+		pf_set_number(env, event, "flags", (double)msg->arg.pagefault.flags);
+		pf_set_number(env, event, "tid", msg->arg.pagefault.feat.ptid);
+		return true;
+	case UFFD_EVENT_FORK:
+		set_type(env, event, "fork");
+		pf_set_number(env, event, "fd", (int)msg->arg.fork.ufd);
+		return true;
+	case UFFD_EVENT_REMAP:
+		set_type(env, event, "remap");
+		pf_set(env, event, "from", pf_bigint(env, msg->arg.remap.from));
+		pf_set(env, event, "to", pf_bigint(env, msg->arg.remap.to));
+		pf_set(env, event, "length", pf_bigint(env, msg->arg.remap.len));
+		return true;
+	case UFFD_EVENT_REMOVE:
+	case UFFD_EVENT_UNMAP:
+		set_type(env, event, msg->event == UFFD_EVENT_REMOVE ? "remove" : "unmap");
+		pf_set(env, event, "start", pf_bigint(env, msg->arg.remove.start));
+		pf_set(env, event, "end", pf_bigint(env, msg->arg.remove.end));
+		return true;
+	default:
+		return false;
+	}
+}
+
+static napi_value uffd_read_events(napi_env env, napi_callback_info info)
+{
+	struct uffd_msg msgs[MAX_EVENTS];
+	napi_value argv[2], result;
+	int fd, max, flags;
+	ssize_t n;
+
+	if (!pf_args(env, info, 2, argv) || !pf_int(env, argv[0], &fd) || !pf_int(env, argv[1], &max))
+		return NULL;
+	if (max < 1 || max > MAX_EVENTS)
+		max = MAX_EVENTS;
+	flags = fcntl(fd, F_GETFL);
+	if (flags < 0)
+		return pf_throw(env, "fcntl(F_GETFL)", errno, 0);
+	/* A blocking read would stop the event loop until the workload faults, perhaps forever. */
+	if (!(flags & O_NONBLOCK))
+		return pf_throw_type(env, "the userfaultfd is not O_NONBLOCK");
+	do
+		n = read(fd, msgs, (size_t)max * sizeof(msgs[0]));
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && errno == EAGAIN)
+		n = 0;
+	if (n < 0)
+		return pf_throw(env, "read(userfaultfd)", errno, 0);
+	if (napi_create_array(env, &result) != napi_ok)
+		return NULL;
+	for (size_t i = 0; i < (size_t)n / sizeof(msgs[0]); i++) {
+		napi_value event;
+
+		if (napi_create_object(env, &event) != napi_ok)
+			return NULL;
+		if (!describe_event(env, event, &msgs[i]))
+			return pf_throw(env, "read(userfaultfd)", EPROTO, 0);
+		if (napi_set_element(env, result, (uint32_t)i, event) != napi_ok)
+			return NULL;
+	}
+	return result;
+}
+
+void init_uffd(napi_env env, napi_value exports)
+{
+	napi_value uffd;
+
+	napi_create_object(env, &uffd);
+	pf_set(env, exports, "uffd", uffd);
+	pf_export(env, uffd, "create", uffd_create);
+	pf_export(env, uffd, "api", uffd_api);
+	pf_export(env, uffd, "register", uffd_register);
+	pf_export(env, uffd, "unregister", uffd_unregister);
+	pf_export(env, uffd, "wake", uffd_wake);
+	pf_export(env, uffd, "writeProtect", uffd_write_protect);
+	pf_export(env, uffd, "installRuns", uffd_install_runs);
+	pf_export(env, uffd, "zeroRuns", uffd_zero_runs);
+	pf_export(env, uffd, "readEvents", uffd_read_events);
+}

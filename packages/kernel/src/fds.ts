@@ -1,0 +1,165 @@
+import { addon } from './addon.js'
+
+/** Descriptors: other processes' ones, comparing, passing. All that are made here are close-on-exec. */
+
+export const KCMP_FILE = 0
+export const KCMP_VM = 1
+export const KCMP_FILES = 2
+export const KCMP_FS = 3
+export const KCMP_SIGHAND = 4
+export const KCMP_IO = 5
+export const KCMP_SYSVSEM = 6
+
+export const SOCK_STREAM = 1
+export const SOCK_DGRAM = 2
+export const SOCK_SEQPACKET = 5
+export const SOCK_NONBLOCK = 0o4000
+
+export const F_GETFD = 1
+export const F_SETFD = 2
+export const F_GETFL = 3
+export const F_SETFL = 4
+export const F_SETOWN = 8
+export const F_GETOWN = 9
+export const F_SETSIG = 10
+export const F_GETSIG = 11
+export const F_DUPFD_CLOEXEC = 1030
+export const F_SETPIPE_SZ = 1031
+export const F_GETPIPE_SZ = 1032
+export const F_ADD_SEALS = 1033
+export const F_GET_SEALS = 1034
+
+export const SEEK_SET = 0
+export const SEEK_CUR = 1
+export const SEEK_END = 2
+export const SEEK_DATA = 3
+export const SEEK_HOLE = 4
+
+export interface Received {
+  /** Empty, without descriptors: the peer closed the connection. */
+  bytes: Uint8Array
+  /** The receiver owns them. */
+  fds: number[]
+}
+
+interface Binding {
+  pidfdOpen(pid: number): number
+  pidfdGetfd(pidfd: number, fd: number): number
+  pidfdSendSignal(pidfd: number, signal: number): void
+  kcmp(pid1: number, pid2: number, type: number, a: number | bigint, b: number | bigint): -1 | 0 | 1 | 2
+  socketpair(type: number): [number, number]
+  listenUnix(path: string, type: number): number
+  acceptUnix(fd: number): number
+  connectUnix(path: string, type: number): number
+  send(sock: number, bytes: Uint8Array, fds: number[]): void
+  recv(sock: number, maxBytes: number, maxFds: number, timeoutMs: number): Received
+  fcntl(fd: number, command: number, argument: number): number
+  dup(fd: number): number
+  lseek(fd: number, offset: bigint, whence: number): bigint
+  pipe2(flags: number): [number, number]
+  tee(from: number, to: number, length: number): number
+  open(path: string, flags: number, mode: number): number
+  memfdCreate(name: string): number
+  mapShared(fd: number, length: number): Uint8Array
+}
+
+const native = addon.fd as Binding
+
+export function pidfdOpen(pid: number): number {
+  return native.pidfdOpen(pid)
+}
+
+/** Duplicates a descriptor of another process (ptrace permission needed); both share the file description. */
+export function pidfdGetfd(pidfd: number, fd: number): number {
+  return native.pidfdGetfd(pidfd, fd)
+}
+
+/** Signal 0 only asks whether the process is there (ESRCH). */
+export function pidfdSendSignal(pidfd: number, signal: number): void {
+  native.pidfdSendSignal(pidfd, signal)
+}
+
+/** kcmp(2): 0 the same kernel object, -1 or 1 an order to sort by, 2 different without an order. */
+export function kcmp(
+  pid1: number,
+  pid2: number,
+  type: number,
+  a: number | bigint = 0,
+  b: number | bigint = 0,
+): -1 | 0 | 1 | 2 {
+  return native.kcmp(pid1, pid2, type, a, b)
+}
+
+export function socketpair(type: number): [number, number] {
+  return native.socketpair(type)
+}
+
+/** Bound and listening. EADDRINUSE if the path exists, also when nobody listens there any more. */
+export function listenUnix(path: string, type: number): number {
+  return native.listenUnix(path, type)
+}
+
+/** Blocks unless a connection is waiting or the listener was made with SOCK_NONBLOCK (EAGAIN). */
+export function acceptUnix(fd: number): number {
+  return native.acceptUnix(fd)
+}
+
+export function connectUnix(path: string, type: number): number {
+  return native.connectUnix(path, type)
+}
+
+/** One message with at most 253 descriptors, which stay open here. */
+export function send(sock: number, bytes: Uint8Array, fds: number[] = []): void {
+  native.send(sock, bytes, fds)
+}
+
+/**
+ * One message. Blocks the thread up to `timeoutMs` (-1: for ever), then throws ETIMEDOUT. A message that is
+ * larger than the limits is thrown away with EMSGSIZE and its descriptors are closed.
+ */
+export function recv(sock: number, maxBytes: number, maxFds: number, timeoutMs: number): Received {
+  return native.recv(sock, maxBytes, maxFds, timeoutMs)
+}
+
+/** Commands whose argument is an integer or nothing. */
+export function fcntl(fd: number, command: number, argument = 0): number {
+  return native.fcntl(fd, command, argument)
+}
+
+/** A duplicate numbered 64 or higher. */
+export function dup(fd: number): number {
+  return native.dup(fd)
+}
+
+/** ESPIPE for what cannot seek; ENXIO when SEEK_DATA or SEEK_HOLE find nothing. */
+export function lseek(fd: number, offset: bigint, whence: number): bigint {
+  return native.lseek(fd, offset, whence)
+}
+
+/** [read end, write end] */
+export function pipe2(flags: number): [number, number] {
+  return native.pipe2(flags)
+}
+
+/** Copies up to `length` bytes between pipes without consuming them; EAGAIN rather than blocking. */
+export function tee(from: number, to: number, length: number): number {
+  return native.tee(from, to, length)
+}
+
+/** open(2) with raw flags, which node:fs does not promise to pass on (O_PATH, O_TMPFILE). */
+export function open(path: string, flags: number, mode = 0): number {
+  return native.open(path, flags, mode)
+}
+
+/** Anonymous file that can be sealed. */
+export function memfdCreate(name: string): number {
+  return native.memfdCreate(name)
+}
+
+/**
+ * The first `length` bytes of a file, mapped shared and writable; unmapped when collected. The file must
+ * not become shorter: touching what is not there any more is SIGBUS.
+ */
+export function mapShared(fd: number, length: number): Uint8Array {
+  return native.mapShared(fd, length)
+}

@@ -1,0 +1,69 @@
+/**
+ * Another process's memory. `memFd` is an open /proc/PID/mem; `runs` is a run table: [firstPage, nrPages] pairs,
+ * of which the first `nrRuns` count. Whoever serves userfaults must not touch missing pages with these
+ * functions: the access would wait for a fault that nobody is left to serve.
+ */
+import { addon } from './addon.js'
+
+interface Native {
+  readRuns(pid: number, memFd: number, runs: Float64Array, nrRuns: number, out: Uint8Array): number
+  readBytes(pid: number, address: bigint, length: number): Uint8Array
+  writeBytes(pid: number, address: bigint, bytes: Uint8Array): void
+  pread(memFd: number, address: bigint, out: Uint8Array): number
+  pwrite(memFd: number, address: bigint, bytes: Uint8Array): number
+  writeRuns(memFd: number, runs: Float64Array, nrRuns: number, data: Uint8Array): void
+  splitZeroPages(buf: Uint8Array, nrPages: number, isZero: Uint8Array): number
+  hashPages(buf: Uint8Array, nrPages: number, out: BigUint64Array): void
+}
+
+const native = addon.memory as Native
+
+/**
+ * Reads the pages of a run table one behind the other into `out` (TypeError if it is too small) and returns how
+ * many whole pages came before the first one that cannot be read at all: all of them, if the number is the
+ * table's. Pages of PROT_NONE areas are read too. Throws ESRCH when the process is gone.
+ */
+export function readRuns(
+  pid: number,
+  memFd: number,
+  runs: Float64Array,
+  nrRuns: number,
+  out: Uint8Array,
+): number {
+  return native.readRuns(pid, memFd, runs, nrRuns, out)
+}
+
+/** All of the bytes or EFAULT (also for PROT_NONE areas: those need `pread`). */
+export function readBytes(pid: number, address: bigint, length: number): Uint8Array {
+  return native.readBytes(pid, address, length)
+}
+
+/** Writes to writable areas; EFAULT when a byte cannot be written, those before it then are. */
+export function writeBytes(pid: number, address: bigint, bytes: Uint8Array): void {
+  native.writeBytes(pid, address, bytes)
+}
+
+/** Reads through /proc/PID/mem, whatever the protection. Fewer bytes: what follows is unmapped. 0: process gone. */
+export function pread(memFd: number, address: bigint, out: Uint8Array): number {
+  return native.pread(memFd, address, out)
+}
+
+/** Writes through /proc/PID/mem, also to read-only private areas. Returns the bytes written. */
+export function pwrite(memFd: number, address: bigint, bytes: Uint8Array): number {
+  return native.pwrite(memFd, address, bytes)
+}
+
+/** Writes the pages of a run table, which lie one behind the other in `data`. EFAULT, EIO or ESRCH when not all went. */
+export function writeRuns(memFd: number, runs: Float64Array, nrRuns: number, data: Uint8Array): void {
+  native.writeRuns(memFd, runs, nrRuns, data)
+}
+
+/** Marks the all-zero pages in `isZero` (one byte per page) and moves the others to the front; returns their number. */
+export function splitZeroPages(buf: Uint8Array, nrPages: number, isZero: Uint8Array): number {
+  return native.splitZeroPages(buf, nrPages, isZero)
+}
+
+/** XXH64 of every page. Not cryptographic: for finding changes, not for refusing forgeries. */
+export function hashPages(buf: Uint8Array, nrPages: number, out: BigUint64Array): void {
+  native.hashPages(buf, nrPages, out)
+}

@@ -1,0 +1,22 @@
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { PageferryError } from '@pageferry/base'
+import { packageRoot } from './addon.js'
+
+function program(name: string): string {
+  const path = join(packageRoot, 'build', name)
+  if (existsSync(path)) return path
+  throw new PageferryError('UNSUPPORTED_HOST', `the program ${path} is not built: run "npm run setup"`)
+}
+
+/** Absolute paths of the native programs; reading one that is not built throws UNSUPPORTED_HOST. */
+export const paths = {
+  /** Parent and reaper of a restored tree, see programs/keeper.c. */
+  get keeper(): string {
+    return program('keeper')
+  },
+  /** What a restored process executes until its own memory is in place, see programs/skeleton.c. */
+  get skeleton(): string {
+    return program('skeleton')
+  },
+}

@@ -1,0 +1,157 @@
+import { spawn } from 'node:child_process'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  ftruncateSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readSync,
+  rmSync,
+  writeSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import * as fds from '../src/fds.js'
+import { paths } from '../src/paths.js'
+
+const text = (bytes: Uint8Array) => Buffer.from(bytes).toString()
+const isOpen = (fd: number) => {
+  try {
+    fstatSync(fd)
+    return true
+  } catch {
+    return false
+  }
+}
+
+t.test('passes messages and descriptors over a socket with a long path', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'pf-fds-'))
+  t.teardown(() => rmSync(dir, { recursive: true }))
+  const deep = join(dir, 'd'.repeat(100), 'e'.repeat(100))
+  mkdirSync(deep, { recursive: true })
+  for (const path of [join(dir, 'sock'), join(deep, 'sock')]) {
+    const listener = fds.listenUnix(path, fds.SOCK_SEQPACKET | fds.SOCK_NONBLOCK)
+    t.throws(() => fds.acceptUnix(listener), { code: 'EAGAIN' })
+    t.throws(() => fds.listenUnix(path, fds.SOCK_SEQPACKET), { code: 'EADDRINUSE', syscall: 'bind' })
+    const a = fds.connectUnix(path, fds.SOCK_SEQPACKET)
+    const b = fds.acceptUnix(listener)
+    const memfd = fds.memfdCreate('passed')
+    writeSync(memfd, 'contents')
+
+    fds.send(a, Buffer.from('first'), [memfd, memfd])
+    fds.send(a, Buffer.from('second'))
+    const first = fds.recv(b, 100, 2, 1000)
+    t.equal(text(first.bytes), 'first')
+    t.equal(first.fds.length, 2)
+    for (const fd of first.fds) {
+      t.equal(fds.kcmp(process.pid, process.pid, fds.KCMP_FILE, fd, memfd), 0)
+      t.equal(fds.fcntl(fd, fds.F_GETFD), 1, 'close-on-exec')
+      closeSync(fd)
+    }
+    t.same(fds.recv(b, 100, 0, 1000).fds, [])
+    t.throws(() => fds.recv(b, 100, 0, 10), { code: 'ETIMEDOUT', syscall: 'recvmsg' })
+
+    const next = fds.dup(memfd)
+    closeSync(next)
+    fds.send(a, Buffer.from('too long'), [memfd])
+    t.throws(() => fds.recv(b, 3, 4, 1000), { code: 'EMSGSIZE' })
+    fds.send(a, Buffer.from('too many'), [memfd, memfd])
+    t.throws(() => fds.recv(b, 100, 1, 1000), { code: 'EMSGSIZE' })
+    t.equal(fds.dup(memfd), next, 'nothing has leaked')
+    closeSync(next)
+
+    closeSync(a)
+    const end = fds.recv(b, 100, 0, 1000)
+    t.equal(end.bytes.length, 0, 'closed')
+    t.throws(() => fds.send(b, Buffer.from('x')), { code: 'EPIPE' })
+    for (const fd of [b, listener, memfd]) closeSync(fd)
+  }
+  t.throws(() => fds.connectUnix(join(dir, 'sock'), fds.SOCK_SEQPACKET), { code: 'ECONNREFUSED' })
+})
+
+t.test('takes and compares descriptors of another process', async (t) => {
+  const [ours, theirs] = fds.socketpair(fds.SOCK_STREAM)
+  const child = spawn('sleep', ['60'], { stdio: ['ignore', 'ignore', 'ignore', theirs] })
+  const pid = child.pid as number
+  t.teardown(() => child.kill('SIGKILL'))
+  const pidfd = fds.pidfdOpen(pid)
+  const taken = fds.pidfdGetfd(pidfd, 3)
+  t.equal(fds.kcmp(process.pid, pid, fds.KCMP_FILE, taken, 3), 0)
+  t.equal(fds.kcmp(process.pid, process.pid, fds.KCMP_FILE, taken, theirs), 0)
+  const order = fds.kcmp(process.pid, pid, fds.KCMP_FILE, ours, 3)
+  t.ok(order === 1 || order === -1)
+  t.equal(fds.kcmp(pid, process.pid, fds.KCMP_FILE, 3, ours), -order)
+  t.not(fds.kcmp(process.pid, pid, fds.KCMP_VM), 0)
+  t.throws(() => fds.pidfdGetfd(pidfd, 999), { code: 'EBADF', syscall: 'pidfd_getfd' })
+
+  fds.pidfdSendSignal(pidfd, 0)
+  const exit = new Promise((resolve) => child.once('exit', (_, signal) => resolve(signal)))
+  fds.pidfdSendSignal(pidfd, 15)
+  t.equal(await exit, 'SIGTERM')
+  t.throws(() => fds.pidfdSendSignal(pidfd, 0), { code: 'ESRCH' })
+  t.throws(() => fds.pidfdOpen(pid), { code: 'ESRCH', pid })
+  for (const fd of [pidfd, taken, ours, theirs]) closeSync(fd)
+})
+
+t.test('flags, duplicates, positions, pipes', async (t) => {
+  const [read, write] = fds.pipe2(constants.O_NONBLOCK)
+  t.ok(fds.fcntl(read, fds.F_GETFL) & constants.O_NONBLOCK)
+  fds.fcntl(read, fds.F_SETFL, 0)
+  t.notOk(fds.fcntl(read, fds.F_GETFL) & constants.O_NONBLOCK)
+  t.ok(fds.fcntl(read, fds.F_SETPIPE_SZ, 8192) >= 8192)
+  t.equal(fds.fcntl(read, fds.F_GETPIPE_SZ), 8192)
+  const copy = fds.dup(read)
+  t.ok(copy >= 64)
+  t.throws(() => fds.lseek(read, 0n, fds.SEEK_CUR), { code: 'ESPIPE' })
+
+  const [otherRead, otherWrite] = fds.pipe2(0)
+  t.throws(() => fds.tee(read, otherWrite, 100), { code: 'EAGAIN' })
+  writeSync(write, 'in the pipe')
+  t.equal(fds.tee(read, otherWrite, 100), 11)
+  for (const fd of [read, otherRead]) {
+    const buffer = Buffer.alloc(20)
+    t.equal(buffer.toString('utf8', 0, readSync(fd, buffer)), 'in the pipe', 'tee consumes nothing')
+  }
+  for (const fd of [read, write, copy, otherRead, otherWrite]) closeSync(fd)
+  t.throws(() => fds.fcntl(copy, fds.F_GETFD), { code: 'EBADF' })
+
+  const memfd = fds.memfdCreate('seek')
+  ftruncateSync(memfd, 1 << 20)
+  writeSync(memfd, 'x', 500_000)
+  t.equal(fds.lseek(memfd, 0n, fds.SEEK_DATA), 499_712n)
+  t.equal(fds.lseek(memfd, -24n, fds.SEEK_END), 1_048_552n)
+  t.throws(() => fds.lseek(memfd, 2n << 20n, fds.SEEK_DATA), { code: 'ENXIO' })
+  closeSync(memfd)
+})
+
+t.test('opens with raw flags', async (t) => {
+  const fd = fds.open('/proc/self', 0o10000000 | constants.O_DIRECTORY) // O_PATH
+  t.ok(isOpen(fd))
+  t.throws(() => openSync(`/proc/self/fd/${fd}/nothing`, 'r'), { code: 'ENOENT' })
+  closeSync(fd)
+  t.throws(() => fds.open('/proc/self/nothing', 0), { code: 'ENOENT', syscall: 'open' })
+})
+
+t.test('maps a memfd shared', async (t) => {
+  const fd = fds.memfdCreate('shared')
+  ftruncateSync(fd, 8192)
+  const one = fds.mapShared(fd, 8192)
+  const two = fds.mapShared(fd, 4096)
+  t.same([one.length, two.length], [8192, 4096])
+  one[17] = 99
+  t.equal(two[17], 99)
+  const buffer = Buffer.alloc(1)
+  readSync(fd, buffer, 0, 1, 17)
+  t.equal(buffer[0], 99)
+  closeSync(fd)
+  t.equal(two[17], 99, 'the mapping outlives the descriptor')
+  t.throws(() => fds.mapShared(fd, 4096), { code: 'EBADF', syscall: 'mmap' })
+})
+
+t.test('programs are found', async (t) => {
+  t.match(paths.keeper, /build\/keeper$/)
+  t.match(paths.skeleton, /build\/skeleton$/)
+})

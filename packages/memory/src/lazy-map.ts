@@ -1,0 +1,171 @@
+import { MovedPages, type Piece } from './moved-pages.js'
+import { PageSet } from './page-set.js'
+import { type RunTable, runCapacity } from './run-table.js'
+
+/**
+ * The destination's view of lazy pages while the workload runs: which pages of today's address space still
+ * have to come, and under which page number the source knows each.
+ *
+ * The workload discards, unmaps and moves memory while its pages are on their way. userfaultfd reports each of
+ * that as an event; applying the events in order keeps this map true. Two rules carry everything:
+ *
+ * - A page stops being pending by being installed, discarded or unmapped, and **is never lazy again**: what
+ *   appears at its address later is new memory and reads as zeros.
+ * - Moving takes the pending pages along. What lay at the target is gone, and the old place holds nothing.
+ *
+ * So the bitmap of pending pages decides, and the translation only says whose content a pending page wants.
+ * One LazyMap per address space: a fork clones it, and from then on the two go their own ways; one pushed
+ * source page may have to be installed in both.
+ *
+ * Who applies events and who installs must agree on an order: an install that was looked up before a discard
+ * must not happen after it. That lock is the caller's.
+ */
+export type LazyEvent =
+  | { type: 'installed'; first: number; nr: number }
+  /** madvise(MADV_DONTNEED and its kin): the mapping stays. */
+  | { type: 'remove'; first: number; nr: number }
+  | { type: 'unmap'; first: number; nr: number }
+  | { type: 'remap'; from: number; to: number; nr: number }
+
+export class LazyMap {
+  readonly #pending: PageSet
+  readonly #moved: MovedPages
+
+  /** `lazy`: the PE_LAZY pages of the final pagemap; the set is taken over. */
+  constructor(lazy: PageSet, moved = new MovedPages()) {
+    this.#pending = lazy
+    this.#moved = moved
+  }
+
+  get pendingCount(): number {
+    return this.#pending.count
+  }
+
+  get isDrained(): boolean {
+    return this.#pending.isEmpty
+  }
+
+  isPending(page: number): boolean {
+    return this.#pending.has(page)
+  }
+
+  /**
+   * What belongs at a page that faulted: the source's page number, or 'zero' for everything that is not
+   * pending (a hole, stack growth, discarded, unmapped and mapped anew). An install that answers EEXIST after
+   * 'zero' means that the page came in between the fault and its reading.
+   */
+  lookup(page: number): number | 'zero' {
+    return this.#pending.has(page) ? this.#moved.toSource(page) : 'zero'
+  }
+
+  /** The address that a page had at the source, whether pending or not. */
+  toSource(page: number): number {
+    return this.#moved.toSource(page)
+  }
+
+  /** UFFDIO_COPY put the content there (or found it there). Current addresses. */
+  installed(runs: RunTable, nrRuns = runCapacity(runs)): void {
+    this.#pending.removeRuns(runs, nrRuns)
+  }
+
+  remove(first: number, nr: number): void {
+    this.#pending.removeRange(first, nr)
+    this.#moved.cut(first, nr)
+  }
+
+  unmap(first: number, nr: number): void {
+    this.remove(first, nr)
+  }
+
+  /** mremap moved nr pages. The kernel lets the two ranges not overlap. */
+  remap(from: number, to: number, nr: number): void {
+    const pieces: Piece[] = []
+    const arriving: Array<[first: number, nr: number]> = []
+    this.#pending.forEachRunIn(from, nr, (first, length) => arriving.push([first - from + to, length]))
+    this.#moved.forEachSource(from, nr, (current, source, length) => {
+      // A stretch without pending pages needs no translation any more.
+      const next = this.#pending.firstFrom(current)
+      if (next >= 0 && next < current + length)
+        pieces.push({ first: current - from + to, nr: length, source })
+    })
+    this.remove(from, nr)
+    this.remove(to, nr)
+    for (const [first, length] of arriving) this.#pending.addRange(first, length)
+    this.#moved.add(pieces)
+  }
+
+  /** The child's map at the moment of the fork: both have the same pages to come. */
+  fork(): LazyMap {
+    return new LazyMap(this.#pending.clone(), this.#moved.clone())
+  }
+
+  /** exec or exit: the address space is gone. */
+  clear(): void {
+    this.#pending.clear()
+    this.#moved.cut(0, Number.MAX_SAFE_INTEGER)
+  }
+
+  /** Replays a recorded event. */
+  apply(event: LazyEvent): void {
+    switch (event.type) {
+      case 'installed':
+        this.#pending.removeRange(event.first, event.nr)
+        return
+      case 'remove':
+        this.remove(event.first, event.nr)
+        return
+      case 'unmap':
+        this.unmap(event.first, event.nr)
+        return
+      case 'remap':
+        this.remap(event.from, event.to, event.nr)
+        return
+    }
+  }
+
+  /**
+   * Source pages first .. first+nr-1 have arrived: calls back for each stretch of current pages that still
+   * waits for them. Not called for what was discarded or is installed. Do not change the map in the callback.
+   */
+  forEachWaiting(
+    source: number,
+    nr: number,
+    callback: (current: number, source: number, nr: number) => void,
+  ): void {
+    if (this.#moved.isEmpty) {
+      this.#pending.forEachRunIn(source, nr, (first, length) => callback(first, first, length))
+      return
+    }
+    this.#moved.forEachCurrent(source, nr, (current, from, length) => {
+      this.#pending.forEachRunIn(current, length, (first, part) =>
+        callback(first, from + (first - current), part),
+      )
+    })
+  }
+
+  /** Pushed source runs -> where to install them: [current page, source page, number of pages]. */
+  sourceRunsPendingFor(runs: RunTable, nrRuns = runCapacity(runs)): Array<[number, number, number]> {
+    const waiting: Array<[number, number, number]> = []
+    for (let i = 0; i < nrRuns; i++) {
+      this.forEachWaiting(runs[2 * i], runs[2 * i + 1], (current, source, nr) =>
+        waiting.push([current, source, nr]),
+      )
+    }
+    return waiting
+  }
+
+  /** Everything still to come, by the source's numbers: what a reconnecting destination asks for. */
+  pendingSourcePages(): PageSet {
+    if (this.#moved.isEmpty) return this.#pending.clone()
+    const pages = new PageSet()
+    this.#pending.forEachRun((first, nr) => {
+      this.#moved.forEachSource(first, nr, (_current, source, length) => pages.addRange(source, length))
+    })
+    return pages
+  }
+
+  /** What is pending, by current page; a copy. */
+  pendingPages(): PageSet {
+    return this.#pending.clone()
+  }
+}

@@ -1,0 +1,566 @@
+import type { ErrorInfo } from '@pageferry/base'
+import {
+  CANCELLED,
+  type CommonEffect,
+  type CommonEvent,
+  eventText,
+  exitText,
+  laneError,
+  PEER_UNKNOWN,
+  peerError,
+  TOO_LATE,
+  type Transition,
+  timeoutError,
+  type WorkloadAt,
+  type WorkloadExit,
+} from './machine.js'
+import type { Lane, Message, MessageType } from './messages.js'
+
+/*
+ * The destination's half of a migration. The table is the specification.
+ *
+ *  state       | event                     | effects, in this order                          | next state
+ *  ------------+---------------------------+-------------------------------------------------+-----------
+ *  (start)     |                           | connect                                         | connecting
+ *  connecting  | connected                 |                                                 |
+ *              | message begin             | startPrepare                                    | preparing
+ *  preparing   | prepare done              | send prepared                                   | receiving
+ *  receiving   | message image, roundBegin,|                                                 |
+ *              |   roundEnd, pageHashes    | deliver                                         |
+ *              | message dumpEnd           | startRestore                                    | restoring
+ *  restoring   | restore done              | journal ready, send ready                       | ready
+ *  these four  | anything else             | send failed, discardSkeleton, finish            | discarded
+ *  ============| ===== Ready was said: the source may have committed =======================| ==========
+ *  ready       | message commit            | detachSkeleton, journal commit, thawSkeleton    | committed
+ *              | message cancel            | discardSkeleton, journal done, finish           | discarded
+ *              | lane lost                 | reconnect                                       |
+ *              | timeout, cancel, skeleton | journal abandoned, send abandoned,              |
+ *              |   died, anything else     |   discardSkeleton (reconnect)                   | abandoned
+ *  committed   | thaw done                 | send running, startPostcopy                     | running
+ *              | thaw failed, certainly    | journal abandoned, send abandoned,              |
+ *              |   never ran, not restarted|   discardSkeleton (reconnect)                   | abandoned
+ *              | thaw failed otherwise     | restart                                         |
+ *  running     | postcopy done             | journal drained, send drained                   | drained
+ *              | lane lost                 | reconnect                                       |
+ *              | workload exited           | (remembered; the step ends when nothing is lazy)|
+ *              | message commit (again)    | send running                                    |
+ *  drained     | message released          | journal done, finish                            | done
+ *              | message commit (again)    | send drained                                    |
+ *  abandoned   | message cancel            | journal done, finish                            | abandoned
+ *              | message commit            | send abandoned                                  |
+ *  committed,  | workload vanished, nobody |                                                 |
+ *  running     |   knows how it ended      | error                                           | lost
+ *  lost        | cancel (the operator's    | journal abandoned, send abandoned,              |
+ *              |   decision)               |   discardSkeleton (reconnect)                   | abandoned
+ *
+ * On `reconnected` of the control lane ready, running, drained and abandoned say their own message again; the
+ * last three also on `timeout`, which a driver gives from time to time while the answer is missing.
+ *
+ * detachSkeleton (clear PTRACE_O_EXITKILL, detach, still frozen) comes before the commit is journalled: after
+ * the record the skeleton must outlive this worker. Thawing is the resume, and it is idempotent; a restart
+ * that reads Commit thaws, one that reads Ready without Commit kills the skeleton.
+ *
+ * Abandoned is journalled before it is said and bars a later Commit. It is said until the source has heard
+ * it (`cancel`): a source that committed waits, frozen, for nothing else. `lost` is what a restarted host
+ * finds: whether and how far the workload ran is unknown, so only a human may let the original run again.
+ */
+
+export const DESTINATION_STATES = [
+  'connecting',
+  'preparing',
+  'receiving',
+  'restoring',
+  'ready',
+  'committed',
+  'running',
+  'drained',
+  'done',
+  'discarded',
+  'abandoned',
+  'lost',
+] as const
+export type DestinationStateName = (typeof DESTINATION_STATES)[number]
+
+export interface DestinationState {
+  readonly name: DestinationStateName
+  /** The control lane is up. */
+  readonly connected: boolean
+  /** Commit was journalled by this worker itself, not found by it: no earlier worker can have thawed. */
+  readonly fresh: boolean
+  /** abandoned: the source has heard it. */
+  readonly settled: boolean
+  /** The workload's own end, after it was handed over. */
+  readonly exit?: WorkloadExit
+  /** Why it did not succeed. */
+  readonly error?: ErrorInfo
+}
+
+export type DestinationStep = 'connect' | 'prepare' | 'restore' | 'thaw' | 'postcopy'
+export type DestinationRecord =
+  | { readonly type: 'ready' }
+  | { readonly type: 'commit' }
+  | { readonly type: 'abandoned'; readonly reason: string }
+  | { readonly type: 'drained'; readonly exit?: WorkloadExit }
+  /** Nothing is left to say to the source. */
+  | { readonly type: 'done' }
+
+export type DestinationAction =
+  /** Step 'connect': dial every lane. Success is the event `connected`, not `stepDone`. */
+  | 'connect'
+  /** Step 'prepare': checks, keeper, skeleton. */
+  | 'startPrepare'
+  /** Step 'restore': reconcile, all state, frozen in its own cgroup, confirmed by the keeper. */
+  | 'startRestore'
+  | 'detachSkeleton'
+  /** Step 'thaw'. */
+  | 'thawSkeleton'
+  /** Step 'postcopy': take the userfaultfd (over), serve faults; done when no page anywhere is lazy. */
+  | 'startPostcopy'
+  /** Kill it, if there is one. */
+  | 'discardSkeleton'
+
+export type DestinationEvent = CommonEvent<DestinationStep, DestinationAction | 'reconnect', DestinationRecord>
+export type DestinationEffect =
+  | CommonEffect<DestinationRecord>
+  | { readonly type: DestinationAction }
+  /** Dial this lane (without an index: every lane of the kind) until it is up, in the background. */
+  | { readonly type: 'reconnect'; readonly lane: Lane; readonly index?: number }
+export type DestinationTransition = Transition<DestinationState, DestinationEffect>
+
+/** Messages that belong to the running step; what else is legal stands in the table. */
+const DELIVERED: Partial<Record<DestinationStateName, readonly MessageType[]>> = {
+  preparing: ['clockReply'],
+  receiving: ['image', 'roundBegin', 'roundEnd', 'pageHashes', 'clockReply'],
+  restoring: ['pageHashes', 'clockReply'],
+  ready: ['pageHashes'],
+  committed: ['pageHashes'],
+  running: ['pageHashes'],
+}
+
+const DISCARD: DestinationEffect = { type: 'discardSkeleton' }
+const DONE: DestinationEffect = { type: 'journal', record: { type: 'done' } }
+const RECONNECT: DestinationEffect = { type: 'reconnect', lane: 'control' }
+
+const send = (message: Message): DestinationEffect => ({ type: 'send', message })
+const error = (info: ErrorInfo): DestinationEffect => ({ type: 'error', error: info })
+const restart = (info: ErrorInfo): DestinationEffect => ({ type: 'restart', error: info })
+const to = (
+  state: DestinationState,
+  name: DestinationStateName,
+  ...effects: DestinationEffect[]
+): DestinationTransition => ({ state: { ...state, name }, effects })
+const stay = (state: DestinationState, ...effects: DestinationEffect[]): DestinationTransition => ({
+  state,
+  effects,
+})
+
+const INITIAL: DestinationState = { name: 'connecting', connected: false, fresh: false, settled: false }
+
+/** A new migration: nothing exists here yet. */
+export function startDestination(): DestinationTransition {
+  return stay(INITIAL, { type: 'connect' })
+}
+
+/**
+ * A worker that was started for a migration it finds in the journal. Records of an unknown type are ignored.
+ * Abandoned wins over Commit: it is only ever journalled when the skeleton is certain not to run.
+ */
+export function destinationStateFromJournal(
+  records: readonly {
+    readonly type: string
+    readonly reason?: string
+    readonly exit?: WorkloadExit
+  }[],
+): DestinationTransition {
+  const find = (type: string) => records.find((record) => record.type === type)
+  const done = find('done') !== undefined
+  const cause: ErrorInfo = { code: 'INTERNAL', message: 'the worker on the destination ended before the commit' }
+  const abandoned = find('abandoned')
+  if (abandoned) {
+    const error: ErrorInfo = { code: 'REMOTE', message: abandoned.reason || 'the migration was given up' }
+    const state: DestinationState = { ...INITIAL, settled: done, error }
+    if (done) return to(state, 'abandoned', DISCARD, { type: 'finish', outcome: 'abandoned', error })
+    return to(state, 'abandoned', DISCARD, RECONNECT)
+  }
+  const drained = find('drained')
+  if (drained) {
+    const state: DestinationState = { ...INITIAL, exit: drained.exit }
+    if (done) return to(state, 'done', { type: 'finish', outcome: 'migrated' })
+    return to(state, 'drained', RECONNECT)
+  }
+  if (find('commit')) {
+    return to(
+      INITIAL,
+      'committed',
+      { type: 'thawSkeleton' },
+      RECONNECT,
+      { type: 'reconnect', lane: 'fault' },
+      { type: 'reconnect', lane: 'bulk' },
+    )
+  }
+  if (find('ready') && !done) return abandon({ ...INITIAL }, cause)
+  return to({ ...INITIAL, error: cause }, 'discarded', DISCARD, {
+    type: 'finish',
+    outcome: 'discarded',
+    error: cause,
+  })
+}
+
+export function destinationWorkloadAt(state: DestinationState): WorkloadAt {
+  switch (state.name) {
+    case 'ready':
+      return 'frozen-on-source'
+    case 'committed':
+      return 'handed-over'
+    case 'running':
+    case 'drained':
+    case 'done':
+      return state.exit ? 'exited' : 'running-on-destination'
+    case 'lost':
+      return 'lost'
+    default:
+      return 'on-source'
+  }
+}
+
+/** Nothing more is expected; the machine still answers a peer that missed the last message. */
+export function isDestinationFinal(state: DestinationState): boolean {
+  return state.name === 'done' || state.name === 'discarded' || (state.name === 'abandoned' && state.settled)
+}
+
+export function stepDestination(state: DestinationState, event: DestinationEvent): DestinationTransition {
+  if (event.type === 'message' && DELIVERED[state.name]?.includes(event.message.type)) {
+    return stay(state, { type: 'deliver', message: event.message })
+  }
+  switch (state.name) {
+    case 'connecting':
+    case 'preparing':
+    case 'receiving':
+    case 'restoring':
+      return expected(state, event) ?? beforeReady(state, event)
+    case 'ready':
+      return whenReady(state, event)
+    case 'committed':
+      return whenCommitted(state, event)
+    case 'running':
+      return whenRunning(state, event)
+    case 'drained':
+    case 'abandoned':
+    case 'lost':
+      return untilHeard(state, event)
+    case 'done':
+    case 'discarded':
+      return atTheEnd(state, event)
+  }
+}
+
+/** The way forward, up to Ready; undefined for everything that is not on it. */
+function expected(state: DestinationState, event: DestinationEvent): DestinationTransition | undefined {
+  if (event.type === 'connected' && !state.connected) return stay({ ...state, connected: true })
+  switch (state.name) {
+    case 'connecting':
+      // Begin may overtake the last Welcome: the lanes are separate connections.
+      if (isMessage(event, 'begin')) return to(state, 'preparing', { type: 'startPrepare' })
+      return undefined
+    case 'preparing':
+      if (isDone(event, 'prepare')) return to(state, 'receiving', send({ type: 'prepared' }))
+      return undefined
+    case 'receiving':
+      if (isMessage(event, 'dumpEnd')) return to(state, 'restoring', { type: 'startRestore' })
+      return undefined
+    case 'restoring':
+      if (!isDone(event, 'restore')) return undefined
+      return to(state, 'ready', { type: 'journal', record: { type: 'ready' } }, send({ type: 'ready' }))
+    default:
+      return undefined
+  }
+}
+
+/** Everything else before Ready ends the migration: the source has not committed and now never will. */
+function beforeReady(state: DestinationState, event: DestinationEvent): DestinationTransition {
+  switch (event.type) {
+    case 'cancel':
+      return discard(state, CANCELLED)
+    case 'timeout':
+      return discard(state, timeoutError(event.what))
+    case 'laneLost':
+      return discard(state, laneError(event.lane))
+    case 'peerUnknown':
+      return discard(state, PEER_UNKNOWN)
+    case 'workloadExited':
+      return discard(state, skeletonDied(event.exit))
+    case 'stepFailed':
+    case 'effectFailed':
+    case 'journalFailed':
+      return discard(state, event.error)
+    case 'message':
+      if (event.message.type === 'cancel' || event.message.type === 'failed') {
+        const cause = peerError('source', event.message)
+        return to({ ...state, error: cause }, 'discarded', DISCARD, {
+          type: 'finish',
+          outcome: 'discarded',
+          error: cause,
+        })
+      }
+      break
+  }
+  const cause = unexpected(state, event)
+  const { state: next, effects } = discard(state, cause)
+  return { state: next, effects: [error(cause), ...effects] }
+}
+
+/** Failed goes first: the source resumes while the skeleton, which cannot run without Commit, is removed. */
+function discard(state: DestinationState, cause: ErrorInfo): DestinationTransition {
+  return to({ ...state, error: cause }, 'discarded', send({ type: 'failed', error: cause }), DISCARD, {
+    type: 'finish',
+    outcome: 'discarded',
+    error: cause,
+  })
+}
+
+/** Only for a skeleton that certainly does not run. From here no Commit is ever accepted. */
+function abandon(state: DestinationState, cause: ErrorInfo): DestinationTransition {
+  const said: DestinationEffect[] = [
+    { type: 'journal', record: { type: 'abandoned', reason: cause.message } },
+    send({ type: 'abandoned', reason: cause.message }),
+    DISCARD,
+  ]
+  if (!state.connected) said.push(RECONNECT)
+  return to({ ...state, settled: false, error: cause }, 'abandoned', ...said)
+}
+
+function whenReady(state: DestinationState, event: DestinationEvent): DestinationTransition {
+  switch (event.type) {
+    case 'message':
+      if (event.message.type === 'commit') {
+        return to(
+          { ...state, fresh: true },
+          'committed',
+          { type: 'detachSkeleton' },
+          { type: 'journal', record: { type: 'commit' } },
+          { type: 'thawSkeleton' },
+        )
+      }
+      if (event.message.type === 'cancel') {
+        const cause = peerError('source', event.message)
+        return to({ ...state, error: cause }, 'discarded', DISCARD, DONE, {
+          type: 'finish',
+          outcome: 'discarded',
+          error: cause,
+        })
+      }
+      // The original died after the commit: what is here is all there is, so the Commit is still awaited.
+      if (event.message.type === 'failed') return stay(state, error(peerError('source', event.message)))
+      break
+    case 'journalFailed':
+      // Ready was not sent, so the source cannot have committed.
+      return discard(state, event.error)
+    case 'laneLost':
+      return lost(state, event.lane, event.index)
+    case 'connected':
+      return stay({ ...state, connected: true })
+    case 'reconnected':
+      return reconnected(state, event.lane, { type: 'ready' })
+    case 'peerUnknown':
+      return stay(state, error(PEER_UNKNOWN), RECONNECT)
+    case 'cancel':
+      return abandon(state, CANCELLED)
+    case 'timeout':
+      return abandon(state, timeoutError(event.what))
+    case 'workloadExited':
+      return abandon(state, skeletonDied(event.exit))
+    case 'stepFailed':
+    case 'effectFailed':
+      return abandon(state, event.error)
+  }
+  const cause = unexpected(state, event)
+  const { state: next, effects } = abandon(state, cause)
+  return { state: next, effects: [error(cause), ...effects] }
+}
+
+function whenCommitted(state: DestinationState, event: DestinationEvent): DestinationTransition {
+  switch (event.type) {
+    case 'stepDone':
+      if (event.step !== 'thaw') break
+      return to(state, 'running', send({ type: 'running' }), { type: 'startPostcopy' })
+    case 'stepFailed':
+      if (event.step === 'thaw' && event.neverRan && state.fresh) return abandon(state, event.error)
+      return stay(state, error(event.error), restart(event.error))
+    case 'effectFailed':
+      // detachSkeleton stands before the record: nothing was committed yet.
+      if (event.effect === 'detachSkeleton' && state.fresh) return abandon(state, event.error)
+      return stay(state, error(event.error), restart(event.error))
+    case 'journalFailed':
+      if (event.written === 'no') return abandon(state, event.error)
+      return stay(state, restart(event.error))
+    case 'workloadExited':
+      // A frozen process cannot exit by itself but can be killed: a found corpse may never have run. When
+      // this worker thaws it, the result of the thaw decides.
+      if (state.fresh || event.exit.kind === 'exited') return stay({ ...state, exit: event.exit })
+      return vanished(state, event.exit)
+    case 'message':
+      if (event.message.type === 'commit') return stay(state)
+      break
+  }
+  return afterCommit(state, event, { type: 'running' }, false)
+}
+
+function whenRunning(state: DestinationState, event: DestinationEvent): DestinationTransition {
+  switch (event.type) {
+    case 'stepDone':
+      if (event.step !== 'postcopy') break
+      return to(
+        state,
+        'drained',
+        { type: 'journal', record: { type: 'drained', ...(state.exit && { exit: state.exit }) } },
+        send({ type: 'drained' }),
+      )
+    case 'workloadExited':
+      // Children may still need lazy pages: only the end of the step means that nobody does.
+      if (event.exit.kind === 'unknown') return vanished(state, event.exit)
+      return stay({ ...state, exit: event.exit })
+    case 'message':
+      if (event.message.type === 'commit') return stay(state, send({ type: 'running' }))
+      break
+    case 'stepFailed':
+    case 'effectFailed':
+    case 'journalFailed':
+      return stay(state, error(event.error), restart(event.error))
+  }
+  return afterCommit(state, event, { type: 'running' }, true)
+}
+
+/** drained, abandoned, lost: nothing runs here that needs the source; it must hear, or be told to wait. */
+function untilHeard(state: DestinationState, event: DestinationEvent): DestinationTransition {
+  const word: Message = state.name === 'drained' ? { type: 'drained' } : { type: 'abandoned', reason: reason(state) }
+  const speaks = state.name !== 'lost' && !state.settled
+  switch (event.type) {
+    case 'message':
+      if (event.message.type === 'commit') return stay(state, ...(state.name === 'lost' ? [] : [send(word)]))
+      if (event.message.type === 'released' && state.name === 'drained') {
+        return to(state, 'done', DONE, { type: 'finish', outcome: 'migrated' })
+      }
+      if (event.message.type === 'cancel' && state.name === 'abandoned') {
+        if (state.settled) return stay(state)
+        return stay({ ...state, settled: true }, DONE, {
+          type: 'finish',
+          outcome: 'abandoned',
+          error: state.error,
+        })
+      }
+      break
+    case 'cancel':
+      if (state.name === 'lost') return abandon(state, CANCELLED)
+      return stay(state, ...(state.name === 'drained' ? [error(TOO_LATE)] : []))
+    case 'journalFailed':
+      // An unwritten 'done' costs one more conversation after a restart. The other records must be there
+      // before their message is.
+      if (event.record.type === 'done') {
+        return stay(state, { type: 'finish', outcome: 'abandoned', error: state.error })
+      }
+      return stay(state, error(event.error), restart(event.error))
+    case 'effectFailed':
+      return stay(state, error(event.error), restart(event.error))
+    case 'stepDone':
+    case 'stepFailed':
+      // Of a step that no longer matters, such as the thaw of a process that is lost.
+      return stay(state)
+    case 'workloadExited':
+      return stay({ ...state, exit: event.exit })
+    case 'laneLost':
+      if (event.lane !== 'control') return stay(state)
+      break
+  }
+  return afterCommit(state, event, word, speaks)
+}
+
+/** What all states behind Ready have in common: they outlast the loss of the source. */
+function afterCommit(
+  state: DestinationState,
+  event: DestinationEvent,
+  word: Message,
+  speaks: boolean,
+): DestinationTransition {
+  switch (event.type) {
+    case 'laneLost':
+      return lost(state, event.lane, event.index)
+    case 'reconnected':
+      return reconnected(state, event.lane, speaks ? word : undefined)
+    case 'connected':
+      return stay({ ...state, connected: true })
+    case 'peerUnknown':
+      return stay(state, error(PEER_UNKNOWN), RECONNECT)
+    case 'timeout':
+      if (!state.connected) return stay(state, RECONNECT)
+      return stay(state, ...(speaks ? [send(word)] : []))
+    case 'cancel':
+      return stay(state, error(TOO_LATE))
+    case 'message':
+      if (event.message.type === 'cancel' || event.message.type === 'failed') {
+        return stay(state, error(peerError('source', event.message)))
+      }
+      return stay(state, error(unexpected(state, event)))
+    default:
+      return stay(state, error(unexpected(state, event)))
+  }
+}
+
+function atTheEnd(state: DestinationState, event: DestinationEvent): DestinationTransition {
+  switch (event.type) {
+    case 'journalFailed': {
+      const outcome = state.name === 'done' ? 'migrated' : 'discarded'
+      return stay(state, { type: 'finish', outcome, error: state.error })
+    }
+    case 'effectFailed':
+      // The skeleton is still there.
+      return stay(state, error(event.error), restart(event.error))
+    case 'workloadExited':
+      return stay(state.name === 'done' ? { ...state, exit: event.exit } : state)
+    case 'message':
+      if (event.message.type === 'commit') return stay(state, error(unexpected(state, event)))
+      return stay(state)
+    default:
+      return stay(state)
+  }
+}
+
+function lost(state: DestinationState, lane: Lane, index: number | undefined): DestinationTransition {
+  const next = lane === 'control' ? { ...state, connected: false } : state
+  return stay(next, { type: 'reconnect', lane, ...(index !== undefined && { index }) })
+}
+
+function reconnected(state: DestinationState, lane: Lane, word: Message | undefined): DestinationTransition {
+  if (lane !== 'control') return stay(state)
+  return stay({ ...state, connected: true }, ...(word ? [send(word)] : []))
+}
+
+function vanished(state: DestinationState, exit: WorkloadExit): DestinationTransition {
+  const cause: ErrorInfo = {
+    code: 'WORKLOAD_EXITED',
+    message: `the workload ${exitText(exit)} after it was handed over; the original stays frozen on the source`,
+  }
+  return to({ ...state, exit, error: cause }, 'lost', error(cause))
+}
+
+function skeletonDied(exit: WorkloadExit): ErrorInfo {
+  return { code: 'WORKLOAD_EXITED', message: `the restored process ${exitText(exit)} before it could run` }
+}
+
+function reason(state: DestinationState): string {
+  return state.error?.message ?? ''
+}
+
+function isMessage(event: DestinationEvent, type: MessageType): boolean {
+  return event.type === 'message' && event.message.type === type
+}
+
+function isDone(event: DestinationEvent, step: DestinationStep): boolean {
+  return event.type === 'stepDone' && event.step === step
+}
+
+function unexpected(state: DestinationState, event: DestinationEvent): ErrorInfo {
+  return {
+    code: event.type === 'message' ? 'PROTOCOL' : 'INTERNAL',
+    message: `${eventText(event)} is not expected by the destination in state ${state.name}`,
+  }
+}

@@ -1,0 +1,90 @@
+import type { PhaseName } from './phases.js'
+
+export type FaultKind = 'crash' | 'error' | 'delay'
+
+/** One injected fault. `seed` chooses the moment and the length, so a printed seed replays the failure. */
+export interface FaultSpec {
+  readonly phase: PhaseName
+  /** crash: the worker kills itself. error: the phase fails. delay: the phase takes longer. */
+  readonly kind: FaultKind
+  readonly seed: number
+}
+
+/**
+ * The faults that are shipped, by number. Numbers are stable: tests, reports and issues name them. A fault in
+ * a phase of one side is injected into that side's worker.
+ */
+export const FAULTS = {
+  'source-crash-prepare': { number: 1, phase: 'prepare', side: 'source', kind: 'crash' },
+  'source-crash-round': { number: 2, phase: 'round', side: 'source', kind: 'crash' },
+  'source-crash-freeze': { number: 3, phase: 'freeze', side: 'source', kind: 'crash' },
+  'source-crash-capture': { number: 4, phase: 'capture', side: 'source', kind: 'crash' },
+  'source-crash-transfer': { number: 5, phase: 'transfer', side: 'source', kind: 'crash' },
+  'source-crash-commit': { number: 6, phase: 'commit', side: 'source', kind: 'crash' },
+  'source-crash-serve': { number: 7, phase: 'serve', side: 'source', kind: 'crash' },
+  'source-error-round': { number: 8, phase: 'round', side: 'source', kind: 'error' },
+  'source-error-freeze': { number: 9, phase: 'freeze', side: 'source', kind: 'error' },
+  'source-error-capture': { number: 10, phase: 'capture', side: 'source', kind: 'error' },
+  'source-error-transfer': { number: 11, phase: 'transfer', side: 'source', kind: 'error' },
+  'source-delay-round': { number: 12, phase: 'round', side: 'source', kind: 'delay' },
+  'source-delay-commit': { number: 13, phase: 'commit', side: 'source', kind: 'delay' },
+  'source-delay-serve': { number: 14, phase: 'serve', side: 'source', kind: 'delay' },
+  'destination-crash-skeleton': { number: 20, phase: 'skeleton', side: 'destination', kind: 'crash' },
+  'destination-crash-receive': { number: 21, phase: 'receive', side: 'destination', kind: 'crash' },
+  'destination-crash-restore': { number: 22, phase: 'restore', side: 'destination', kind: 'crash' },
+  'destination-crash-resume': { number: 23, phase: 'resume', side: 'destination', kind: 'crash' },
+  'destination-crash-postcopy': { number: 24, phase: 'postcopy', side: 'destination', kind: 'crash' },
+  'destination-error-skeleton': { number: 25, phase: 'skeleton', side: 'destination', kind: 'error' },
+  'destination-error-receive': { number: 26, phase: 'receive', side: 'destination', kind: 'error' },
+  'destination-error-restore': { number: 27, phase: 'restore', side: 'destination', kind: 'error' },
+  'destination-error-resume': { number: 28, phase: 'resume', side: 'destination', kind: 'error' },
+  'destination-delay-receive': { number: 29, phase: 'receive', side: 'destination', kind: 'delay' },
+  'destination-delay-restore': { number: 30, phase: 'restore', side: 'destination', kind: 'delay' },
+  'destination-delay-resume': { number: 31, phase: 'resume', side: 'destination', kind: 'delay' },
+  'destination-delay-postcopy': { number: 32, phase: 'postcopy', side: 'destination', kind: 'delay' },
+} as const satisfies Record<
+  string,
+  { number: number; phase: PhaseName; side: 'source' | 'destination'; kind: FaultKind }
+>
+
+export type FaultName = keyof typeof FAULTS
+
+/** @returns the spec of a named fault, or undefined when there is none of that name. */
+export function faultNamed(name: string, seed: number): FaultSpec | undefined {
+  if (!Object.hasOwn(FAULTS, name)) return undefined
+  const { phase, kind } = FAULTS[name as FaultName]
+  return { phase, kind, seed }
+}
+
+export type FaultMoment = 'before' | 'during' | 'after'
+
+export interface FaultPlan {
+  readonly moment: FaultMoment
+  /** Length of a delay, or how far into the phase a crash happens. */
+  readonly waitMs: number
+}
+
+/** Longest injected wait: shorter than every protocol timeout, so that a delay alone never fails a migration. */
+export const maxFaultWaitMs = 250
+
+/** When and how long, from the seed alone. An error cannot strike inside code that does not ask for it. */
+export function planFault(fault: FaultSpec): FaultPlan {
+  const random = seededRandom(fault.seed)
+  const moments: FaultMoment[] = fault.kind === 'crash' ? ['before', 'during', 'after'] : ['before', 'after']
+  const moment = moments[Math.floor(random() * moments.length)]
+  // Squared: most phases are short, so most crashes should come early enough to hit them.
+  const waitMs = Math.round(random() ** 2 * maxFaultWaitMs * 100) / 100
+  return { moment, waitMs }
+}
+
+/** Numbers in [0, 1): a 32-bit Weyl sequence through a multiply-xor mixer. Not for secrets. */
+export function seededRandom(seed: number): () => number {
+  let weyl = seed >>> 0
+  return () => {
+    weyl = (weyl + 0x9e3779b9) >>> 0
+    let x = weyl
+    x = Math.imul(x ^ (x >>> 16), 0x85ebca6b)
+    x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35)
+    return ((x ^ (x >>> 16)) >>> 0) / 2 ** 32
+  }
+}

@@ -1,0 +1,138 @@
+import type { ErrorInfo } from '@pageferry/base'
+import type { Lane, Message } from './messages.js'
+
+/*
+ * What both machines share, and how a driver must behave.
+ *
+ * A machine is a step function: state + event -> new state + effects. It knows no socket, file, clock or
+ * process. The driver (one per worker; `Driver` in driver.ts is the loop) does what the effects say:
+ *
+ *  1. One event at a time. The new state is stored, then the effects are executed in order, each to its end,
+ *     before the next event is taken. This is what makes `journal` durable before the `send` behind it.
+ *  2. Step effects (STEP_OF_EFFECT in driver.ts) only start work and return at once. Their end comes back as
+ *     `stepDone` or `stepFailed`. Other events are stepped meanwhile.
+ *  3. An effect that fails drops the rest of its list. `effectFailed`, or for a journal `journalFailed`, is the
+ *     next event, before anything already queued. `written: 'no'` promises that a restart will not read the
+ *     record; everything else is 'unknown'.
+ *  4. `send` never fails. Without a lane the message is dropped: the machines repeat on `reconnected` whatever
+ *     the peer may have missed. `reconnect` and `connect` start dialling and return; dialling twice is once.
+ *  5. `resumeWorkload`, `discardSkeleton`, `killOriginal`, `detachAndKeepFrozen`, `detachSkeleton` and
+ *     `thawSkeleton` are idempotent: after a crash they are executed again. The first three stop a running
+ *     step and wait for its end first; that step's result is not fed back any more.
+ *  6. `restart` ends this worker without touching the workload; the supervisor starts another one (with
+ *     backoff), which goes on from the journal. A driver that cannot go on does the same.
+ *  7. `finish` is said once the outcome stands. The machine can still answer a peer that missed the last
+ *     message, so a driver stays for a while (until the peer closes its control lane, or a linger time).
+ *  8. All messages of a connection are fed before its `laneLost`, none after it.
+ *  9. After a restart the driver first looks whether the workload still exists and feeds `workloadExited`
+ *     before the result of any step.
+ */
+
+/** Where the workload is, as far as this side can know. */
+export type WorkloadAt =
+  | 'running-on-source'
+  | 'frozen-on-source'
+  /** The destination's view before the handover: the source has it, running or frozen. */
+  | 'on-source'
+  /** Committed: frozen on the source, and perhaps already running on the destination. */
+  | 'handed-over'
+  | 'running-on-destination'
+  /** It ended by itself. */
+  | 'exited'
+  /** It vanished after the commit without a known end; the original is still frozen on the source. */
+  | 'lost'
+
+/** How a process ended; 'unknown' when even its keeper is gone (the host was restarted). */
+export interface WorkloadExit {
+  readonly kind: 'exited' | 'signaled' | 'unknown'
+  readonly value?: number
+}
+
+export type Outcome = 'migrated' | 'resumed' | 'abandoned' | 'exited' | 'discarded'
+
+/** Events that either machine can meet. `S` names the steps, `E` the effects that can fail, `R` the records. */
+export type CommonEvent<S extends string, E extends string, R> =
+  | { readonly type: 'message'; readonly message: Message }
+  /** Every lane of the migration is up for the first time. */
+  | { readonly type: 'connected' }
+  | { readonly type: 'laneLost'; readonly lane: Lane; readonly index?: number }
+  | { readonly type: 'reconnected'; readonly lane: Lane; readonly index?: number }
+  /** The peer was reached and does not know this migration. Never the same as Abandoned. */
+  | { readonly type: 'peerUnknown' }
+  | { readonly type: 'stepDone'; readonly step: S }
+  /** `neverRan`: a failed thaw after which the restored process certainly executed no instruction. */
+  | {
+      readonly type: 'stepFailed'
+      readonly step: S
+      readonly error: ErrorInfo
+      readonly neverRan?: boolean
+    }
+  | { readonly type: 'effectFailed'; readonly effect: E; readonly error: ErrorInfo }
+  | {
+      readonly type: 'journalFailed'
+      readonly record: R
+      readonly written: 'no' | 'unknown'
+      readonly error: ErrorInfo
+    }
+  /** The user (or the service's shutdown) wants it to end. */
+  | { readonly type: 'cancel' }
+  /** A limit of the driver ran out; `what` names it. */
+  | { readonly type: 'timeout'; readonly what: string }
+  | { readonly type: 'workloadExited'; readonly exit: WorkloadExit }
+
+/** Effects that either machine can ask for. */
+export type CommonEffect<R> =
+  | { readonly type: 'send'; readonly message: Message }
+  /** Append and fdatasync before going on. */
+  | { readonly type: 'journal'; readonly record: R }
+  /** Hand a message that is legal in this state to the step that is running. */
+  | { readonly type: 'deliver'; readonly message: Message }
+  /** Log it, and show it to whoever watches. Changes nothing. */
+  | { readonly type: 'error'; readonly error: ErrorInfo }
+  | { readonly type: 'restart'; readonly error: ErrorInfo }
+  | { readonly type: 'finish'; readonly outcome: Outcome; readonly error?: ErrorInfo }
+
+export interface Transition<State, Effect> {
+  readonly state: State
+  readonly effects: readonly Effect[]
+}
+
+export const CANCELLED: ErrorInfo = { code: 'CANCELLED', message: 'the migration was cancelled' }
+export const TOO_LATE: ErrorInfo = {
+  code: 'CONFLICT',
+  message: 'the workload has been handed over to the destination: cancelling is no longer possible',
+}
+export const PEER_UNKNOWN: ErrorInfo = {
+  code: 'PEER_UNREACHABLE',
+  message: 'the other side does not know this migration; that says nothing about the workload',
+}
+
+export function timeoutError(what: string): ErrorInfo {
+  return { code: 'TIMEOUT', message: `timeout: ${what}` }
+}
+
+export function laneError(lane: string): ErrorInfo {
+  return { code: 'PEER_UNREACHABLE', message: `the ${lane} lane to the other side was lost` }
+}
+
+/** What an exit says to a user. */
+export function exitText(exit: WorkloadExit): string {
+  if (exit.kind === 'exited') return `exited with status ${exit.value ?? 0}`
+  if (exit.kind === 'signaled') return `was killed by signal ${exit.value ?? 0}`
+  return 'vanished, and nobody knows how it ended'
+}
+
+/** Names an event in an error without printing what it carries. */
+export function eventText(event: CommonEvent<string, string, { type: string }>): string {
+  if (event.type === 'message') return `message ${event.message.type}`
+  if (event.type === 'stepDone' || event.type === 'stepFailed') return `${event.type} ${event.step}`
+  if (event.type === 'effectFailed') return `effectFailed ${event.effect}`
+  if (event.type === 'laneLost' || event.type === 'reconnected') return `${event.type} ${event.lane}`
+  return event.type
+}
+
+/** What the peer reported, with its role in front, so that no log blames the wrong machine. */
+export function peerError(role: 'source' | 'destination', message: Message): ErrorInfo {
+  const what = message.error?.message ?? message.reason ?? `sent ${message.type}`
+  return { code: message.error?.code ?? 'REMOTE', message: `${role}: ${what}`, details: message.error?.details }
+}

@@ -1,0 +1,229 @@
+import type { Outcome } from './machine.js'
+import type { Mode } from './settings.js'
+
+/** One pre-dump round, or the final one. Pages are base pages of 4 KiB; bytes are what the lanes carried. */
+export interface RoundReport {
+  round: number
+  pages: number
+  zeroPages: number
+  bytes: number
+  durationMs: number
+}
+
+/** The final pagemap, in pages: installed before and unchanged, sent in the freeze, left for later, zeros. */
+export interface PagesReport {
+  present: number
+  parent: number
+  lazy: number
+  zero: number
+  hole: number
+}
+
+export interface BlackoutReport {
+  freezeMs: number
+  captureMs: number
+  transferMs: number
+  restoreMs: number
+  resumeMs: number
+}
+
+export interface FaultsReport {
+  count: number
+  p50Us: number
+  p90Us: number
+  p99Us: number
+  maxUs: number
+  /** Time that threads of the workload spent waiting for pages, all threads together. */
+  stallMs: number
+}
+
+export interface VerifyReport {
+  pages: number
+  mismatches: number
+}
+
+/** What `--report FILE` writes. Field names are stable API. */
+export interface MigrationReport {
+  id: string
+  mode: Mode
+  outcome: Outcome
+  workload: { pid: number; comm: string; threads: number }
+  rounds: RoundReport[]
+  pages: PagesReport
+  bytesOnWire: number
+  /** From the start of the freeze until the source heard Running: one clock, too long by half a round trip. */
+  blackoutMs: number
+  blackout: BlackoutReport
+  faults: FaultsReport
+  pushedPages: number
+  drainMs: number
+  totalMs: number
+  verify: VerifyReport | null
+}
+
+/** What the source knows. */
+export interface SourceReport
+  extends Pick<
+    MigrationReport,
+    'id' | 'mode' | 'outcome' | 'workload' | 'rounds' | 'pages' | 'bytesOnWire' | 'blackoutMs' | 'totalMs'
+  > {
+  blackout: Pick<BlackoutReport, 'freezeMs' | 'captureMs'>
+}
+
+/** What the destination knows. */
+export interface DestinationReport extends Pick<MigrationReport, 'faults' | 'pushedPages' | 'drainMs' | 'verify'> {
+  blackout: Pick<BlackoutReport, 'restoreMs' | 'resumeMs'>
+}
+
+export const NO_FAULTS: Readonly<FaultsReport> = {
+  count: 0,
+  p50Us: 0,
+  p90Us: 0,
+  p99Us: 0,
+  maxUs: 0,
+  stallMs: 0,
+}
+
+/**
+ * One report from both. `transferMs` is what remains of the blackout after the parts that were measured on
+ * one machine each: the wire, and everything that one side waited for the other. Without a destination (it
+ * never got that far) its part is zeros.
+ */
+export function mergeReports(source: SourceReport, destination?: DestinationReport): MigrationReport {
+  const { freezeMs, captureMs } = source.blackout
+  const { restoreMs, resumeMs } = destination?.blackout ?? { restoreMs: 0, resumeMs: 0 }
+  const rest = source.blackoutMs - freezeMs - captureMs - restoreMs - resumeMs
+  return {
+    id: source.id,
+    mode: source.mode,
+    outcome: source.outcome,
+    workload: source.workload,
+    rounds: source.rounds,
+    pages: source.pages,
+    bytesOnWire: source.bytesOnWire,
+    blackoutMs: round2(source.blackoutMs),
+    // Phases of both sides overlap a little, so the rest can come out below zero.
+    blackout: { freezeMs, captureMs, transferMs: round2(Math.max(0, rest)), restoreMs, resumeMs },
+    faults: destination?.faults ?? { ...NO_FAULTS },
+    pushedPages: destination?.pushedPages ?? 0,
+    drainMs: destination?.drainMs ?? 0,
+    totalMs: round2(source.totalMs),
+    verify: destination?.verify ?? null,
+  }
+}
+
+/** Nearest rank: the smallest sample that at least `p` percent do not exceed. 0 without samples. */
+export function percentile(sorted: ArrayLike<number>, p: number): number {
+  if (sorted.length === 0) return 0
+  const rank = Math.ceil((Math.min(100, Math.max(0, p)) / 100) * sorted.length)
+  return sorted[Math.max(0, rank - 1)]
+}
+
+/** Figures from one latency per fault, in microseconds, in any order. */
+export function faultsFromSamples(latenciesUs: ArrayLike<number>): FaultsReport {
+  const sorted = Float64Array.from(latenciesUs).sort()
+  let sumUs = 0
+  for (const us of sorted) sumUs += us
+  return {
+    count: sorted.length,
+    p50Us: round2(percentile(sorted, 50)),
+    p90Us: round2(percentile(sorted, 90)),
+    p99Us: round2(percentile(sorted, 99)),
+    maxUs: round2(sorted.length === 0 ? 0 : sorted[sorted.length - 1]),
+    stallMs: round2(sumUs / 1000),
+  }
+}
+
+/** A histogram of node:perf_hooks as plain numbers: `percentiles` is `[...histogram.percentiles]`. */
+export interface PlainHistogram {
+  count: number
+  meanNs: number
+  maxNs: number
+  /** (percentile, nanoseconds) pairs, both ascending. */
+  percentiles: readonly (readonly [percentile: number, ns: number])[]
+}
+
+/** The same figures from a histogram of nanoseconds. */
+export function faultsFromHistogram(histogram: PlainHistogram): FaultsReport {
+  if (histogram.count === 0) return { ...NO_FAULTS }
+  const at = (p: number) => {
+    const entry = histogram.percentiles.find(([upTo]) => upTo >= p)
+    return round2((entry?.[1] ?? histogram.maxNs) / 1000)
+  }
+  return {
+    count: histogram.count,
+    p50Us: at(50),
+    p90Us: at(90),
+    p99Us: at(99),
+    maxUs: round2(histogram.maxNs / 1000),
+    stallMs: round2((histogram.meanNs * histogram.count) / 1e6),
+  }
+}
+
+const OUTCOMES: Record<Outcome, string> = {
+  migrated: 'moved: it runs on the destination, the original is gone',
+  resumed: 'failed before the handover: it runs on the source as before',
+  abandoned: 'given up by the destination: it runs on the source again',
+  exited: 'the workload ended by itself on the source',
+  discarded: 'failed before the handover: nothing is left on the destination',
+}
+
+/** The report for a reader, one line per entry, without colours. */
+export function formatReport(report: MigrationReport): string[] {
+  const { workload, pages, blackout, faults } = report
+  const lines = [
+    `Migration ${report.id} (${report.mode}) of ${workload.comm}, pid ${workload.pid}, ${plural(workload.threads, 'thread')}`,
+    `  outcome    ${OUTCOMES[report.outcome]}`,
+  ]
+  for (const round of report.rounds) {
+    lines.push(
+      `  round ${String(round.round).padEnd(4)} ${count(round.pages)} pages, ${count(round.zeroPages)} of them zero, ` +
+        `${bytes(round.bytes)} in ${ms(round.durationMs)}`,
+    )
+  }
+  lines.push(
+    `  pages      ${count(pages.parent)} unchanged since a round, ${count(pages.present)} sent in the freeze, ` +
+      `${count(pages.lazy)} lazy, ${count(pages.zero)} zero, ${count(pages.hole)} holes`,
+    `  blackout   ${ms(report.blackoutMs)}: freeze ${ms(blackout.freezeMs)}, capture ${ms(blackout.captureMs)}, ` +
+      `transfer ${ms(blackout.transferMs)}, restore ${ms(blackout.restoreMs)}, resume ${ms(blackout.resumeMs)}`,
+    `  lazy phase ${ms(report.drainMs)}: ${count(report.pushedPages)} pages pushed, ${plural(faults.count, 'fault')}`,
+  )
+  if (faults.count > 0) {
+    lines.push(
+      `  faults     p50 ${us(faults.p50Us)}, p90 ${us(faults.p90Us)}, p99 ${us(faults.p99Us)}, ` +
+        `max ${us(faults.maxUs)}, threads waited ${ms(faults.stallMs)}`,
+    )
+  }
+  lines.push(`  total      ${ms(report.totalMs)}, ${bytes(report.bytesOnWire)} on the wire`)
+  const { verify } = report
+  if (verify === null) lines.push('  verify     not asked for')
+  else if (verify.mismatches === 0) lines.push(`  verify     ${count(verify.pages)} pages compared, all equal`)
+  else lines.push(`  verify     ${count(verify.mismatches)} of ${count(verify.pages)} pages DIFFER`)
+  return lines
+}
+
+function round2(value: number): number {
+  return Math.round(value * 100) / 100
+}
+
+function count(value: number): string {
+  return value.toLocaleString('en-US')
+}
+
+function plural(value: number, noun: string): string {
+  return `${count(value)} ${noun}${value === 1 ? '' : 's'}`
+}
+
+function ms(value: number): string {
+  return value >= 10_000 ? `${(value / 1000).toFixed(1)} s` : `${value.toFixed(1)} ms`
+}
+
+function us(value: number): string {
+  return `${value.toFixed(0)} µs`
+}
+
+function bytes(value: number): string {
+  if (value >= 1024 ** 3) return `${(value / 1024 ** 3).toFixed(2)} GiB`
+  if (value >= 1024 ** 2) return `${(value / 1024 ** 2).toFixed(1)} MiB`
+  return `${(value / 1024).toFixed(1)} KiB`
+}

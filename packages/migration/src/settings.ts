@@ -1,0 +1,83 @@
+import { PageferryError } from '@pageferry/base'
+
+/** hybrid: rounds, then the rest lazily. precopy: nothing lazily. postcopy: no rounds. */
+export const MODES = ['hybrid', 'precopy', 'postcopy'] as const
+export type Mode = (typeof MODES)[number]
+
+/** What a user chooses for one migration. */
+export interface Settings {
+  mode: Mode
+  /** Pre-dump rounds at most, without the final one. Ignored by mode postcopy. */
+  maxRounds: number
+  /** Goal of the stop rule: the final round should take no longer than this. Not a promise. */
+  maxDowntimeMs: number
+  /** Hash the frozen original and compare it with what was installed. Costs downtime. */
+  verify: boolean
+  /** Connections for page batches. */
+  bulkLanes: number
+  /** Directory that also receives the images, or undefined. */
+  imagesDir?: string
+}
+
+export const DEFAULT_SETTINGS: Readonly<Settings> = {
+  mode: 'hybrid',
+  // A workload that writes slower than the network carries converges in 3-5 rounds; one that does not is
+  // better served by the lazy phase than by more rounds.
+  maxRounds: 8,
+  // The project's later blackout target.
+  maxDowntimeMs: 25,
+  verify: false,
+  bulkLanes: 1,
+}
+
+/** Ranges, also for the API's schema. Each round costs a scan of the memory map; 1000 is far beyond use. */
+export const LIMITS = {
+  maxRounds: { min: 1, max: 1000 },
+  maxDowntimeMs: { min: 1, max: 60_000 },
+  // One connection fills 10 Gbit/s; each further one is a worker's buffer and a window of its own.
+  bulkLanes: { min: 1, max: 8 },
+} as const
+
+/**
+ * Settings from a request or a command line, with the defaults filled in. Values may be strings (options of
+ * a command line); unknown keys are left alone, they belong to the caller.
+ * @throws PageferryError BAD_REQUEST with every problem at once in `details.problems`.
+ */
+export function parseSettings(input: Readonly<Record<string, unknown>>): Settings {
+  const problems: string[] = []
+  const integer = (name: keyof typeof LIMITS): number => {
+    const given = input[name]
+    if (given === undefined) return DEFAULT_SETTINGS[name]
+    const { min, max } = LIMITS[name]
+    const value = typeof given === 'string' && given.trim() !== '' ? Number(given) : given
+    if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value
+    problems.push(`${name} must be a whole number from ${min} to ${max}, not ${show(given)}`)
+    return DEFAULT_SETTINGS[name]
+  }
+  const settings: Settings = {
+    mode: DEFAULT_SETTINGS.mode,
+    maxRounds: integer('maxRounds'),
+    maxDowntimeMs: integer('maxDowntimeMs'),
+    verify: DEFAULT_SETTINGS.verify,
+    bulkLanes: integer('bulkLanes'),
+  }
+  const { mode, verify, imagesDir } = input
+  if (isMode(mode)) settings.mode = mode
+  else if (mode !== undefined) problems.push(`mode must be one of ${MODES.join(', ')}, not ${show(mode)}`)
+  if (typeof verify === 'boolean') settings.verify = verify
+  else if (verify !== undefined) problems.push(`verify must be true or false, not ${show(verify)}`)
+  if (typeof imagesDir === 'string' && imagesDir.startsWith('/')) settings.imagesDir = imagesDir
+  else if (imagesDir !== undefined) problems.push(`imagesDir must be an absolute path, not ${show(imagesDir)}`)
+  if (problems.length > 0) {
+    throw new PageferryError('BAD_REQUEST', problems.join('; '), { details: { problems } })
+  }
+  return settings
+}
+
+export function isMode(value: unknown): value is Mode {
+  return MODES.some((mode) => mode === value)
+}
+
+function show(value: unknown): string {
+  return JSON.stringify(value) ?? String(value)
+}

@@ -1,0 +1,462 @@
+import type { ErrorInfo } from '@pageferry/base'
+import {
+  CANCELLED,
+  type CommonEffect,
+  type CommonEvent,
+  eventText,
+  exitText,
+  laneError,
+  PEER_UNKNOWN,
+  peerError,
+  TOO_LATE,
+  type Transition,
+  timeoutError,
+  type WorkloadAt,
+} from './machine.js'
+import type { Message, MessageType } from './messages.js'
+import type { Mode } from './settings.js'
+
+/*
+ * The source's half of a migration. The table is the specification; the code below follows it top to bottom.
+ *
+ *  state         | event                  | effects, in this order                         | next state
+ *  --------------+------------------------+------------------------------------------------+--------------
+ *  (start)       |                        | startPrepare                                   | preparing
+ *  preparing     | prepare done and       |                                                |
+ *                |   connected            | send begin                                     | preparing
+ *                | message prepared       | startPrecopy (mode postcopy: freezeWorkload)   | precopy/freezing
+ *  precopy       | precopy done           | freezeWorkload                                 | freezing
+ *  freezing      | freeze done            | startDump                                      | dumping
+ *  dumping       | dump done              | send dumpEnd, detachAndKeepFrozen              | awaitingReady
+ *  awaitingReady | message ready          | journal commit, send commit, startServing      | committed
+ *  any of these  | anything else          | resumeWorkload, send cancel, finish            | resumed
+ *                | workload exited        | send cancel, finish                            | exited
+ *  ==============| ======= the commit: from here the source never resumes on its own =======| =============
+ *  committed     | message running        |                                                | serving
+ *                | message ready (again)  | send commit                                    |
+ *  committed,    | message drained        | journal released, killOriginal, send released, |
+ *  serving       |                        |   finish                                       | released
+ *                | message abandoned      | journal abandoned, resumeWorkload, send cancel,|
+ *                |                        |   finish                                       | abandonedBack
+ *                | lane lost, timeout     | (waits, frozen)                                |
+ *                | anything else          | error                                          |
+ *  released      | message drained        | send released                                  |
+ *  resumed,      | message ready or       |                                                |
+ *  abandonedBack,|   abandoned            | send cancel: "it runs here, forget it"         |
+ *  exited        |                        |                                                |
+ *
+ * detachAndKeepFrozen comes before the commit is journalled because a tracee runs when its tracer dies: with
+ * Commit in the journal and only ptrace holding the workload, kill -9 of the worker would make two of them.
+ * No resume before the commit waits for a journal: a full disk must not keep a workload frozen. After Abandoned
+ * the record comes first (a restart must not freeze a running workload again) but is not waited for either:
+ * if it fails the workload is resumed all the same, and only the acknowledgement (`cancel`) is withheld.
+ */
+
+export const SOURCE_STATES = [
+  'preparing',
+  'precopy',
+  'freezing',
+  'dumping',
+  'awaitingReady',
+  'committed',
+  'serving',
+  'released',
+  'resumed',
+  'abandonedBack',
+  'exited',
+] as const
+export type SourceStateName = (typeof SOURCE_STATES)[number]
+
+export interface SourceState {
+  readonly name: SourceStateName
+  readonly mode: Mode
+  /** Own preparation finished; with `connected`, Begin has been sent. */
+  readonly prepared: boolean
+  readonly connected: boolean
+  /** The frozen original died after the commit (SIGKILL, OOM killer): nothing here can run any more. */
+  readonly originalGone: boolean
+  /** abandonedBack: the record is in the journal, Abandoned may be acknowledged. */
+  readonly journalled: boolean
+  /** Why it did not succeed. */
+  readonly error?: ErrorInfo
+}
+
+export type SourceStep = 'prepare' | 'precopy' | 'freeze' | 'dump' | 'serve'
+export type SourceRecord =
+  | { readonly type: 'commit' }
+  | { readonly type: 'abandoned'; readonly reason: string }
+  | { readonly type: 'released' }
+
+export type SourceAction =
+  /** Step 'prepare': listen, inspect. */
+  | 'startPrepare'
+  /** Step 'precopy': open the trackers, send the rounds. */
+  | 'startPrecopy'
+  /** Step 'freeze': stop every thread. */
+  | 'freezeWorkload'
+  /** Step 'dump': capture, final pagemap, final round, images. */
+  | 'startDump'
+  /** Frozen by the cgroup freezer instead of by the tracer, which lets go of it. */
+  | 'detachAndKeepFrozen'
+  /** Step 'serve': answer page requests and push the rest; ends only by being stopped. */
+  | 'startServing'
+  /** Undo everything (trackers, scratch page, freezer, trace); the workload runs as if nothing had happened. */
+  | 'resumeWorkload'
+  | 'killOriginal'
+
+export type SourceEvent = CommonEvent<SourceStep, SourceAction, SourceRecord>
+export type SourceEffect = CommonEffect<SourceRecord> | { readonly type: SourceAction }
+export type SourceTransition = Transition<SourceState, SourceEffect>
+
+/** Messages that belong to the running step; what else is legal stands in the table. */
+const DELIVERED: Partial<Record<SourceStateName, readonly MessageType[]>> = {
+  preparing: ['clockRequest'],
+  precopy: ['roundApplied', 'clockRequest'],
+  freezing: ['roundApplied', 'clockRequest'],
+  dumping: ['roundApplied', 'clockRequest'],
+  awaitingReady: ['roundApplied', 'clockRequest'],
+  committed: ['progress', 'discard', 'clockRequest'],
+  serving: ['progress', 'discard', 'clockRequest'],
+}
+
+const RESUME: SourceEffect = { type: 'resumeWorkload' }
+const COMMIT_MESSAGE: Message = { type: 'commit' }
+
+const send = (message: Message): SourceEffect => ({ type: 'send', message })
+const error = (info: ErrorInfo): SourceEffect => ({ type: 'error', error: info })
+const restart = (info: ErrorInfo): SourceEffect => ({ type: 'restart', error: info })
+const to = (state: SourceState, name: SourceStateName, ...effects: SourceEffect[]): SourceTransition => ({
+  state: { ...state, name },
+  effects,
+})
+const stay = (state: SourceState, ...effects: SourceEffect[]): SourceTransition => ({ state, effects })
+
+/** A new migration: the workload runs, nothing was touched. */
+export function startSource(mode: Mode): SourceTransition {
+  return to(initial(mode), 'preparing', { type: 'startPrepare' })
+}
+
+function initial(mode: Mode): SourceState {
+  return {
+    name: 'preparing',
+    mode,
+    prepared: false,
+    connected: false,
+    originalGone: false,
+    journalled: false,
+  }
+}
+
+/**
+ * A worker that was started for a migration it finds in the journal. The first decisive record counts; records
+ * of an unknown type are ignored. Without Commit the workload runs again, whatever had been reached.
+ */
+export function sourceStateFromJournal(
+  records: readonly { readonly type: string; readonly reason?: string }[],
+  mode: Mode = 'hybrid',
+): SourceTransition {
+  const base: SourceState = { ...initial(mode), prepared: true }
+  if (!records.some((record) => record.type === 'commit')) {
+    const cause: ErrorInfo = { code: 'INTERNAL', message: 'the worker on the source ended before the commit' }
+    return to({ ...base, error: cause }, 'resumed', RESUME, {
+      type: 'finish',
+      outcome: 'resumed',
+      error: cause,
+    })
+  }
+  const decision = records.find((record) => record.type === 'released' || record.type === 'abandoned')
+  if (decision?.type === 'released') {
+    return to(base, 'released', { type: 'killOriginal' }, { type: 'finish', outcome: 'migrated' })
+  }
+  if (decision?.type === 'abandoned') {
+    const cause: ErrorInfo = { code: 'REMOTE', message: decision.reason ?? 'the destination gave it up' }
+    return to({ ...base, journalled: true, error: cause }, 'abandonedBack', RESUME, {
+      type: 'finish',
+      outcome: 'abandoned',
+      error: cause,
+    })
+  }
+  return to(base, 'committed', { type: 'detachAndKeepFrozen' }, { type: 'startServing' })
+}
+
+export function sourceWorkloadAt(state: SourceState): WorkloadAt {
+  switch (state.name) {
+    case 'preparing':
+    case 'precopy':
+    case 'resumed':
+    case 'abandonedBack':
+      return 'running-on-source'
+    case 'freezing':
+    case 'dumping':
+    case 'awaitingReady':
+      return 'frozen-on-source'
+    case 'committed':
+      return 'handed-over'
+    case 'serving':
+    case 'released':
+      return 'running-on-destination'
+    case 'exited':
+      return 'exited'
+  }
+}
+
+/** Nothing more is expected; the machine still answers a peer that missed the last message. */
+export function isSourceFinal(state: SourceState): boolean {
+  return ['released', 'resumed', 'abandonedBack', 'exited'].includes(state.name)
+}
+
+export function stepSource(state: SourceState, event: SourceEvent): SourceTransition {
+  if (event.type === 'message' && DELIVERED[state.name]?.includes(event.message.type)) {
+    return stay(state, { type: 'deliver', message: event.message })
+  }
+  switch (state.name) {
+    case 'committed':
+    case 'serving':
+      return afterCommit(state, event)
+    case 'released':
+    case 'resumed':
+    case 'abandonedBack':
+    case 'exited':
+      return atTheEnd(state, event)
+    default:
+      return expected(state, event) ?? beforeCommit(state, event)
+  }
+}
+
+/** The way forward, up to the commit; undefined for everything that is not on it. */
+function expected(state: SourceState, event: SourceEvent): SourceTransition | undefined {
+  switch (state.name) {
+    case 'preparing':
+      if (event.type === 'stepDone' && event.step === 'prepare' && !state.prepared) {
+        return begin({ ...state, prepared: true })
+      }
+      if (event.type === 'connected' && !state.connected) return begin({ ...state, connected: true })
+      if (isMessage(event, 'prepared') && state.prepared && state.connected) {
+        if (state.mode === 'postcopy') return to(state, 'freezing', { type: 'freezeWorkload' })
+        return to(state, 'precopy', { type: 'startPrecopy' })
+      }
+      return undefined
+    case 'precopy':
+      if (!isDone(event, 'precopy')) return undefined
+      return to(state, 'freezing', { type: 'freezeWorkload' })
+    case 'freezing':
+      if (!isDone(event, 'freeze')) return undefined
+      return to(state, 'dumping', { type: 'startDump' })
+    case 'dumping':
+      // DumpEnd goes first: the destination restores while the freezer takes hold here.
+      if (!isDone(event, 'dump')) return undefined
+      return to(state, 'awaitingReady', send({ type: 'dumpEnd' }), { type: 'detachAndKeepFrozen' })
+    case 'awaitingReady':
+      if (!isMessage(event, 'ready')) return undefined
+      return to(
+        state,
+        'committed',
+        { type: 'journal', record: { type: 'commit' } },
+        send(COMMIT_MESSAGE),
+        { type: 'startServing' },
+      )
+    default:
+      return undefined
+  }
+}
+
+/** Begin needs both: our own preparation and every lane. They finish in any order. */
+function begin(state: SourceState): SourceTransition {
+  return state.prepared && state.connected ? stay(state, send({ type: 'begin' })) : stay(state)
+}
+
+/** Everything else before the commit ends the migration; the workload runs here, or has ended here. */
+function beforeCommit(state: SourceState, event: SourceEvent): SourceTransition {
+  switch (event.type) {
+    case 'workloadExited': {
+      const cause: ErrorInfo = {
+        code: 'WORKLOAD_EXITED',
+        message: `the workload ${exitText(event.exit)} during the migration`,
+      }
+      return to({ ...state, error: cause }, 'exited', send({ type: 'cancel', error: cause }), {
+        type: 'finish',
+        outcome: 'exited',
+        error: cause,
+      })
+    }
+    case 'cancel':
+      return abort(state, CANCELLED)
+    case 'timeout':
+      return abort(state, timeoutError(event.what))
+    case 'laneLost':
+      return abort(state, laneError(event.lane))
+    case 'peerUnknown':
+      return abort(state, PEER_UNKNOWN)
+    case 'stepFailed':
+    case 'effectFailed':
+    case 'journalFailed':
+      return abort(state, event.error)
+    case 'message':
+      if (['failed', 'cancel', 'abandoned'].includes(event.message.type)) {
+        return abort(state, peerError('destination', event.message))
+      }
+      break
+  }
+  const cause = unexpected(state, event)
+  const { state: next, effects } = abort(state, cause)
+  return { state: next, effects: [error(cause), ...effects] }
+}
+
+function abort(state: SourceState, cause: ErrorInfo): SourceTransition {
+  return to({ ...state, error: cause }, 'resumed', RESUME, send({ type: 'cancel', error: cause }), {
+    type: 'finish',
+    outcome: 'resumed',
+    error: cause,
+  })
+}
+
+/** committed, serving: frozen, and only the destination decides. */
+function afterCommit(state: SourceState, event: SourceEvent): SourceTransition {
+  switch (event.type) {
+    case 'message':
+      return handedOver(state, event.message)
+    case 'journalFailed':
+      // Commit was not sent yet (it stands behind the record). If a restart cannot read it either, the
+      // destination will never hear it: this is still before the commit. If it can, reading it decides.
+      if (event.record.type === 'commit' && event.written === 'no') return abort(state, event.error)
+      return stay(state, restart(event.error))
+    case 'effectFailed':
+    case 'stepFailed':
+      return stay(state, error(event.error), restart(event.error))
+    case 'cancel':
+      return stay(state, error(TOO_LATE))
+    case 'peerUnknown':
+      return stay(state, error(PEER_UNKNOWN))
+    case 'workloadExited': {
+      const cause: ErrorInfo = {
+        code: 'WORKLOAD_EXITED',
+        message: `the frozen original ${exitText(event.exit)}: pages not yet sent are lost`,
+      }
+      return stay({ ...state, originalGone: true }, error(cause), send({ type: 'failed', error: cause }))
+    }
+    case 'laneLost':
+    case 'reconnected':
+    case 'connected':
+    case 'timeout':
+      return stay(state)
+    case 'stepDone':
+      return event.step === 'serve' ? stay(state) : stay(state, error(unexpected(state, event)))
+    default:
+      return stay(state, error(unexpected(state, event)))
+  }
+}
+
+function handedOver(state: SourceState, message: Message): SourceTransition {
+  switch (message.type) {
+    case 'ready':
+      // Said again after a reconnect: our Commit was lost on the way.
+      return stay(state, send(COMMIT_MESSAGE))
+    case 'running':
+      return to(state, 'serving')
+    case 'drained':
+      return to(
+        state,
+        'released',
+        { type: 'journal', record: { type: 'released' } },
+        { type: 'killOriginal' },
+        send({ type: 'released' }),
+        { type: 'finish', outcome: 'migrated' },
+      )
+    case 'abandoned': {
+      const cause: ErrorInfo = {
+        code: 'REMOTE',
+        message: `destination: gave the migration up: ${message.reason || 'no reason given'}`,
+      }
+      const record: SourceEffect = {
+        type: 'journal',
+        record: { type: 'abandoned', reason: cause.message },
+      }
+      const next = { ...state, journalled: true, error: cause }
+      const heard = send({ type: 'cancel', error: cause })
+      if (state.originalGone) {
+        return to(next, 'exited', record, heard, { type: 'finish', outcome: 'exited', error: cause })
+      }
+      return to(next, 'abandonedBack', record, RESUME, heard, {
+        type: 'finish',
+        outcome: 'abandoned',
+        error: cause,
+      })
+    }
+    case 'failed':
+    case 'cancel':
+      // Not Abandoned: the workload may be running there.
+      return stay(state, error(peerError('destination', message)))
+    case 'roundApplied':
+    case 'prepared':
+      // Late, from before the commit.
+      return stay(state)
+    default:
+      return stay(state, error(unexpected(state, { type: 'message', message })))
+  }
+}
+
+/** released, resumed, abandonedBack, exited. */
+function atTheEnd(state: SourceState, event: SourceEvent): SourceTransition {
+  switch (event.type) {
+    case 'message':
+      return lastWords(state, event.message)
+    case 'journalFailed':
+      if (state.name === 'abandonedBack') {
+        // The destination has barred its Commit for good: running here is safe, forgetting it is not.
+        return stay({ ...state, journalled: false }, error(event.error), RESUME, {
+          type: 'finish',
+          outcome: 'abandoned',
+          error: state.error,
+        })
+      }
+      return stay({ ...state, journalled: false }, restart(event.error))
+    case 'effectFailed': {
+      // Neither a frozen workload nor a doomed original may stay behind: the next worker tries again.
+      const farewell =
+        state.name === 'resumed' ? [send({ type: 'cancel', error: state.error ?? event.error })] : []
+      return stay(state, error(event.error), ...farewell, restart(event.error))
+    }
+    default:
+      return stay(state)
+  }
+}
+
+function lastWords(state: SourceState, message: Message): SourceTransition {
+  if (state.name === 'released') {
+    if (message.type === 'drained') return stay(state, send({ type: 'released' }))
+    if (message.type === 'abandoned') {
+      return stay(state, error(unexpected(state, { type: 'message', message })))
+    }
+    return stay(state)
+  }
+  if (message.type === 'ready' || message.type === 'abandoned') {
+    const heard = send({ type: 'cancel', error: state.error })
+    if (state.name !== 'abandonedBack' || state.journalled) return stay(state, heard)
+    // Once it has heard, the destination forgets; a restart here must not read a bare Commit then.
+    const reason = state.error?.message ?? ''
+    return stay(
+      { ...state, journalled: true },
+      { type: 'journal', record: { type: 'abandoned', reason } },
+      heard,
+    )
+  }
+  if (message.type === 'running' || message.type === 'drained') {
+    return stay(state, error(unexpected(state, { type: 'message', message })))
+  }
+  return stay(state)
+}
+
+function isMessage(event: SourceEvent, type: MessageType): boolean {
+  return event.type === 'message' && event.message.type === type
+}
+
+function isDone(event: SourceEvent, step: SourceStep): boolean {
+  return event.type === 'stepDone' && event.step === step
+}
+
+function unexpected(state: SourceState, event: SourceEvent): ErrorInfo {
+  return {
+    code: event.type === 'message' ? 'PROTOCOL' : 'INTERNAL',
+    message: `${eventText(event)} is not expected by the source in state ${state.name}`,
+  }
+}

@@ -1,0 +1,54 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Logger } from '@pageferry/base'
+import { createService, RestoreRequestSchema, type Service, type WorkloadExit } from '@pageferry/service'
+
+export const restoreServicePort = 7422
+export const restoreServiceStateDir = '/var/lib/pageferry/destination'
+
+export interface RestoreServiceOptions {
+  logger: Logger
+  /** Default 127.0.0.1. */
+  host?: string
+  /** Default 7422; 0: any free port. */
+  port?: number
+  /** Default /var/lib/pageferry/destination. */
+  stateDir?: string
+  /** Accept addresses that other machines can reach, without TLS or authentication. */
+  insecureListenAnywhere?: boolean
+}
+
+/**
+ * Starts the destination's service. Its workers are programs of their own, so that tracing, the addon and
+ * the data lanes are never loaded into the process that answers the API.
+ * @throws as createService does; nothing is left running then.
+ */
+export function startRestoreService(options: RestoreServiceOptions): Promise<Service> {
+  return createService({
+    role: 'destination',
+    requestSchema: RestoreRequestSchema,
+    workerPath: fileURLToPath(new URL('./worker-main.js', import.meta.url)),
+    host: options.host ?? '127.0.0.1',
+    port: options.port ?? restoreServicePort,
+    stateDir: options.stateDir ?? restoreServiceStateDir,
+    insecureListenAnywhere: options.insecureListenAnywhere,
+    logger: options.logger,
+    inUse: keeperLives,
+    workloadExit: readExit,
+  })
+}
+
+/** A keeper outlives its migration: it is the restored workload's parent and writes into the directory. */
+function keeperLives(directory: string): boolean {
+  return existsSync(join(directory, 'keeper.sock'))
+}
+
+/** What the keeper wrote when the workload ended: `exited N` or `signaled N`. */
+function readExit(directory: string): WorkloadExit | undefined {
+  const path = join(directory, 'exit-status')
+  const match = existsSync(path)
+    ? /^(exited|signaled) (\d+)$/.exec(readFileSync(path, 'latin1').trim())
+    : null
+  return match === null ? undefined : { kind: match[1] as WorkloadExit['kind'], value: Number(match[2]) }
+}

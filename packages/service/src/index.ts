@@ -1,0 +1,7 @@
+export * from './client.js'
+export * from './ipc.js'
+export { LIMITS, type Limits } from './limits.js'
+export { checkListenAddress, labNetwork, parseListenAddress, serviceUrl } from './listen.js'
+export * from './schemas.js'
+export { closeOnSignal, createService, type Service, type ServiceOptions } from './server.js'
+export { tokensEqual } from './token.js'

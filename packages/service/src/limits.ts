@@ -1,0 +1,52 @@
+import { KiB } from '@pageferry/base'
+
+/**
+ * Every limit of a service in one place. Tests pass shorter times through `ServiceOptions.limits`;
+ * nothing else changes them.
+ */
+export interface Limits {
+  /** Running migrations per service. Each is a Node process of about 60 MiB plus its page buffers. */
+  maxMigrations: number
+  /** Ended migrations whose directory and status are kept for inspection; the oldest go first. */
+  keptMigrations: number
+  /** Largest request body. A request is a few hundred bytes; paths may take 4 KiB each. */
+  bodyBytes: number
+  /** Preflight of a large workload reads thousands of /proc files; it took under 2 s at 50,000 mappings. */
+  listeningTimeoutMs: number
+  /** How long a stopping service waits for its workers to thaw and clean up their workloads. */
+  undoTimeoutMs: number
+  /** How long a worker may take to exit once its channel is closed, before it is killed. */
+  exitTimeoutMs: number
+  /** How long a worker may stay after its last message, to answer a peer that missed the outcome. */
+  lingerMs: number
+  /** First and longest pause before a dead worker is replaced; doubles in between. */
+  minBackoffMs: number
+  maxBackoffMs: number
+  /** A worker that lived this long was healthy: the next death starts again at `minBackoffMs`. */
+  steadyMs: number
+  /** Status is written to disk at most this often while only its progress changes. */
+  statusSaveMs: number
+  /** Comment line on an idle event stream; well under the 60 s after which proxies give up. */
+  heartbeatMs: number
+  /** A client that read nothing for this long although something waited for it is disconnected. */
+  stalledClientMs: number
+  /** Event streams open at once, over all migrations. */
+  maxEventClients: number
+}
+
+export const LIMITS: Readonly<Limits> = {
+  maxMigrations: 16,
+  keptMigrations: 100,
+  bodyBytes: 64 * KiB,
+  listeningTimeoutMs: 30_000,
+  undoTimeoutMs: 10_000,
+  exitTimeoutMs: 2_000,
+  lingerMs: 60_000,
+  minBackoffMs: 100,
+  maxBackoffMs: 5_000,
+  steadyMs: 30_000,
+  statusSaveMs: 500,
+  heartbeatMs: 15_000,
+  stalledClientMs: 60_000,
+  maxEventClients: 64,
+}

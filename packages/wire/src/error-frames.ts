@@ -1,0 +1,52 @@
+import { type ErrorInfo, isErrorCode } from '@pageferry/base'
+import { parseObject } from './fields.js'
+import type { FrameOf } from './frames.js'
+import { maxJsonChars, maxMessageChars } from './limits.js'
+
+/** The frames that carry an error: a lane is refused, the migration is to be given up, or has failed. */
+export type ErrorFrameType = 'cancel' | 'failed' | 'refusal'
+
+/** An error as a frame. Never throws: what is too long for a frame is cut, or left out with a note in its place. */
+export function errorToFrame(type: ErrorFrameType, info: ErrorInfo): FrameOf<ErrorFrameType> {
+  return {
+    type,
+    code: info.code,
+    message: cut(info.message, maxMessageChars),
+    detailsJson: toJsonText(info.details),
+  }
+}
+
+/**
+ * The error in a frame. A code of a later version becomes REMOTE, with the code in `details.remoteCode`. Say whose
+ * error it is with `new RemoteError(role, info)`.
+ */
+export function frameToError(frame: FrameOf<ErrorFrameType>): ErrorInfo {
+  const details = fromJsonText(frame.detailsJson)
+  if (isErrorCode(frame.code)) return { code: frame.code, message: frame.message, details }
+  return { code: 'REMOTE', message: frame.message, details: { ...details, remoteCode: frame.code } }
+}
+
+/**
+ * An object as the text of a `...Json` field; bigints as decimal strings. What cannot be JSON or is too long becomes
+ * {"omitted": reason}: a report must not fail because of what it reports.
+ */
+export function toJsonText(value: object | undefined): string {
+  if (value === undefined) return ''
+  try {
+    const json = JSON.stringify(value, (_, member) => (typeof member === 'bigint' ? String(member) : member))
+    if (parseObject(json) === undefined) return JSON.stringify({ omitted: 'not an object' })
+    if (json.length > maxJsonChars) return JSON.stringify({ omitted: `${json.length} characters` })
+    return json
+  } catch (error) {
+    return JSON.stringify({ omitted: cut(String(error), maxMessageChars) })
+  }
+}
+
+/** The object in a `...Json` field of a decoded frame. */
+export function fromJsonText(text: string): Record<string, unknown> {
+  return parseObject(text) ?? {}
+}
+
+function cut(text: string, maxChars: number): string {
+  return text.length <= maxChars ? text : `${text.slice(0, maxChars - 1)}…`
+}

@@ -1,0 +1,181 @@
+import {
+  count,
+  digest,
+  duration,
+  enumeration,
+  type Fields,
+  flag,
+  json,
+  list,
+  message,
+  runs,
+  text,
+  u32,
+  u64,
+  type ValuesOf,
+  word,
+} from './fields.js'
+import { LANES } from './lanes.js'
+import {
+  imagePieceBytes,
+  maxBatchPages,
+  maxBulkLanes,
+  maxCommChars,
+  maxCpuFlags,
+  maxFaultPages,
+  maxHashPages,
+  maxIdChars,
+  maxImageBytes,
+  maxImageNameChars,
+  maxMessageChars,
+  maxNameChars,
+  maxNeededFiles,
+  maxPathChars,
+  maxPid,
+  maxRunsPerBatch,
+  maxRunsPerDiscard,
+  maxRunsPerHashes,
+  maxThreads,
+  maxTokenChars,
+  maxVersions,
+  maxZeroPagesPerBatch,
+  maxZeroRunsPerBatch,
+  pageLimit,
+} from './limits.js'
+
+// Protobuf cannot tell a number that is missing from 0; whatever identifies something therefore counts from 1.
+const asId = u32(1)
+const round = u32(1)
+const pid = count(1, maxPid)
+const name = text(maxNameChars, /^[^\0]*$/)
+const errorFields = {
+  code: text(maxNameChars, /^[A-Z][A-Z_]*$/),
+  message: text(maxMessageChars),
+  detailsJson: json,
+}
+
+const hostFacts = {
+  kernelRelease: name,
+  machine: name,
+  bootId: name,
+  /** None where the host has no vdso. */
+  vdsoSha256: digest(32),
+  xcr0: u64,
+  xsaveBytes: u32(),
+  cpuFlags: list(name, maxCpuFlags),
+  vdsoPages: count(0, pageLimit),
+  vvarPages: count(0, pageLimit),
+}
+
+const neededFile = {
+  path: text(maxPathChars, /^\/[^\0]*$/),
+  bytes: count(),
+  write: flag,
+  exactSize: flag,
+}
+
+/**
+ * The fields of every frame, by its name in the `body` of proto/wire/frames.proto. The types, both codecs and the checks
+ * all follow from this table; rules that span fields are in rules.ts, lanes and directions in lanes.ts.
+ */
+export const FRAMES = {
+  hello: {
+    versions: list(u32(1), maxVersions, 1),
+    migrationId: text(maxIdChars, /^[A-Za-z0-9_-]+$/),
+    token: text(maxTokenChars, /^[\x21-\x7e]+$/),
+    lane: enumeration(LANES),
+    laneIndex: count(0, maxBulkLanes - 1),
+    resume: flag,
+  },
+  welcome: { version: u32(1), nrBulkLanes: count(1, maxBulkLanes) },
+  refusal: errorFields,
+
+  begin: {
+    source: message(hostFacts),
+    asId,
+    pid,
+    comm: text(maxCommChars),
+    tids: list(pid, maxThreads, 1),
+    residentPages: count(0, pageLimit),
+    mode: word('hybrid', 'precopy', 'postcopy'),
+    verify: flag,
+    files: list(message(neededFile), maxNeededFiles),
+    monotonicNs: u64,
+    boottimeNs: u64,
+  },
+  prepared: { destination: message(hostFacts), pid },
+
+  image: {
+    asId,
+    round,
+    /** A file name, never a path: the destination may store the image under it. */
+    name: text(maxImageNameChars, /^[A-Za-z0-9][A-Za-z0-9._-]*$/),
+    totalBytes: count(0, maxImageBytes),
+    offset: count(0, maxImageBytes - imagePieceBytes),
+  },
+  roundBegin: { asId, round, final: flag },
+  roundEnd: { asId, round, final: flag, batchesPerLane: list(count(), maxBulkLanes) },
+  roundApplied: { asId, round, pages: count(), durationMs: duration },
+  dumpEnd: { freezeMonotonicNs: u64 },
+  ready: { restoreMs: duration, partsJson: json },
+  commit: {},
+  running: { resumeMs: duration, pid },
+  progress: { pendingPages: count(0, pageLimit), faults: count(), installedPages: count() },
+  drained: { statsJson: json },
+  released: {},
+  abandoned: { reason: text(maxMessageChars) },
+  cancel: errorFields,
+  failed: errorFields,
+  clockRequest: {},
+  clockReply: { monotonicNs: u64, boottimeNs: u64 },
+  pageHashes: {
+    asId,
+    kind: text(maxNameChars, /^[a-z][a-z-]*$/),
+    runs: runs(maxRunsPerHashes, maxHashPages),
+    last: flag,
+  },
+
+  pageRequest: {
+    asId,
+    round,
+    requestId: u32(1),
+    page: count(0, pageLimit - 1),
+    nrPages: count(1, maxFaultPages),
+  },
+  pageReply: {
+    asId,
+    round,
+    requestId: u32(1),
+    page: count(0, pageLimit - 1),
+    nrPages: count(1, maxFaultPages),
+    runs: runs(maxFaultPages, maxFaultPages),
+    zeroRuns: runs(maxFaultPages, maxFaultPages),
+  },
+
+  pageBatch: {
+    asId,
+    round,
+    sequence: count(1),
+    runs: runs(maxRunsPerBatch, maxBatchPages),
+    zeroRuns: runs(maxZeroRunsPerBatch, maxZeroPagesPerBatch),
+  },
+  batchAck: { sequence: count(1), bytes: count() },
+  discard: { asId, round, runs: runs(maxRunsPerDiscard) },
+} as const satisfies Record<string, Fields>
+
+export type FrameType = keyof typeof FRAMES
+
+/** One kind of frame, for example `FrameOf<'pageBatch'>`. */
+export type FrameOf<K extends FrameType> = { [T in K]: { type: T } & ValuesOf<(typeof FRAMES)[T]> }[K]
+
+/**
+ * Any frame, discriminated by `type`. Page numbers, counts and milliseconds are numbers, nanoseconds and xcr0 bigints,
+ * runs are run tables that end with the array (pass a subarray of a larger one).
+ */
+export type Frame = FrameOf<FrameType>
+
+/** The machine facts in Begin and Prepared. */
+export type HostFacts = ValuesOf<typeof hostFacts>
+export type NeededFile = ValuesOf<typeof neededFile>
+
+export const FRAME_TYPES = Object.keys(FRAMES) as FrameType[]

@@ -1,0 +1,119 @@
+import type { FrameType } from './frames.js'
+import {
+  lengthPrefixBytes,
+  maxControlHeaderBytes,
+  maxHelloBytes,
+  maxPageHeaderBytes,
+  maxPayloadBytes,
+} from './limits.js'
+
+export const LANES = ['control', 'fault', 'bulk'] as const
+
+/**
+ * `control`: messages of the state machines. `fault`: requests and replies for faulting pages, nothing else ever queues
+ * on it. `bulk`, one or more: page batches.
+ */
+export type Lane = (typeof LANES)[number]
+
+/** The source is the WebSocket server, the destination dials. */
+export type Direction = 'to-source' | 'to-destination'
+
+/** What lies behind the header; its length always follows from the header, see `payloadBytesOf`. */
+export type PayloadKind = 'none' | 'pages' | 'hashes' | 'image-piece'
+
+export interface Route {
+  readonly directions: readonly Direction[]
+  readonly lanes: readonly Lane[]
+  readonly payload: PayloadKind
+}
+
+function route(direction: Direction | 'both', lanes: Lane | 'any', payload: PayloadKind = 'none'): Route {
+  return {
+    directions: direction === 'both' ? ['to-source', 'to-destination'] : [direction],
+    lanes: lanes === 'any' ? LANES : [lanes],
+    payload,
+  }
+}
+
+/** Which frame may be sent where. Everything that is not here is refused. */
+export const ROUTES = {
+  hello: route('to-source', 'any'),
+  welcome: route('to-destination', 'any'),
+  refusal: route('to-destination', 'any'),
+
+  begin: route('to-destination', 'control'),
+  prepared: route('to-source', 'control'),
+  image: route('to-destination', 'control', 'image-piece'),
+  roundBegin: route('to-destination', 'control'),
+  roundEnd: route('to-destination', 'control'),
+  roundApplied: route('to-source', 'control'),
+  dumpEnd: route('to-destination', 'control'),
+  ready: route('to-source', 'control'),
+  commit: route('to-destination', 'control'),
+  running: route('to-source', 'control'),
+  progress: route('to-source', 'control'),
+  drained: route('to-source', 'control'),
+  released: route('to-destination', 'control'),
+  abandoned: route('to-source', 'control'),
+  cancel: route('both', 'control'),
+  failed: route('both', 'control'),
+  clockRequest: route('to-source', 'control'),
+  clockReply: route('to-destination', 'control'),
+  pageHashes: route('to-destination', 'control', 'hashes'),
+
+  pageRequest: route('to-source', 'fault'),
+  pageReply: route('to-destination', 'fault', 'pages'),
+
+  pageBatch: route('to-destination', 'bulk', 'pages'),
+  batchAck: route('to-source', 'bulk'),
+  discard: route('to-source', 'bulk'),
+} as const satisfies Record<FrameType, Route>
+
+export function isAllowed(type: FrameType, lane: Lane, direction: Direction): boolean {
+  const { lanes, directions }: Route = ROUTES[type]
+  return lanes.includes(lane) && directions.includes(direction)
+}
+
+/** Bytes of the largest header of a frame of this type; those with a payload fit the reserve of a pooled buffer. */
+export function maxHeaderBytes(type: FrameType): number {
+  const { lanes, payload }: Route = ROUTES[type]
+  if (type === 'hello') return maxHelloBytes - lengthPrefixBytes
+  return payload === 'none' && lanes.includes('control') ? maxControlHeaderBytes : maxPageHeaderBytes
+}
+
+/** Bytes of the largest header and the largest message that a lane may carry in one direction. */
+export interface LaneLimits {
+  readonly headerBytes: number
+  readonly messageBytes: number
+}
+
+function limitsOf(lane: Lane, direction: Direction): LaneLimits {
+  let headerBytes = 0
+  let messageBytes = 0
+  for (const type of Object.keys(ROUTES) as FrameType[]) {
+    if (!isAllowed(type, lane, direction)) continue
+    const header = maxHeaderBytes(type)
+    const payload = ROUTES[type].payload === 'none' ? 0 : maxPayloadBytes
+    headerBytes = Math.max(headerBytes, header)
+    messageBytes = Math.max(messageBytes, lengthPrefixBytes + header + payload)
+  }
+  return { headerBytes, messageBytes }
+}
+
+const LANE_LIMITS: Readonly<Record<Direction, Readonly<Record<Lane, LaneLimits>>>> = {
+  'to-source': limitsToward('to-source'),
+  'to-destination': limitsToward('to-destination'),
+}
+
+function limitsToward(direction: Direction): Record<Lane, LaneLimits> {
+  return {
+    control: limitsOf('control', direction),
+    fault: limitsOf('fault', direction),
+    bulk: limitsOf('bulk', direction),
+  }
+}
+
+/** `messageBytes` is what the receiver passes to ws as `maxPayload`. */
+export function laneLimits(lane: Lane, direction: Direction): LaneLimits {
+  return LANE_LIMITS[direction][lane]
+}

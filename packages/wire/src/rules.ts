@@ -1,0 +1,94 @@
+import { pageBytes } from '@pageferry/base'
+import { WireError } from './errors.js'
+import type { Frame } from './frames.js'
+import { imagePieceBytes, pageLimit } from './limits.js'
+
+/** Pages in a run table. */
+export function pagesIn(runs: Float64Array): number {
+  let pages = 0
+  for (let i = 1; i < runs.length; i += 2) pages += runs[i]
+  return pages
+}
+
+/**
+ * How many bytes follow the header. Always known from the header alone, so a message that was cut anywhere is noticed;
+ * for the same reason every piece of an image but the last is `imagePieceBytes` long.
+ */
+export function payloadBytesOf(frame: Frame): number {
+  switch (frame.type) {
+    case 'pageBatch':
+    case 'pageReply':
+      return pagesIn(frame.runs) * pageBytes
+    case 'pageHashes':
+      return pagesIn(frame.runs) * BigUint64Array.BYTES_PER_ELEMENT
+    case 'image':
+      return Math.min(imagePieceBytes, frame.totalBytes - frame.offset)
+    default:
+      return 0
+  }
+}
+
+/** The rules between the fields of one frame. @throws WireError */
+export function checkRules(frame: Frame): void {
+  switch (frame.type) {
+    case 'hello':
+      if (frame.lane !== 'bulk' && frame.laneIndex !== 0) {
+        throw new WireError(
+          'BAD_VALUE',
+          `hello.laneIndex is ${frame.laneIndex}, but there is one ${frame.lane} lane`,
+        )
+      }
+      return
+    case 'image':
+      if (frame.offset % imagePieceBytes !== 0 || (frame.offset >= frame.totalBytes && frame.offset !== 0)) {
+        throw new WireError(
+          'BAD_VALUE',
+          `image.offset ${frame.offset} does not begin a piece of ${frame.totalBytes} bytes`,
+        )
+      }
+      return
+    case 'pageRequest':
+      checkWindow(frame.page, frame.nrPages, 'pageRequest')
+      return
+    case 'pageReply':
+      // No runs at all is an answer too: none of the pages has to come on this lane any more.
+      checkWindow(frame.page, frame.nrPages, 'pageReply')
+      checkDisjoint(frame.runs, frame.zeroRuns, 'pageReply')
+      checkWithin(frame.runs, frame.page, frame.nrPages, 'pageReply.runs')
+      checkWithin(frame.zeroRuns, frame.page, frame.nrPages, 'pageReply.zeroRuns')
+      return
+    case 'pageBatch':
+      if (frame.runs.length + frame.zeroRuns.length === 0) {
+        throw new WireError('BAD_RUNS', 'pageBatch has no pages')
+      }
+      checkDisjoint(frame.runs, frame.zeroRuns, 'pageBatch')
+      return
+    case 'discard':
+      if (frame.runs.length === 0) throw new WireError('BAD_RUNS', 'discard has no pages')
+      return
+  }
+}
+
+function checkWindow(page: number, nrPages: number, at: string): void {
+  if (page + nrPages > pageLimit) {
+    throw new WireError('BAD_RUNS', `${at} leaves the address space at page ${page}`)
+  }
+}
+
+/** Runs are ordered by now: the first and the last decide. */
+function checkWithin(runs: Float64Array, page: number, nrPages: number, at: string): void {
+  if (runs.length === 0) return
+  const end = runs[runs.length - 2] + runs[runs.length - 1]
+  if (runs[0] < page || end > page + nrPages) {
+    throw new WireError('BAD_RUNS', `${at} has pages outside the ${nrPages} at page ${page}`)
+  }
+}
+
+/** A page has contents or is zero: whichever were installed first would win. */
+function checkDisjoint(a: Float64Array, b: Float64Array, at: string): void {
+  for (let i = 0, j = 0; i < a.length && j < b.length; ) {
+    if (a[i] + a[i + 1] <= b[j]) i += 2
+    else if (b[j] + b[j + 1] <= a[i]) j += 2
+    else throw new WireError('BAD_RUNS', `${at} calls page ${Math.max(a[i], b[j])} both zero and not`)
+  }
+}
