@@ -88,11 +88,16 @@ export async function migrate(
 
 /** Names the address that the user gave instead of the relay's, where a broken connection means a refused one. */
 function translate(error: unknown, local: Map<string, string>): unknown {
-  if (!(error instanceof PageferryError) || error.code !== 'PEER_UNREACHABLE') return error
-  const url = local.get(String(error.details.url))
-  if (url === undefined) return error
-  const message = `nothing answers at ${url}: is the service running there?`
-  return new PageferryError('PEER_UNREACHABLE', message, { cause: error, details: { url } })
+  if (!(error instanceof PageferryError)) return error
+  for (const [near, url] of local) {
+    if (!error.message.includes(near)) continue
+    const refused = error.code === 'PEER_UNREACHABLE'
+    const message = refused
+      ? `nothing answers at ${url}: is the service running there?`
+      : error.message.replaceAll(near, url)
+    return new PageferryError(error.code, message, { cause: error, details: { ...error.details, url } })
+  }
+  return error
 }
 
 class Migration {

@@ -75,6 +75,15 @@ export function carriesPages(area: Area): boolean {
   return isPrivateAnon(area) || area.kind === 'file-private' || area.kind === 'shared-anon'
 }
 
+/**
+ * Whether pre-dump rounds are worth their bytes. Shared anonymous memory can never be called unchanged: it may
+ * be written through another mapping or write(), a page-table entry may be dropped together with its dirt, and
+ * after a punched hole a mere read maps zeros that look clean. It travels once, inside the freeze.
+ */
+export function travelsInRounds(area: Area): boolean {
+  return isPrivateAnon(area) || area.kind === 'file-private'
+}
+
 /** The part of an area inside first .. first+nr-1, with its offset moved along. */
 export function sliceArea(area: Area, first: number, nr: number): Area {
   const skipped = first - area.start

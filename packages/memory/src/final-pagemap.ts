@@ -7,7 +7,7 @@ import type { FrozenMemory } from './source-pages.js'
  * these rules in this order, for pages of areas whose contents travel:
  *
  *   sent, clean since, still there            PE_PARENT   the destination has it installed
- *   not there, was sent or known once         no entry    discarded: reads as zeros (private anonymous)
+ *   not there                                 no entry    never touched or discarded: reads as zeros
  *                                                         or as the file (private file mapping)
  *   known to be all zeros, clean, private     no entry    reads as zeros
  *     anonymous
@@ -17,10 +17,7 @@ import type { FrozenMemory } from './source-pages.js'
  * Exceptions that keep this true:
  * - "Still there" is asked of the page tables and not of the tracker, because a discarded page may simply
  *   vanish from the tracker's scan.
- * - Shared anonymous memory is an object, not page tables. It can be written without a trace here (another
- *   mapping, write() to a memfd), and its page-table entries can be dropped together with their dirt. So it is
- *   PARENT only on request and where the entry is there. A page that was known once and is in no page table
- *   may live on in the object or may have been punched out: it is sent again, whatever it is.
+ * - Shared anonymous memory is an object, not page tables: everything that the object holds is PE_PRESENT.
  * - A never-lazy page of an eligible area must not fault even if it is a hole: it is sent (as zeros).
  * - Tracking that cannot be trusted leaves neither PARENT nor known zeros.
  */
@@ -59,8 +56,6 @@ export interface KnownPages {
   sent: PageSet
   /** All zeros and clean. */
   zero: PageSet
-  /** Every page that the destination may have something for. */
-  known: PageSet
 }
 
 export function makeFinalPagemap(frozen: FrozenMemory, pages: KnownPages): FinalPagemap {
@@ -78,13 +73,11 @@ export function makeFinalPagemap(frozen: FrozenMemory, pages: KnownPages): Final
   const zero = new PageSet()
   if (trackingTrusted) {
     parent.union(pages.sent).intersect(frozen.presentOrSwapped).intersect(carried).subtract(doubtful)
-    if (frozen.trustShared !== true) parent.subtract(shared)
     zero.union(pages.zero).intersect(there).intersect(privateAnon).subtract(doubtful)
     zero.subtract(neverLazy.clone().intersect(eligible))
   }
 
   const rest = there.subtract(parent).subtract(zero)
-  rest.union(shared.intersect(pages.known).subtract(parent))
   rest.union(neverLazy.clone().intersect(eligible).subtract(parent))
 
   const lazy = new PageSet()

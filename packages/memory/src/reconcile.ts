@@ -18,8 +18,8 @@ type Sets = Pick<FinalPagemap, 'parent' | 'lazy' | 'present'>
 
 /**
  * `there`: PRESENT or SWAPPED in the skeleton, for file mappings without page-cache pages. The areas are the
- * final ones, already applied. Shared anonymous pages cannot be discarded and need not be: each one that the
- * destination ever got is in the pagemap. PE_PRESENT pages are not discarded; installing overwrites them.
+ * final ones, already applied. Shared anonymous pages cannot be discarded and need not be: none was installed
+ * before. PE_PRESENT pages are not discarded; installing overwrites them.
  */
 export function reconcile(there: PageSet, final: Sets, areas: AreaMap): Reconciliation {
   const discardable = areas.pages((area) => isPrivateAnon(area) || area.kind === 'file-private')

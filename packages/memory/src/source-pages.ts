@@ -1,4 +1,4 @@
-import { AreaMap, carriesPages, diffAreas } from './areas.js'
+import { AreaMap, diffAreas, travelsInRounds } from './areas.js'
 import { type FinalPagemap, makeFinalPagemap } from './final-pagemap.js'
 import { PageSet } from './page-set.js'
 import { type RunTable, runCapacity } from './run-table.js'
@@ -16,7 +16,8 @@ import type { WriteHistory } from './write-history.js'
  * *then* pages are read. A write between the two is in the content and is reported again; a write after the
  * read is reported. So `noteSent` may come late and may name pages that were written again meanwhile: those
  * stay to do. Nothing here is trusted about what the workload discarded: the tracker may stay silent about
- * that, and the final pagemap compares with what is there (final-pagemap.ts).
+ * that, and the final pagemap compares with what is there (final-pagemap.ts). Only private memory takes part in
+ * rounds.
  *
  * The destination executes the same area plan as `noteAreas` computes, so tell each round's areas here before
  * the round's pages are taken.
@@ -35,7 +36,7 @@ export class SourcePages {
     for (const change of diffAreas(this.#areas, areas)) {
       if (change.op === 'unmap') lost.addRange(change.first, change.nr)
     }
-    const carried = areas.pages(carriesPages)
+    const carried = areas.pages(travelsInRounds)
     // Lost on the destination but, as far as the tracker is concerned, perhaps clean: it would never be reported.
     const again = this.#sent.clone().union(this.#zero).union(this.#todo).intersect(lost).intersect(carried)
     for (const set of [this.#sent, this.#zero, this.#todo, this.#written]) set.intersect(carried)
@@ -47,7 +48,11 @@ export class SourcePages {
     this.#carried = carried
   }
 
-  /** The tracker says: written since it was last protected (or mapped where nothing was tracked). */
+  /**
+   * The tracker says: written since it was last protected (or mapped where nothing was tracked). A tracker that
+   * ever protects a page that is not there must report it here: such a page carries a marker, a later read maps
+   * zeros that look clean, and what was sent before a discard would seem to be still valid.
+   */
   noteWritten(first: number, nr: number): void {
     this.#written.addRange(first, nr)
     this.#sent.removeRange(first, nr)
@@ -110,8 +115,7 @@ export class SourcePages {
     this.noteAreas(frozen.areas)
     const sent = this.#sent.clone().subtract(frozen.written)
     const zero = this.#zero.clone().subtract(frozen.written)
-    const known = this.#sent.clone().union(this.#zero).union(this.#written).union(this.#todo)
-    return makeFinalPagemap(frozen, { sent, zero, known })
+    return makeFinalPagemap(frozen, { sent, zero })
   }
 }
 
@@ -135,11 +139,6 @@ export interface FrozenMemory {
   doubtful?: PageSet
   /** Pages of shared anonymous areas that their object holds (SEEK_DATA), in a page table or not. */
   objectPages?: PageSet
-  /**
-   * Whether page tables tell everything about shared anonymous memory: each object is mapped once, has no
-   * descriptor and no other process has it. Otherwise somebody may have written where no tracker looks.
-   */
-  trustShared?: boolean
   /** Pages that threads need to run and to exit, see kernel-facts: never PE_LAZY, never a hole. */
   neverLazy: PageSet
   /** False when devices may have written behind the page tables: then nothing is PARENT. */

@@ -135,12 +135,15 @@ export class ModelSource {
     if (entry?.state === 'present' && isAnon(this.mappings[p] as Mapping)) entry.state = 'swapped'
   }
 
-  /** A tracker that protects whole ranges leaves markers where nothing is. */
-  protectRange(first: number, nr: number): void {
+  /** A tracker that protects whole ranges leaves markers where nothing is; it has to say where. */
+  protectRange(first: number, nr: number): PageSet {
+    const marked = new PageSet()
     for (let p = first; p < Math.min(first + nr, modelPages); p++) {
       if (!this.mappings[p]?.tracked || this.#entries[p] !== undefined) continue
       this.#entries[p] = { state: 'marker', content: 0, protectedByTracker: true }
+      marked.addRange(p, 1)
     }
+    return marked
   }
 
   areas(): AreaMap {

@@ -17,8 +17,9 @@ import type { Lane, Message } from './messages.js'
  *  4. `send` never fails. Without a lane the message is dropped: the machines repeat on `reconnected` whatever
  *     the peer may have missed. `reconnect` and `connect` start dialling and return; dialling twice is once.
  *  5. `resumeWorkload`, `discardSkeleton`, `killOriginal`, `detachAndKeepFrozen`, `detachSkeleton` and
- *     `thawSkeleton` are idempotent: after a crash they are executed again. The first three stop a running
- *     step and wait for its end first; that step's result is not fed back any more.
+ *     `thawSkeleton` are idempotent: after a crash they are executed again. The first four succeed when the
+ *     process is gone (that is a `workloadExited` of its own). The first three stop a running step and wait
+ *     for its end first; that step's result is not fed back any more.
  *  6. `restart` ends this worker without touching the workload; the supervisor starts another one (with
  *     backoff), which goes on from the journal. A driver that cannot go on does the same.
  *  7. `finish` is said once the outcome stands. The machine can still answer a peer that missed the last

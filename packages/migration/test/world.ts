@@ -312,7 +312,7 @@ export class World {
         this.#crash('source')
         return
       case 'detachAndKeepFrozen':
-        if (this.#fails(one, effect.type, this.original === 'exited')) return
+        if (this.#fails(one, effect.type, false)) return
         if (this.original === 'stopped' || this.original === 'running') this.original = 'frozen'
         return
       case 'resumeWorkload':

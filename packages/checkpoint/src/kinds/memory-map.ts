@@ -62,6 +62,8 @@ export function dumpMemoryMap(
   const problems: Problem[] = []
   for (const line of readMaps(pid)) {
     if (options.excluded !== undefined && line.start === options.excluded.page) continue
+    // The kernel's own, at the same place in every process, outside the user address space.
+    if (line.name === '[vsyscall]') continue
     const flags = vmFlags.get(line.start) ?? new Set<string>()
     const kind = kindOf(line, flags)
     const where = `memory area ${line.start.toString(16)}000 ${line.name || '(anonymous)'}`
@@ -92,8 +94,6 @@ function kindOf(line: MapsLine, flags: Set<string>): AreaKind | { reason: string
       return 'vvar'
     case '[vvar_vclock]':
       return 'vvar-vclock'
-    case '[vsyscall]':
-      return 'vsyscall'
     case '[uprobes]':
       return { reason: 'a uprobe is active in the process; remove it (perf, bpftrace, systemtap)' }
   }

@@ -13,6 +13,7 @@ import { dumpTimers } from './timers.js'
 
 const prGetChildSubreaper = 37
 const prSetChildSubreaper = 36
+const prSetName = 15
 
 export function dumpProcessState(context: CaptureContext): TaskCoreEntry {
   const { pid, process } = context
@@ -75,7 +76,7 @@ export function restoreFromOutside(pid: number, state: TaskCoreEntry): void {
   }
 }
 
-/** comm of each thread can be written by any thread of the same process, or by root through /proc. */
-export function restoreComm(pid: number, tid: number, comm: string): void {
-  writeFileSync(`/proc/${pid}/task/${tid}/comm`, comm)
+/** PR_SET_NAME names the calling thread; /proc/PID/comm can be written only from within the process. */
+export function restoreComm(skeleton: SkeletonProcess, tid: number, comm: string): void {
+  skeleton.callIn(tid, 'prctl', prSetName, skeleton.write(Buffer.from(`${comm}\0`)), 0, 0, 0)
 }

@@ -1,10 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { type AddressInfo, createServer, type Server } from 'node:net'
+import { networkInterfaces } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { PageferryError } from '@pageferry/base'
-import type { HostState } from './state.js'
-import { listLabs, readState } from './state.js'
+import { type HostState, isAlive, listLabs, readState } from './state.js'
 
 const workerPath = fileURLToPath(new URL('./relay-worker.js', import.meta.url))
 
@@ -73,13 +73,21 @@ export class Reach {
   }
 }
 
-/** The host of a lab on this machine that has the URL's address. */
+/**
+ * The host of a lab on this machine that has the URL's address; null when the address is not a lab's, or when this
+ * process runs in that lab itself.
+ * @throws PEER_UNREACHABLE for a lab address that no lab has: it must not be looked for on some other network.
+ */
 function labHostOf(url: string): HostState | null {
   const { hostname } = new URL(url)
-  if (!hostname.startsWith('10.77.')) return null
+  const [, subnet] = /^10\.77\.(\d+)\.\d+$/.exec(hostname) ?? []
+  if (subnet === undefined) return null
+  const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? [])
+  if (own.some(({ address }) => address.startsWith(`10.77.${subnet}.`))) return null
   for (const name of listLabs()) {
-    const found = Object.values(readState(name)?.hosts ?? {}).find((host) => host.address === hostname)
+    const hosts = Object.values(readState(name)?.hosts ?? {})
+    const found = hosts.find((host) => host.address === hostname && isAlive(host.init))
     if (found !== undefined) return found
   }
-  return null
+  throw new PageferryError('PEER_UNREACHABLE', `No lab on this machine has the address ${hostname}.`)
 }

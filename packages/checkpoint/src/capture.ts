@@ -1,0 +1,87 @@
+import { pageOf } from '@pageferry/base'
+import { type CoreEntry, IMG_VERSION, Lsm, type MmEntry, encodeImage, imageFileName } from '@pageferry/images'
+import { type AreaMap, PageSet, carriesPages } from '@pageferry/memory'
+import type { CaptureContext } from './capture-context.js'
+import { dumpAddressSpace } from './kinds/address-space.js'
+import { clocksOf, toTimens } from './kinds/clocks.js'
+import { dumpDescriptors } from './kinds/descriptors.js'
+import type { FileTable } from './kinds/file-table.js'
+import { dumpFs, dumpProcessState } from './kinds/process-state.js'
+import { dumpThread, untouchableAddresses } from './kinds/threads.js'
+import { readStatus } from './proc/status.js'
+import type { StoppedProcess } from './remote/stopped-process.js'
+
+export interface NamedImage {
+  /** File name as CRIU uses it. */
+  name: string
+  bytes: Uint8Array
+}
+
+export interface CapturedProcess {
+  images: NamedImage[]
+  /** Pages that threads need to run and to exit: never lazy. */
+  neverLazy: PageSet
+}
+
+/** Ids of the kernel objects of a single process: each is shared with nobody. */
+const ownIds = { vmId: 1, filesId: 1, fsId: 1, sighandId: 1 }
+
+/**
+ * Everything about the stopped process but the contents of its memory, as image files. Its threads go on
+ * being stopped, with injection ended or not: the caller ends it.
+ */
+export function captureProcess(process: StoppedProcess, map: AreaMap, files: FileTable): CapturedProcess {
+  const { pid } = process
+  const context: CaptureContext = { pid, process }
+  const nsPid = readStatus(pid).nsPids.at(-1) ?? pid
+  const cores = new Map<number, CoreEntry>()
+  const neverLazy = new PageSet()
+  for (const thread of process.threads) {
+    const nsTid = readStatus(pid, thread.tid).nsPids.at(-1) ?? thread.tid
+    const core = dumpThread(context, thread)
+    cores.set(nsTid, core)
+    for (const address of untouchableAddresses(context, core)) neverLazy.addRange(pageOf(address), 1)
+  }
+  neverLazy.intersect(map.pages(carriesPages))
+  const leader = cores.get(nsPid)
+  if (leader !== undefined) {
+    leader.tc = dumpProcessState(context)
+    leader.ids = ownIds
+  }
+  files.forgetOpenFiles()
+  const { fdinfo, pipesData } = dumpDescriptors(pid, process.pidfd, files)
+  const fs = dumpFs(pid, files)
+  const mm = dumpAddressSpace(context, map, files)
+  const tids = [...cores.keys()]
+  const named = (kind: Parameters<typeof imageFileName>[0], bytes: Uint8Array, id?: number): NamedImage => ({
+    name: imageFileName(kind, id),
+    bytes,
+  })
+  const images = [
+    named(
+      'inventory',
+      encodeImage('inventory', { imgVersion: IMG_VERSION, fdinfoPerId: true, rootIds: ownIds, lsmtype: Lsm.NO_LSM }),
+    ),
+    named(
+      'pstree',
+      encodeImage('pstree', [{ pid: nsPid, ppid: 0, pgid: nsPid, sid: nsPid, threads: tids }]),
+    ),
+    ...[...cores].map(([tid, core]) => named('core', encodeImage('core', core), tid)),
+    named('ids', encodeImage('ids', ownIds), nsPid),
+    mmImage(nsPid, mm),
+    named('fdinfo', encodeImage('fdinfo', fdinfo), ownIds.filesId),
+    named('fs', encodeImage('fs', fs), nsPid),
+    filesImage(files),
+    named('pipes-data', encodeImage('pipes-data', pipesData)),
+    named('timens', encodeImage('timens', toTimens(clocksOf(pid))), 0),
+  ]
+  return { images, neverLazy }
+}
+
+export function mmImage(nsPid: number, mm: MmEntry): NamedImage {
+  return { name: imageFileName('mm', nsPid), bytes: encodeImage('mm', mm) }
+}
+
+export function filesImage(files: FileTable): NamedImage {
+  return { name: imageFileName('files'), bytes: encodeImage('files', files.entries()) }
+}

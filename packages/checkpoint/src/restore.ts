@@ -1,0 +1,253 @@
+import { closeSync } from 'node:fs'
+import { PageferryError, addressOf, pageBytes } from '@pageferry/base'
+import { type KeeperClient, fds, memory as kernelMemory, ptrace, uffd } from '@pageferry/kernel'
+import {
+  type CoreEntry,
+  type FileEntry,
+  type FsEntry,
+  type MmEntry,
+  type PstreeEntry,
+  type FdinfoEntry,
+  type PipeData,
+  type TaskCoreEntry,
+  decodeImage,
+  imageFileName,
+} from '@pageferry/images'
+import { type AreaMap, PageSet } from '@pageferry/memory'
+import type { Freezer } from './freezer.js'
+import { restoreAddressSpace, restoreDumpable } from './kinds/address-space.js'
+import { restoreCredentials } from './kinds/credentials.js'
+import { restoreDescriptors } from './kinds/descriptors.js'
+import { SkeletonMap, areasFromVmas } from './kinds/memory-map.js'
+import { restoreComm, restoreFromOutside, restoreProcessState } from './kinds/process-state.js'
+import { restorePendingSignals, restoreSignalActions } from './kinds/signals.js'
+import { restoreRegisters, restoreScheduling, restoreThreadState } from './kinds/threads.js'
+import { restoreTimers } from './kinds/timers.js'
+import { SkeletonProcess, skeletonScratchPages } from './remote/skeleton-process.js'
+import { SYS } from './remote/syscalls.js'
+import { walkArea } from './trackers/pagemap-walk.js'
+import { trackedAreas } from './trackers/tracker.js'
+import { openSync } from 'node:fs'
+
+const { REG } = ptrace
+
+const O_CLOEXEC = 0o2000000
+const O_NONBLOCK = 0o4000
+const allSignals = 0xffff_ffff_ffff_ffffn
+const syscallTimeoutMs = 10_000
+/** Events that the workload causes while it runs on lazy memory; all must be asked for and served. */
+const uffdFeatures =
+  uffd.UFFD_FEATURE_EVENT_FORK |
+  uffd.UFFD_FEATURE_EVENT_REMAP |
+  uffd.UFFD_FEATURE_EVENT_REMOVE |
+  uffd.UFFD_FEATURE_EVENT_UNMAP |
+  uffd.UFFD_FEATURE_THREAD_ID
+
+/** The image files of one process, by name. They come from a peer: decoding checks their form. */
+export class ProcessImages {
+  readonly #bytes = new Map<string, Uint8Array>()
+
+  set(name: string, bytes: Uint8Array): void {
+    this.#bytes.set(name, bytes)
+  }
+
+  get(name: string): Uint8Array {
+    const bytes = this.#bytes.get(name)
+    if (bytes === undefined) throw new PageferryError('PROTOCOL', `the image ${name} is missing`)
+    return bytes
+  }
+
+  get names(): string[] {
+    return [...this.#bytes.keys()]
+  }
+
+  mm(pid: number): MmEntry {
+    return decodeImage('mm', this.get(imageFileName('mm', pid)))
+  }
+
+  core(tid: number): CoreEntry {
+    return decodeImage('core', this.get(imageFileName('core', tid)))
+  }
+
+  files(): FileEntry[] {
+    return decodeImage('files', this.get(imageFileName('files')))
+  }
+
+  fdinfo(id: number): FdinfoEntry[] {
+    return decodeImage('fdinfo', this.get(imageFileName('fdinfo', id)))
+  }
+
+  fs(pid: number): FsEntry {
+    return decodeImage('fs', this.get(imageFileName('fs', pid)))
+  }
+
+  pipesData(): PipeData[] {
+    return decodeImage('pipes-data', this.get(imageFileName('pipes-data')))
+  }
+
+  pstree(): PstreeEntry {
+    const [root, ...more] = decodeImage('pstree', this.get(imageFileName('pstree')))
+    if (root === undefined || more.length > 0) {
+      throw new PageferryError('PROTOCOL', 'the process tree has not exactly one process')
+    }
+    return root
+  }
+}
+
+/**
+ * Builds the workload out of a skeleton, in the order that its parts depend on each other. Until `release`
+ * the skeleton is traced with EXITKILL: if anything fails, or this process dies, nothing of it remains.
+ */
+export class Restorer {
+  readonly skeleton: SkeletonProcess
+  readonly uffd: number
+  readonly map: SkeletonMap
+  /** The workload's own pid, in its pid namespace. */
+  readonly nsPid: number
+  readonly #tids: number[] = []
+
+  private constructor(skeleton: SkeletonProcess, uffdFd: number, nsPid: number) {
+    this.skeleton = skeleton
+    this.uffd = uffdFd
+    this.nsPid = nsPid
+    this.map = new SkeletonMap(skeleton, uffdFd)
+  }
+
+  /** Spawns the skeleton under its keeper and takes it over. Its userfaultfd is made while it is still root. */
+  static create(
+    keeper: KeeperClient,
+    nsPid: number,
+    workloadMaps: { start: number; nrPages: number }[],
+  ): Restorer {
+    const [ours, theirs] = fds.socketpair(fds.SOCK_SEQPACKET)
+    let spawned: ReturnType<KeeperClient['spawn']>
+    try {
+      spawned = keeper.spawn({ pid: nsPid, socketFd: theirs })
+    } catch (error) {
+      closeSync(ours)
+      if ((error as { code?: string }).code === 'EEXIST') {
+        throw new PageferryError(
+          'REFUSED',
+          `pid ${nsPid} is taken on the destination: use --new-pid-namespace, or end that process`,
+          { cause: error },
+        )
+      }
+      throw error
+    } finally {
+      closeSync(theirs)
+    }
+    fds.recv(ours, 1, 0, syscallTimeoutMs) // the program says that it runs
+    const skeleton = SkeletonProcess.take(spawned.pid, spawned.pidfd, ours, workloadMaps)
+    const remote = Number(skeleton.call('userfaultfd', O_CLOEXEC | O_NONBLOCK))
+    const uffdFd = fds.pidfdGetfd(spawned.pidfd, remote)
+    skeleton.call('close', remote)
+    uffd.api(uffdFd, uffdFeatures)
+    return new Restorer(skeleton, uffdFd, nsPid)
+  }
+
+  get pid(): number {
+    return this.skeleton.pid
+  }
+
+  /** Brings the memory map to what the images say. */
+  applyMap(images: ProcessImages): AreaMap {
+    const target = areasFromVmas(images.mm(this.nsPid).vmas, images.files())
+    this.map.apply(target)
+    return target
+  }
+
+  /** Pages that are there in the skeleton and are not of a file: what the page tables say. */
+  presentPages(): PageSet {
+    const present = new PageSet()
+    const pagemapFd = openSync(`/proc/${this.pid}/pagemap`, 'r')
+    try {
+      for (const area of trackedAreas(this.map.map)) {
+        if (area.kind === 'shared-anon') present.addRange(area.start, area.nrPages)
+        else walkArea(pagemapFd, area, 0, (first, nr) => present.addRange(first, nr))
+      }
+    } finally {
+      closeSync(pagemapFd)
+    }
+    return present
+  }
+
+  /**
+   * Everything but memory. Every page that the kernel touches on behalf of these calls (TLS, rseq) must be
+   * installed: nobody would serve a fault that we cause ourselves.
+   */
+  restoreState(images: ProcessImages): void {
+    const { skeleton } = this
+    const tree = images.pstree()
+    const leader = images.core(this.nsPid)
+    if (leader.tc === undefined) throw new PageferryError('PROTOCOL', 'the core image lacks the task')
+    const task: TaskCoreEntry = leader.tc
+    const files = images.files()
+    const mm = images.mm(this.nsPid)
+
+    ptrace.setSigmask(this.pid, allSignals)
+    const threads: { tid: number; nsTid: number; core: CoreEntry }[] = []
+    for (const nsTid of tree.threads) {
+      const core = nsTid === this.nsPid ? leader : images.core(nsTid)
+      const tid = nsTid === this.nsPid ? this.pid : skeleton.createThread(nsTid)
+      ptrace.setSigmask(tid, allSignals)
+      this.#tids.push(tid)
+      threads.push({ tid, nsTid, core })
+    }
+    restoreDescriptors(skeleton, images.fdinfo(leader.ids?.filesId ?? 1), files, images.pipesData())
+    restoreAddressSpace(skeleton, mm, files)
+    restoreProcessState(skeleton, task, images.fs(this.nsPid), files)
+    restoreSignalActions(skeleton, task.sigactions)
+    this.map.lock()
+    for (const { tid, core } of threads) restoreThreadState(skeleton, tid, core)
+    for (const { tid, core } of threads) {
+      if (core.threadCore?.creds !== undefined) restoreCredentials(skeleton, tid, core.threadCore.creds)
+    }
+    restoreDumpable(skeleton, mm)
+    for (const { tid, nsTid, core } of threads) {
+      const target = { tid, nsTid, nsPid: this.nsPid, shared: false }
+      restorePendingSignals(skeleton, core.threadCore?.signalsP, target)
+    }
+    restorePendingSignals(skeleton, task.signalsS, { tid: this.pid, nsTid: 0, nsPid: this.nsPid, shared: true })
+    if (task.timers !== undefined) restoreTimers(skeleton, task.timers)
+    for (const { tid, core } of threads) {
+      restoreScheduling(tid, core)
+      restoreComm(skeleton, tid, core.threadCore?.comm ?? task.comm)
+    }
+    restoreFromOutside(this.pid, task)
+    this.#leaveScratch()
+    for (const { tid, core } of threads) restoreRegisters(tid, core)
+  }
+
+  /** The socket and the scratch area go last; the call that unmaps the scratch area runs in the vdso. */
+  #leaveScratch(): void {
+    const { skeleton } = this
+    skeleton.call('close', skeleton.socketFd)
+    const regs = ptrace.getRegs(this.pid)
+    regs[REG.orig_rax] = BigInt.asUintN(64, -1n)
+    regs[REG.rip] = this.#findSyscallInstruction()
+    regs[REG.rax] = BigInt(SYS.munmap)
+    regs[REG.rdi] = addressOf(skeleton.scratchPage)
+    regs[REG.rsi] = BigInt(skeletonScratchPages * pageBytes)
+    ptrace.setRegs(this.pid, regs)
+    const { result } = ptrace.syscallStep(this.pid, syscallTimeoutMs)
+    if (result !== 0n) throw new PageferryError('KERNEL', `munmap of the scratch area failed with errno ${-result}`)
+  }
+
+  #findSyscallInstruction(): bigint {
+    const vdso = this.map.map.areas.find((area) => area.kind === 'vdso')
+    if (vdso !== undefined) {
+      const code = Buffer.alloc(vdso.nrPages * pageBytes)
+      kernelMemory.pread(this.skeleton.memFd, addressOf(vdso.start), code)
+      const at = code.indexOf(Buffer.from([0x0f, 0x05]))
+      if (at >= 0) return addressOf(vdso.start) + BigInt(at)
+    }
+    throw new PageferryError('UNSUPPORTED_HOST', 'the vdso has no syscall instruction')
+  }
+
+  /** Frozen in its own cgroup and no longer traced: from here only a thaw makes it run. */
+  release(freezer: Freezer): void {
+    if (!freezer.isFrozen()) throw new PageferryError('INTERNAL', 'a skeleton is released that is not frozen')
+    for (const tid of this.#tids) ptrace.setOptions(tid, 0)
+    for (const tid of this.#tids) ptrace.detach(tid, 0)
+  }
+}
