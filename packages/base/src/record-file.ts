@@ -118,7 +118,11 @@ export function encodeRecord(record: unknown): Uint8Array {
   const json: string | undefined = JSON.stringify(record)
   const payload = Buffer.from(json ?? '')
   if (payload.length === 0 || payload.length > maxRecordBytes) {
-    throw failed('BAD_REQUEST', `a record must have 1 to ${maxRecordBytes} bytes, not ${payload.length}`, 'no')
+    throw failed(
+      'BAD_REQUEST',
+      `a record must have 1 to ${maxRecordBytes} bytes, not ${payload.length}`,
+      'no',
+    )
   }
   const bytes = Buffer.alloc(headerBytes + payload.length)
   bytes.writeUInt32LE(payload.length, 0)
@@ -183,7 +187,9 @@ function syncDirectory(directory: string): void {
 }
 
 function damaged(name: string, at: number): PageferryError {
-  return new PageferryError('INTERNAL', `${name} is damaged at byte ${at}; nothing was changed`, { details: { at } })
+  return new PageferryError('INTERNAL', `${name} is damaged at byte ${at}; nothing was changed`, {
+    details: { at },
+  })
 }
 
 function failed(

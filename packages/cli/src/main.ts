@@ -96,11 +96,10 @@ export function createProgram(): Command {
   addServiceCommand(program, 'dump-service', 'serve the machine that processes leave')
   addServiceCommand(program, 'restore-service', 'serve the machine that processes come to')
   program
-    .command('check [pid]')
+    .command('check')
+    .argument('[pid]', 'a process of this host', integer(1))
     .description('say whether a process can be migrated, or what this host offers')
-    .action(async (pid) =>
-      (await import('./commands/check.js')).check(pid === undefined ? undefined : integer(1)(pid)),
-    )
+    .action(async (pid?: number) => (await import('./commands/check.js')).check(pid))
   addMigrationOptions(program.command('migrate'))
     .description('move a process')
     .requiredOption('--source <url>', 'dump-service of the machine it leaves')

@@ -73,7 +73,7 @@ export function makeFinalPagemap(frozen: FrozenMemory, pages: KnownPages): Final
   const zero = new PageSet()
   if (trackingTrusted) {
     parent.union(pages.sent).intersect(frozen.presentOrSwapped).intersect(carried).subtract(doubtful)
-    zero.union(pages.zero).intersect(there).intersect(privateAnon).subtract(doubtful)
+    zero.union(pages.zero).intersect(there).intersect(privateAnon)
     zero.subtract(neverLazy.clone().intersect(eligible))
   }
 

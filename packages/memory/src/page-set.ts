@@ -1,4 +1,30 @@
+import {
+  andInto,
+  andNotInto,
+  type Chunk,
+  chunkPages,
+  chunkWords,
+  clearBits,
+  cloneChunk,
+  countBits,
+  fullChunk,
+  orInto,
+  RunCursor,
+  setBits,
+} from './bitmap.js'
 import { type RunTable, runCapacity } from './run-table.js'
+
+export { chunkPages }
+
+/** 57-bit addresses would need more; 48-bit ones, all that pageferry moves, need exactly this. */
+export const maxPages = 2 ** 36
+
+export interface FilledRuns {
+  nrRuns: number
+  nrPages: number
+  /** First page of the set that was not returned, to go on from; -1 when there is none. */
+  nextPage: number
+}
 
 /**
  * A set of page numbers (0 .. 2^36) as a chunked bitmap.
@@ -11,25 +37,6 @@ import { type RunTable, runCapacity } from './run-table.js'
  * Page numbers do not fit 32-bit integer arithmetic: they are split into chunk and bit by division before
  * any shift is used. A set must not be changed while it is iterated.
  */
-export const chunkPages = 32768
-const chunkWords = chunkPages / 32
-/** 57-bit addresses would need more; 48-bit ones, all that pageferry moves, need exactly this. */
-export const maxPages = 2 ** 36
-
-interface Chunk {
-  words: Uint32Array
-  count: number
-}
-
-const fullChunk: Readonly<Chunk> = { words: new Uint32Array(chunkWords).fill(0xffffffff), count: chunkPages }
-
-export interface FilledRuns {
-  nrRuns: number
-  nrPages: number
-  /** First page of the set that was not returned, to go on from; -1 when there is none. */
-  nextPage: number
-}
-
 export class PageSet {
   readonly #chunks = new Map<number, Chunk>()
   /** The chunk numbers in ascending order. */
@@ -288,9 +295,9 @@ export class PageSet {
     return { nrRuns, nrPages, nextPage: -1 }
   }
 
-  #cursor(page: number): Cursor {
+  #cursor(page: number): RunCursor {
     const key = Math.floor(page / chunkPages)
-    return new Cursor(this.#chunks, this.#keys, this.#lowerBound(key), page)
+    return new RunCursor(this.#chunks, this.#keys, this.#lowerBound(key), page)
   }
 
   #combine(other: PageSet, subtract: boolean): this {
@@ -371,172 +378,9 @@ export class PageSet {
   }
 }
 
-/** Walks the runs of a set; `first` and `end` are the run that `next` found. */
-class Cursor {
-  first = 0
-  end = 0
-  readonly #chunks: Map<number, Chunk>
-  readonly #keys: number[]
-  #index: number
-  #words: Uint32Array
-  #base = 0
-  #bit = 0
-
-  constructor(chunks: Map<number, Chunk>, keys: number[], index: number, page: number) {
-    this.#chunks = chunks
-    this.#keys = keys
-    this.#index = index
-    this.#words = fullChunk.words
-    if (this.#load()) this.#bit = Math.max(0, page - this.#base)
-  }
-
-  #load(): boolean {
-    if (this.#index >= this.#keys.length) return false
-    const key = this.#keys[this.#index]
-    this.#words = (this.#chunks.get(key) as Chunk).words
-    this.#base = key * chunkPages
-    this.#bit = 0
-    return true
-  }
-
-  /** Page number of the next set bit, and stands on it; -1 at the end. */
-  nextSet(): number {
-    while (this.#index < this.#keys.length) {
-      this.#bit = nextSetBit(this.#words, this.#bit)
-      if (this.#bit < chunkPages) return this.#base + this.#bit
-      this.#index++
-      this.#load()
-    }
-    return -1
-  }
-
-  /** A run of at least `maxNr` pages may be cut at the end of a chunk, so that a batch never walks all of it. */
-  next(maxNr = Number.POSITIVE_INFINITY): boolean {
-    this.first = this.nextSet()
-    if (this.first < 0) return false
-    for (;;) {
-      this.#bit = nextClearBit(this.#words, this.#bit)
-      this.end = this.#base + this.#bit
-      if (this.#bit < chunkPages) return true
-      // The run reaches the end of the chunk: it goes on when the next chunk follows and starts with a page.
-      this.#index++
-      if (
-        !this.#load() ||
-        this.end - this.first >= maxNr ||
-        this.#base !== this.end ||
-        (this.#words[0] & 1) === 0
-      )
-        return true
-    }
-  }
-}
-
 function checkedEnd(first: number, nr: number): number {
   const end = first + nr
   if (!(first >= 0 && nr >= 0 && end <= maxPages && Number.isInteger(first) && Number.isInteger(nr)))
     throw new RangeError(`not a range of pages: ${first}+${nr}`)
   return end
-}
-
-function cloneChunk(chunk: Chunk): Chunk {
-  return chunk === fullChunk ? fullChunk : { words: chunk.words.slice(), count: chunk.count }
-}
-
-/** Bits set in a 32-bit word: the usual sum over pairs, nibbles and bytes. */
-function popcount(word: number): number {
-  let x = word - ((word >>> 1) & 0x55555555)
-  x = (x & 0x33333333) + ((x >>> 2) & 0x33333333)
-  return Math.imul((x + (x >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24
-}
-
-function orInto(words: Uint32Array, others: Uint32Array): number {
-  let count = 0
-  for (let w = 0; w < chunkWords; w++) {
-    const word = words[w] | others[w]
-    words[w] = word
-    count += popcount(word)
-  }
-  return count
-}
-
-function andInto(words: Uint32Array, others: Uint32Array): number {
-  let count = 0
-  for (let w = 0; w < chunkWords; w++) {
-    const word = words[w] & others[w]
-    words[w] = word
-    count += popcount(word)
-  }
-  return count
-}
-
-function andNotInto(words: Uint32Array, others: Uint32Array): number {
-  let count = 0
-  for (let w = 0; w < chunkWords; w++) {
-    const word = words[w] & ~others[w]
-    words[w] = word
-    count += popcount(word)
-  }
-  return count
-}
-
-/** The bits from..to-1 of word w, where from and to count from the start of the chunk. */
-function maskOf(w: number, from: number, to: number): number {
-  const low = from > w * 32 ? -1 << (from & 31) : -1
-  return to < w * 32 + 32 ? low & ((1 << (to & 31)) - 1) : low
-}
-
-function setBits(words: Uint32Array, from: number, to: number): number {
-  let added = 0
-  for (let w = from >>> 5; w * 32 < to; w++) {
-    const fresh = maskOf(w, from, to) & ~words[w]
-    if (fresh === 0) continue
-    words[w] |= fresh
-    added += popcount(fresh)
-  }
-  return added
-}
-
-function clearBits(words: Uint32Array, from: number, to: number): number {
-  let cleared = 0
-  for (let w = from >>> 5; w * 32 < to; w++) {
-    const gone = maskOf(w, from, to) & words[w]
-    if (gone === 0) continue
-    words[w] &= ~gone
-    cleared += popcount(gone)
-  }
-  return cleared
-}
-
-function countBits(words: Uint32Array, from: number, to: number): number {
-  let count = 0
-  for (let w = from >>> 5; w * 32 < to; w++) {
-    if (words[w] !== 0) count += popcount(words[w] & maskOf(w, from, to))
-  }
-  return count
-}
-
-function nextSetBit(words: Uint32Array, bit: number): number {
-  if (bit >= chunkPages) return chunkPages
-  let w = bit >>> 5
-  let word = words[w] & (-1 << (bit & 31))
-  while (word === 0) {
-    if (++w === chunkWords) return chunkPages
-    word = words[w]
-  }
-  return w * 32 + lowestBit(word)
-}
-
-function nextClearBit(words: Uint32Array, bit: number): number {
-  if (words === fullChunk.words || bit >= chunkPages) return chunkPages
-  let w = bit >>> 5
-  let word = ~words[w] & (-1 << (bit & 31))
-  while (word === 0) {
-    if (++w === chunkWords) return chunkPages
-    word = ~words[w]
-  }
-  return w * 32 + lowestBit(word)
-}
-
-function lowestBit(word: number): number {
-  return 31 - Math.clz32(word & -word)
 }

@@ -134,7 +134,7 @@ export interface FrozenMemory {
   /**
    * Pages that may only look as if they were there: SWAPPED and not PRESENT. That is how the kernel shows its
    * write-protect markers, also for discarded pages, and nothing tells a marker from a page that really was
-   * swapped out. Never PARENT and never a hole: read, they tell the truth.
+   * swapped out. Never PARENT: read, they tell the truth.
    */
   doubtful?: PageSet
   /** Pages of shared anonymous areas that their object holds (SEEK_DATA), in a page table or not. */

@@ -91,22 +91,37 @@ export class WriteHistory {
     return [...groups].sort(([a], [b]) => b - a).map(([, pages]) => pages)
   }
 
-  /** The hottest recorded candidates, at most `maxPages` of them. */
+  /**
+   * The hottest recorded candidates, at most `maxPages` of them; among the coolest chosen the lowest pages.
+   * Runs inside the freeze: one pass counts pages per heat, a second one takes those above the threshold.
+   */
   hottest(candidates: PageSet, maxPages: number): PageSet {
+    const recorded = candidates.clone().intersect(this.#recorded)
+    if (recorded.count <= maxPages) return recorded
     const chosen = new PageSet()
     if (maxPages <= 0) return chosen
-    for (const group of this.byHeat(candidates)) {
-      group.forEachRun((first, nr) => {
-        const room = Math.min(nr, maxPages - chosen.count)
-        if (room > 0) chosen.addRange(first, room)
-      })
-      if (chosen.count >= maxPages) break
-    }
+
+    const pagesOfHeat = new Uint32Array((saturated + 1) ** 2)
+    recorded.forEachRun((first, nr) => {
+      for (let page = first; page < first + nr; page++) pagesOfHeat[this.#heat(page)]++
+    })
+    let threshold = pagesOfHeat.length - 1
+    let room = maxPages
+    for (; pagesOfHeat[threshold] <= room; threshold--) room -= pagesOfHeat[threshold]
+    recorded.forEachRun((first, nr) => {
+      for (let page = first; page < first + nr; page++) {
+        const heat = this.#heat(page)
+        if (heat > threshold || (heat === threshold && room-- > 0)) chosen.addRange(page, 1)
+      }
+    })
     return chosen
   }
 
   #heat(page: number): number {
-    return this.count(page) * (saturated + 1) + this.lastRound(page)
+    const key = Math.floor(page / chunkPages)
+    const chunk = this.#chunks.get(key) as HistoryChunk
+    const i = page - key * chunkPages
+    return chunk.counts[i] * (saturated + 1) + chunk.lastRounds[i]
   }
 
   #chunk(key: number): HistoryChunk {

@@ -27,6 +27,17 @@ t.test('ranges across chunks, counts and runs', async (t) => {
   t.equal(set.runLength(chunkPages, 3), 0)
 })
 
+t.test('chunks that are no neighbours are no run', async (t) => {
+  const set = PageSet.of([chunkPages - 1, 1], [2 * chunkPages, 2])
+  t.same(
+    [...set.runs()],
+    [
+      [chunkPages - 1, 1],
+      [2 * chunkPages, 2],
+    ],
+  )
+})
+
 t.test('whole chunks, terabytes and the last page', async (t) => {
   const tebibyte = 2 ** 28
   const set = PageSet.of([0, tebibyte])

@@ -151,6 +151,16 @@ t.test('rounds: late news, leftovers and lost mappings', async (t) => {
   t.equal(source.dirtyCount, 0)
 })
 
+t.test('a page is never both sent and known to be zero', async (t) => {
+  const source = new SourcePages()
+  source.noteAreas(new AreaMap([anon]))
+  source.noteWritten(0x10, 2)
+  source.roundTodo()
+  source.noteZero(runTableOf([0x10, 2]))
+  source.noteSent(runTableOf([0x11, 1]))
+  t.same([source.sentCount, source.zeroCount], [1, 1])
+})
+
 t.test('pagemap entries that overlap or have no known flag are refused', async (t) => {
   t.throws(() =>
     readPagemapEntries([

@@ -33,6 +33,7 @@ import type { Lane, Message, MessageType } from './messages.js'
  *  ============| ===== Ready was said: the source may have committed =======================| ==========
  *  ready       | message commit            | detachSkeleton, journal commit, thawSkeleton    | committed
  *              | message cancel            | discardSkeleton, journal done, finish           | discarded
+ *              | message failed            | error (it may have committed: waits)            |
  *              | lane lost                 | reconnect                                       |
  *              | timeout, cancel, skeleton | journal abandoned, send abandoned,              |
  *              |   died, anything else     |   discardSkeleton (reconnect)                   | abandoned
@@ -119,7 +120,11 @@ export type DestinationAction =
   /** Kill it, if there is one. */
   | 'discardSkeleton'
 
-export type DestinationEvent = CommonEvent<DestinationStep, DestinationAction | 'reconnect', DestinationRecord>
+export type DestinationEvent = CommonEvent<
+  DestinationStep,
+  DestinationAction | 'reconnect',
+  DestinationRecord
+>
 export type DestinationEffect =
   | CommonEffect<DestinationRecord>
   | { readonly type: DestinationAction }
@@ -174,7 +179,10 @@ export function destinationStateFromJournal(
 ): DestinationTransition {
   const find = (type: string) => records.find((record) => record.type === type)
   const done = find('done') !== undefined
-  const cause: ErrorInfo = { code: 'INTERNAL', message: 'the worker on the destination ended before the commit' }
+  const cause: ErrorInfo = {
+    code: 'INTERNAL',
+    message: 'the worker on the destination ended before the commit',
+  }
   const abandoned = find('abandoned')
   if (abandoned) {
     const error: ErrorInfo = { code: 'REMOTE', message: abandoned.reason || 'the migration was given up' }
@@ -432,7 +440,8 @@ function whenRunning(state: DestinationState, event: DestinationEvent): Destinat
 
 /** drained, abandoned, lost: nothing runs here that needs the source; it must hear, or be told to wait. */
 function untilHeard(state: DestinationState, event: DestinationEvent): DestinationTransition {
-  const word: Message = state.name === 'drained' ? { type: 'drained' } : { type: 'abandoned', reason: reason(state) }
+  const word: Message =
+    state.name === 'drained' ? { type: 'drained' } : { type: 'abandoned', reason: reason(state) }
   const speaks = state.name !== 'lost' && !state.settled
   switch (event.type) {
     case 'message':

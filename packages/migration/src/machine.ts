@@ -135,5 +135,9 @@ export function eventText(event: CommonEvent<string, string, { type: string }>):
 /** What the peer reported, with its role in front, so that no log blames the wrong machine. */
 export function peerError(role: 'source' | 'destination', message: Message): ErrorInfo {
   const what = message.error?.message ?? message.reason ?? `sent ${message.type}`
-  return { code: message.error?.code ?? 'REMOTE', message: `${role}: ${what}`, details: message.error?.details }
+  return {
+    code: message.error?.code ?? 'REMOTE',
+    message: `${role}: ${what}`,
+    details: message.error?.details,
+  }
 }

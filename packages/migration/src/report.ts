@@ -71,7 +71,8 @@ export interface SourceReport
 }
 
 /** What the destination knows. */
-export interface DestinationReport extends Pick<MigrationReport, 'faults' | 'pushedPages' | 'drainMs' | 'verify'> {
+export interface DestinationReport
+  extends Pick<MigrationReport, 'faults' | 'pushedPages' | 'drainMs' | 'verify'> {
   blackout: Pick<BlackoutReport, 'restoreMs' | 'resumeMs'>
 }
 
@@ -197,7 +198,8 @@ export function formatReport(report: MigrationReport): string[] {
   lines.push(`  total      ${ms(report.totalMs)}, ${bytes(report.bytesOnWire)} on the wire`)
   const { verify } = report
   if (verify === null) lines.push('  verify     not asked for')
-  else if (verify.mismatches === 0) lines.push(`  verify     ${count(verify.pages)} pages compared, all equal`)
+  else if (verify.mismatches === 0)
+    lines.push(`  verify     ${count(verify.pages)} pages compared, all equal`)
   else lines.push(`  verify     ${count(verify.mismatches)} of ${count(verify.pages)} pages DIFFER`)
   return lines
 }

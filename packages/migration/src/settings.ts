@@ -67,7 +67,8 @@ export function parseSettings(input: Readonly<Record<string, unknown>>): Setting
   if (typeof verify === 'boolean') settings.verify = verify
   else if (verify !== undefined) problems.push(`verify must be true or false, not ${show(verify)}`)
   if (typeof imagesDir === 'string' && imagesDir.startsWith('/')) settings.imagesDir = imagesDir
-  else if (imagesDir !== undefined) problems.push(`imagesDir must be an absolute path, not ${show(imagesDir)}`)
+  else if (imagesDir !== undefined)
+    problems.push(`imagesDir must be an absolute path, not ${show(imagesDir)}`)
   if (problems.length > 0) {
     throw new PageferryError('BAD_REQUEST', problems.join('; '), { details: { problems } })
   }

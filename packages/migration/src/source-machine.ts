@@ -248,13 +248,9 @@ function expected(state: SourceState, event: SourceEvent): SourceTransition | un
       return to(state, 'awaitingReady', send({ type: 'dumpEnd' }), { type: 'detachAndKeepFrozen' })
     case 'awaitingReady':
       if (!isMessage(event, 'ready')) return undefined
-      return to(
-        state,
-        'committed',
-        { type: 'journal', record: { type: 'commit' } },
-        send(COMMIT_MESSAGE),
-        { type: 'startServing' },
-      )
+      return to(state, 'committed', { type: 'journal', record: { type: 'commit' } }, send(COMMIT_MESSAGE), {
+        type: 'startServing',
+      })
     default:
       return undefined
   }

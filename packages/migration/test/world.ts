@@ -50,6 +50,7 @@ export const ACTIONS = [
   'effectFault',
   'skeletonDies',
   'workloadExits',
+  'hostRestarts',
 ] as const
 export type ActionName = (typeof ACTIONS)[number]
 export interface Action {
@@ -76,6 +77,11 @@ interface Side<S, V, E, R> {
   steps: string[]
   journal: R[]
   finished: string[]
+}
+
+interface Pending {
+  effects: unknown[]
+  urgent: unknown[]
 }
 
 interface Connection {
@@ -109,6 +115,8 @@ export class World {
   everRan = false
   drained = false
   skeletonDied = false
+  /** The destination's machine went down once: its processes are gone, its journal is not. */
+  hostRestarted = false
   #connection: Connection | undefined
   #dialling: 'connect' | 'reconnect' | undefined
   #old: Connection = { toSource: [], toDestination: [] }
@@ -212,6 +220,11 @@ export class World {
         return true
       case 'workloadExits':
         return this.#workloadExits()
+      case 'hostRestarts':
+        this.#crash('destination')
+        this.hostRestarted = true
+        if (this.skeleton !== 'none') this.skeleton = 'killed'
+        return true
     }
   }
 
@@ -225,7 +238,10 @@ export class World {
     for (let round = 0; round < 2000; round++) {
       const moved = names.filter((name) => this.act({ name, n: 0 })).length > 0
       if (moved) continue
-      if (isSourceFinal(this.source.state) && isDestinationFinal(this.destination.state)) return this.#checkEnd()
+      if (isSourceFinal(this.source.state) && isDestinationFinal(this.destination.state)) {
+        this.#checkEnd()
+        return
+      }
       if (patience-- === 0) break
       // What drivers and people do when nothing happens: time limits, and the operator's decision.
       this.act({ name: 'timeoutSource', n: 0 })
@@ -238,7 +254,12 @@ export class World {
   #check(): void {
     if (this.original === 'running' && this.skeleton === 'running') throw new Violation('it runs twice')
     if (this.original === 'killed' && !this.drained) throw new Violation('original killed before Drained')
-    if (this.destination.up && this.destination.state.name === 'lost' && !this.skeletonDied) {
+    if (
+      this.destination.up &&
+      this.destination.state.name === 'lost' &&
+      !this.skeletonDied &&
+      !this.hostRestarted
+    ) {
       throw new Violation('lost, though nobody killed it')
     }
   }
@@ -246,7 +267,9 @@ export class World {
   #checkEnd(): void {
     const alive = [this.original, this.skeleton].filter((where) => where === 'running').length
     const exited = this.original === 'exited' || this.skeleton === 'exited'
-    if (alive + (exited ? 1 : 0) !== 1) {
+    // What had moved completely when the destination's machine went down has gone with it.
+    const wentDown = this.hostRestarted && this.original === 'killed' && this.skeleton === 'killed'
+    if (alive + (exited || wentDown ? 1 : 0) !== 1) {
       throw new Violation(`at the end: original ${this.original}, restored ${this.skeleton}`)
     }
     const [source, destination] = [this.source.finished.at(-1), this.destination.finished.at(-1)]
@@ -304,7 +327,8 @@ export class World {
         this.#connection?.toDestination.push(effect.message)
         return
       case 'journal':
-        return this.#journal(one, effect.record)
+        this.#journal(one, effect.record)
+        return
       case 'finish':
         one.finished.push(effect.outcome)
         return
@@ -312,18 +336,18 @@ export class World {
         this.#crash('source')
         return
       case 'detachAndKeepFrozen':
-        if (this.#fails(one, effect.type, false)) return
+        if (this.#fails(one, effect.type)) return
         if (this.original === 'stopped' || this.original === 'running') this.original = 'frozen'
         return
       case 'resumeWorkload':
         one.steps = []
-        if (this.#fails(one, effect.type, false)) return
+        if (this.#fails(one, effect.type)) return
         if (this.original === 'killed') throw new Violation('resumes a workload that was killed')
         if (this.original === 'stopped' || this.original === 'frozen') this.original = 'running'
         return
       case 'killOriginal':
         one.steps = []
-        if (this.#fails(one, effect.type, false)) return
+        if (this.#fails(one, effect.type)) return
         this.original = 'killed'
         return
     }
@@ -345,7 +369,8 @@ export class World {
         this.#connection?.toSource.push(effect.message)
         return
       case 'journal':
-        return this.#journal(one, effect.record)
+        this.#journal(one, effect.record)
+        return
       case 'finish':
         one.finished.push(effect.outcome)
         return
@@ -361,22 +386,22 @@ export class World {
         return
       case 'discardSkeleton':
         one.steps = []
-        if (this.#fails(one, effect.type, false)) return
+        if (this.#fails(one, effect.type)) return
         if (this.skeleton === 'running') throw new Violation('kills the running workload')
         if (this.skeleton === 'tied' || this.skeleton === 'frozen') this.skeleton = 'killed'
         return
     }
   }
 
-  #fails(one: Side<unknown, never, unknown, unknown>, effect: string, always: boolean): boolean {
+  #fails(one: Pending, effect: string, always = false): boolean {
     if (!always && !this.#effectFault) return false
     this.#effectFault = false
     one.effects = []
-    one.urgent.push({ type: 'effectFailed', effect, error: INJECTED } as never)
+    one.urgent.push({ type: 'effectFailed', effect, error: INJECTED })
     return true
   }
 
-  #journal<R>(one: Side<unknown, never, unknown, R>, record: R): void {
+  #journal(one: Pending & { journal: unknown[] }, record: unknown): void {
     const fault = this.#journalFault
     this.#journalFault = undefined
     if (fault === undefined) {
@@ -387,7 +412,7 @@ export class World {
     if (fault === 1) one.journal.push(record)
     one.effects = []
     const written = fault === 0 ? 'no' : 'unknown'
-    one.urgent.push({ type: 'journalFailed', record, written, error: INJECTED } as never)
+    one.urgent.push({ type: 'journalFailed', record, written, error: INJECTED })
   }
 
   #sourceStepEnds(): boolean {
@@ -480,7 +505,7 @@ export class World {
   }
 
   #crash(which: 'source' | 'destination'): boolean {
-    const one: Side<unknown, unknown, unknown, unknown> = this[which]
+    const one: { up: boolean } = this[which]
     if (!one.up) return false
     Object.assign(one, { up: false, effects: [], urgent: [], queue: [], steps: [] })
     this.#break(2)
@@ -511,7 +536,8 @@ export class World {
     if (this.#mutation.destinationRestart) after = this.#mutation.destinationRestart(after)
     Object.assign(one, { up: true, state: after.state, effects: [...after.effects] })
     if (this.skeleton === 'killed') {
-      one.queue.push({ type: 'workloadExited', exit: { kind: 'signaled', value: 9 } })
+      const exit = this.hostRestarted ? { kind: 'unknown' as const } : { kind: 'signaled' as const, value: 9 }
+      one.queue.push({ type: 'workloadExited', exit })
     } else if (this.skeleton === 'exited') {
       one.queue.push({ type: 'workloadExited', exit: { kind: 'exited', value: 0 } })
     }

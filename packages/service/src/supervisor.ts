@@ -66,6 +66,8 @@ export class Supervisor {
   readonly #stateDir: StateDir
   readonly #log: Logger
   readonly #migrations = new Map<string, Migration>()
+  /** Directories that are about to be removed. */
+  readonly #leaving = new Set<Promise<void>>()
   /** No new migrations. */
   #stopping = false
   /** No new workers either. */
@@ -194,7 +196,7 @@ export class Supervisor {
     // Those whose outcome stands are still telling their peers; a moment is enough for a peer that listens.
     const leave = ({ ended, worker }: Migration) =>
       ended ? worker?.release(exitTimeoutMs, exitTimeoutMs) : worker?.dismiss(exitTimeoutMs)
-    await Promise.all([...this.#migrations.values()].map(leave))
+    await Promise.all([...[...this.#migrations.values()].map(leave), ...this.#leaving])
   }
 
   #active(): Migration[] {
@@ -422,7 +424,9 @@ export class Supervisor {
     const { worker } = migration
     // Its peer never heard of the migration: nothing to linger for. It may still be writing its last lines.
     const left = worker?.dismiss(this.#options.limits.exitTimeoutMs) ?? Promise.resolve()
-    void left.then(() => this.#stateDir.remove(migration.spec.id))
+    const removed = left.then(() => this.#stateDir.remove(migration.spec.id))
+    this.#leaving.add(removed)
+    void removed.finally(() => this.#leaving.delete(removed))
   }
 
   #prune(): void {

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { request as httpRequest } from 'node:http'
 import { join } from 'node:path'
 import { createLogger, ERROR_CODES } from '@pageferry/base'
@@ -13,6 +13,7 @@ import {
   startService,
   temporaryDir,
   told,
+  until,
   untilState,
   workerPath,
 } from './fixtures/harness.js'
@@ -247,6 +248,7 @@ t.test('a worker cannot end its migration with a state or code of its own', asyn
   const { id } = await client.createMigration({ pid: 5, mode: 'hybrid' })
   await untilState(client, id, 'preparing')
   command(stateDir, id, 'steal')
+  await until(() => !existsSync(join(stateDir, id, 'command')), 'the command is taken')
   command(stateDir, id, 'badCode')
   t.match(await untilState(client, id, 'failed'), { error: { code: 'INTERNAL', message: 'odd' } })
 })

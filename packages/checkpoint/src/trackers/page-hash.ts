@@ -2,7 +2,7 @@ import { closeSync, openSync } from 'node:fs'
 import { pageBytes } from '@pageferry/base'
 import { memory as kernelMemory, pagemap } from '@pageferry/kernel'
 import { type AreaMap, PageSet, type RunTable } from '@pageferry/memory'
-import { type MemoryScan, type Tracker, scanSharedMemory, trackedAreas } from './tracker.js'
+import { emptyScan, type MemoryScan, type Tracker, scanSharedMemory, trackedAreas } from './tracker.js'
 
 const pagesPerRead = 1024
 const entriesPerRead = 65_536
@@ -35,7 +35,7 @@ export class PageHashTracker implements Tracker {
   }
 
   scan(map: AreaMap): MemoryScan {
-    const scan: MemoryScan = { present: new PageSet(), written: new PageSet() }
+    const scan: MemoryScan = emptyScan()
     for (const area of trackedAreas(map)) {
       if (area.kind === 'shared-anon') scanSharedMemory(this.#pid, area, scan)
       else this.#findPresent(area.start, area.nrPages, area.kind === 'file-private', scan.present)

@@ -1,5 +1,6 @@
 import { pagemap } from '@pageferry/kernel'
 import type { Area } from '@pageferry/memory'
+import type { MemoryScan } from './tracker.js'
 
 const regionsPerScan = 16_384
 const buffer = new Float64Array(3 * regionsPerScan)
@@ -38,4 +39,10 @@ export function walkArea(
     // Not walk_end: above 512 regions it may lie before regions that were reported already.
     from = buffer[3 * regions - 3] + buffer[3 * regions - 2]
   }
+}
+
+/** Enters a region of `walkArea`: with content, or perhaps only a marker. */
+export function noteThere(scan: MemoryScan, first: number, nr: number, categories: number): void {
+  if ((categories & pagemap.PAGE_IS_PRESENT) !== 0) scan.present.addRange(first, nr)
+  else scan.doubtful.addRange(first, nr)
 }

@@ -2,7 +2,7 @@ import { closeSync, openSync } from 'node:fs'
 import { pagemap } from '@pageferry/kernel'
 import { type AreaMap, PageSet, type RunTable } from '@pageferry/memory'
 import { StoppedProcess } from '../remote/stopped-process.js'
-import { type MemoryScan, type Tracker, scanSharedMemory, trackedAreas } from './tracker.js'
+import { emptyScan, type MemoryScan, type Tracker, scanSharedMemory, trackedAreas } from './tracker.js'
 
 const entriesPerRead = 65_536
 
@@ -24,7 +24,7 @@ export class SoftDirtyTracker implements Tracker {
   scan(map: AreaMap, alreadyStopped = false): MemoryScan {
     const stopped = alreadyStopped ? null : StoppedProcess.stop(this.#pid, 'all')
     try {
-      const scan: MemoryScan = { present: new PageSet(), written: new PageSet() }
+      const scan: MemoryScan = emptyScan()
       for (const area of trackedAreas(map)) {
         if (area.kind === 'shared-anon') scanSharedMemory(this.#pid, area, scan)
         else this.#scanArea(area.start, area.nrPages, area.kind === 'file-private', scan)

@@ -7,6 +7,10 @@ import { type Area, type AreaMap, PageSet, type RunTable, carriesPages } from '@
 export interface MemoryScan {
   /** Pages with content of the process's own (memory/source-pages.ts, FrozenMemory.presentOrSwapped). */
   present: PageSet
+  /** SWAPPED and not PRESENT: swapped out, or only a write-protect marker of the kernel's; nothing tells which. */
+  doubtful: PageSet
+  /** Pages of shared anonymous objects, whatever this process's page tables say. */
+  objectPages: PageSet
   /** Written since the scan before. Always a superset of the truth, never less. */
   written: PageSet
 }
@@ -27,10 +31,11 @@ export interface Tracker {
 export const trackerKinds = ['wp-async', 'soft-dirty', 'page-hash'] as const
 export type TrackerKind = (typeof trackerKinds)[number]
 
-/**
- * Pages of a shared anonymous object: what the object has, not what this process's page tables say. Every
- * scan reports them as written: nothing tracks writes through other mappings.
- */
+export function emptyScan(): MemoryScan {
+  return { present: new PageSet(), doubtful: new PageSet(), objectPages: new PageSet(), written: new PageSet() }
+}
+
+/** Pages of a shared anonymous object. Nothing tracks writes through other mappings, so they never are clean. */
 export function scanSharedMemory(pid: number, area: Area, scan: MemoryScan): void {
   const name = readdirSync(`/proc/${pid}/map_files`).find((entry) => {
     const [from, to] = entry.split('-').map((part) => BigInt(`0x${part}`))
@@ -48,8 +53,7 @@ export function scanSharedMemory(pid: number, area: Area, scan: MemoryScan): voi
       const stop = hole < end ? hole : end
       const first = area.start + Number((data - area.offset) / BigInt(pageBytes))
       const nr = Number((stop - data + BigInt(pageBytes - 1)) / BigInt(pageBytes))
-      scan.present.addRange(first, nr)
-      scan.written.addRange(first, nr)
+      scan.objectPages.addRange(first, nr)
       at = hole
     }
   } finally {

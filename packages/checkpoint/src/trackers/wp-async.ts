@@ -1,11 +1,11 @@
 import { closeSync, openSync } from 'node:fs'
 import { addressOf, isKernelError, pageBytes } from '@pageferry/base'
 import { pagemap, uffd } from '@pageferry/kernel'
-import { type Area, type AreaMap, PageSet, type RunTable } from '@pageferry/memory'
+import { type Area, type AreaMap, type RunTable } from '@pageferry/memory'
 import { StoppedProcess } from '../remote/stopped-process.js'
 import { takeFd } from '../remote/workload-thread.js'
-import { walkArea } from './pagemap-walk.js'
-import { type MemoryScan, type Tracker, scanSharedMemory, trackedAreas } from './tracker.js'
+import { noteThere, walkArea } from './pagemap-walk.js'
+import { emptyScan, type MemoryScan, type Tracker, scanSharedMemory, trackedAreas } from './tracker.js'
 
 const O_CLOEXEC = 0o2000000
 const O_NONBLOCK = 0o4000
@@ -48,7 +48,7 @@ export class WpAsyncTracker implements Tracker {
   }
 
   scan(map: AreaMap): MemoryScan {
-    const scan: MemoryScan = { present: new PageSet(), written: new PageSet() }
+    const scan: MemoryScan = emptyScan()
     for (const area of trackedAreas(map)) {
       if (area.kind === 'shared-anon') scanSharedMemory(this.#pid, area, scan)
       else this.#scanArea(area, scan)
@@ -63,12 +63,12 @@ export class WpAsyncTracker implements Tracker {
    * everything there counts as written.
    */
   #scanArea(area: Area, scan: MemoryScan): void {
-    const { present, written } = scan
+    const { written } = scan
     if (this.#register(area)) {
       try {
         const flags = pagemap.PM_SCAN_WP_MATCHING | pagemap.PM_SCAN_CHECK_WPASYNC
         walkArea(this.#pagemap, area, flags, (first, nr, categories) => {
-          present.addRange(first, nr)
+          noteThere(scan, first, nr, categories)
           if ((categories & pagemap.PAGE_IS_WRITTEN) !== 0) written.addRange(first, nr)
         })
         return
@@ -76,8 +76,8 @@ export class WpAsyncTracker implements Tracker {
         if (!isKernelError(error, 'EPERM')) throw error
       }
     }
-    walkArea(this.#pagemap, area, 0, (first, nr) => {
-      present.addRange(first, nr)
+    walkArea(this.#pagemap, area, 0, (first, nr, categories) => {
+      noteThere(scan, first, nr, categories)
       written.addRange(first, nr)
     })
   }

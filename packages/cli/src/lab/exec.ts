@@ -104,9 +104,11 @@ export async function startInHost(
   return { pid, output }
 }
 
-/** Stays as the parent. Its child is no group leader, so setsid does not fork, and the status is the command's own.
- * The shell's own word about a killed child would go to a pipe that is closed by then. */
-const waitScript = 'exec 4>&2 2>/dev/null; setsid "$@" 2>&4 4>&-; exit $?'
+/**
+ * Stays as the parent. Its child is no group leader, so setsid does not fork, and the status is the command's own. The
+ * shell's remark about a killed child must not go to a pipe that is closed by then.
+ */
+const waitScript = 'exec 4>&2 2>/dev/null; (exec setsid "$@" 2>&4 4>&-); exit $?'
 
 /** Like `startInHost`, but `exit` resolves with the exit status, 128 + N when signal N ended it. */
 export async function superviseInHost(

@@ -1,4 +1,5 @@
-import { join } from 'node:path'
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { PageferryError } from '@pageferry/base'
 
@@ -11,8 +12,15 @@ export const labsDir = '/run/pageferry/labs'
 /** One file per subnet number in use; creating it exclusively is what reserves the number. */
 export const subnetsDir = '/run/pageferry/subnets'
 
+/** Directory of this package, whether its compiled files run or, in tests, its sources. */
+export const packageRoot = findPackageRoot(dirname(fileURLToPath(import.meta.url)))
+
 /** What `npx pageferry` runs; services and the warden of a lab are started through it. */
-export const pageferryProgram = fileURLToPath(new URL('../../../bin/pageferry.js', import.meta.url))
+export const pageferryProgram = join(packageRoot, 'bin/pageferry.js')
+
+function findPackageRoot(directory: string): string {
+  return existsSync(join(directory, 'package.json')) ? directory : findPackageRoot(dirname(directory))
+}
 
 /** A lab's name becomes a directory and a cgroup: one plain path component, short enough for UNIX socket paths. */
 const validName = /^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$/

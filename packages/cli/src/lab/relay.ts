@@ -2,11 +2,12 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { type AddressInfo, createServer, type Server } from 'node:net'
 import { networkInterfaces } from 'node:os'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
 import { PageferryError } from '@pageferry/base'
+import { packageRoot } from './paths.js'
 import { type HostState, isAlive, listLabs, readState } from './state.js'
 
-const workerPath = fileURLToPath(new URL('./relay-worker.js', import.meta.url))
+const workerPath = join(packageRoot, 'dist/src/lab/relay-worker.js')
 
 /**
  * A lab's addresses exist only inside its own network. A relay makes services in there reachable from here: loopback
@@ -40,10 +41,13 @@ export class Relay {
         `The network of ${url} cannot be entered: is the lab still up?`,
       )
     })
-    this.#child.send({ host: hostname, port: Number(port) }, server)
-    await Promise.race([answered, died])
-    died.catch(() => {})
-    server.close() // the child's copy goes on listening
+    try {
+      this.#child.send({ host: hostname, port: Number(port) }, server)
+      await Promise.race([answered, died])
+    } finally {
+      died.catch(() => {})
+      server.close() // the child's copy goes on listening
+    }
     return `${protocol}//127.0.0.1:${local}`
   }
 

@@ -1,0 +1,114 @@
+import { existsSync, readFileSync, readlinkSync } from 'node:fs'
+import { PageferryError } from '@pageferry/base'
+import type { Problem } from './capture-context.js'
+import { checkDescriptors } from './kinds/descriptors.js'
+import { dumpMemoryMap } from './kinds/memory-map.js'
+import { maxTimerId } from './kinds/timers.js'
+import { readVmFlags } from './proc/maps.js'
+import { readStat } from './proc/stat.js'
+import { readStatus } from './proc/status.js'
+import { readTids } from './proc/tasks.js'
+import { readTimers } from './proc/timers.js'
+
+export interface Preflight {
+  workload: { pid: number; comm: string; threads: number; residentPages: number }
+  /** Everything that stands in the way, not only the first. Empty: it can move. */
+  problems: Problem[]
+}
+
+const kernelThreadFlag = 0x0020_0000 // PF_KTHREAD
+const namespaces = ['cgroup', 'ipc', 'mnt', 'net', 'pid', 'user', 'uts'] as const
+
+/**
+ * Looks at a process from outside; stops nothing and changes nothing.
+ * @throws NO_SUCH_PROCESS, or NOT_PERMITTED when this is not root
+ */
+export function preflight(pid: number): Preflight {
+  if (!existsSync(`/proc/${pid}`)) throw new PageferryError('NO_SUCH_PROCESS', `there is no process ${pid}`)
+  if (process.getuid?.() !== 0) {
+    throw new PageferryError('NOT_PERMITTED', 'moving a process needs root on both machines')
+  }
+  try {
+    return inspect(pid)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'ENOENT' || code === 'ESRCH') {
+      throw new PageferryError('NO_SUCH_PROCESS', `process ${pid} has exited`, { cause: error })
+    }
+    throw error
+  }
+}
+
+function inspect(pid: number): Preflight {
+  const stat = readStat(pid)
+  const status = readStatus(pid)
+  const workload = {
+    pid,
+    comm: stat.comm,
+    threads: stat.nrThreads,
+    residentPages: Number(readFileSync(`/proc/${pid}/statm`, 'utf8').split(' ')[1]),
+  }
+  if ((stat.flags & kernelThreadFlag) !== 0) {
+    return { workload, problems: [{ what: `process ${pid}`, reason: 'it is a kernel thread' }] }
+  }
+  if (stat.state === 'Z' || stat.state === 'X') {
+    return { workload, problems: [{ what: `process ${pid}`, reason: 'it has exited and waits to be reaped' }] }
+  }
+  const problems: Problem[] = [
+    ...checkTask(pid, stat, status),
+    ...checkNamespaces(pid),
+    ...checkFamily(pid),
+    ...dumpMemoryMap(pid, readVmFlags(pid)).problems,
+    ...checkDescriptors(pid),
+  ]
+  for (const timer of readTimers(pid)) {
+    if (timer.id > maxTimerId) {
+      problems.push({ what: `POSIX timer ${timer.id}`, reason: 'its id is too high to be created again' })
+    }
+  }
+  return { workload, problems }
+}
+
+function checkTask(pid: number, stat: ReturnType<typeof readStat>, status: ReturnType<typeof readStatus>): Problem[] {
+  const what = `process ${pid}`
+  const problems: Problem[] = []
+  const add = (condition: boolean, reason: string): void => {
+    if (condition) problems.push({ what, reason })
+  }
+  add(status.tracerPid !== 0, `it is traced by process ${status.tracerPid} (a debugger, strace?): detach that first`)
+  add(stat.state === 'T' || stat.state === 't', 'it is stopped: send it SIGCONT first')
+  add(stat.session !== pid || stat.pgrp !== pid, `it belongs to session ${stat.session} of another process: start it with setsid`)
+  add(stat.ttyNr !== 0, 'it has a controlling terminal: start it with setsid, input and output redirected')
+  add(status.seccomp !== 0, 'a seccomp filter is active, which cannot be rebuilt yet')
+  add(status.coreDumping, 'it is dumping core')
+  add(status.x86ThreadFeatures.includes('shstk'), 'it uses a shadow stack')
+  add(is32Bit(pid), 'it is a 32-bit program')
+  return problems
+}
+
+function is32Bit(pid: number): boolean {
+  // EI_CLASS of the executable: 1 is ELFCLASS32 (elf(5)).
+  return readFileSync(`/proc/${pid}/exe`).subarray(0, 5)[4] === 1
+}
+
+/** Namespaces of its own (but for time, which is rebuilt) would have to be moved with it. */
+function checkNamespaces(pid: number): Problem[] {
+  const problems: Problem[] = []
+  for (const name of namespaces) {
+    if (readlinkSync(`/proc/${pid}/ns/${name}`) !== readlinkSync(`/proc/self/ns/${name}`)) {
+      problems.push({ what: `${name} namespace`, reason: 'the process is in another one than the dump service' })
+    }
+  }
+  return problems
+}
+
+/** One process without children; more come with a later version. */
+function checkFamily(pid: number): Problem[] {
+  const children = readTids(pid).flatMap((tid) =>
+    readFileSync(`/proc/${pid}/task/${tid}/children`, 'utf8')
+      .split(' ')
+      .filter((child) => child !== ''),
+  )
+  if (children.length === 0) return []
+  return [{ what: `child processes ${children.join(', ')}`, reason: 'only single processes are moved yet' }]
+}

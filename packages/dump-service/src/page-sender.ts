@@ -1,0 +1,90 @@
+import { pageBytes } from '@pageferry/base'
+import type { AreaMap, PageSet } from '@pageferry/memory'
+import { isPrivateAnon } from '@pageferry/memory'
+import { maxBatchPages, maxRunsPerBatch } from '@pageferry/wire'
+import type { BulkLane } from './bulk-lane.js'
+import type { PageReader } from './page-reader.js'
+
+export interface SentPages {
+  pages: number
+  zeroPages: number
+  bytes: number
+  /** Batches of this round on each lane, for the round's barrier. */
+  batchesPerLane: number[]
+}
+
+export interface SendOptions {
+  asId: number
+  round: number
+  /** Zeros of private anonymous memory are left out: a page that is missing reads as zeros. */
+  map: AreaMap
+  /** Final round: every page must arrive, zeros too, and none may vanish. */
+  final: boolean
+  signal: AbortSignal
+  onSent?(runs: Float64Array): void
+  onZero?(runs: Float64Array): void
+  onVanished?(runs: Float64Array): void
+  onProgress?(pages: number): void
+}
+
+/** Sends a set of pages over the bulk lanes, each batch on the first lane that has room. */
+export async function sendPages(
+  pages: PageSet,
+  reader: PageReader,
+  lanes: BulkLane[],
+  options: SendOptions,
+): Promise<SentPages> {
+  const sent: SentPages = { pages: 0, zeroPages: 0, bytes: 0, batchesPerLane: lanes.map(() => 0) }
+  const table = new Float64Array(2 * maxRunsPerBatch)
+  let from = 0
+  while (from >= 0) {
+    const index = await laneWithRoom(lanes, options.signal)
+    const lane = lanes[index]
+    const { nrRuns, nrPages, nextPage } = pages.fillRunTable(table, from, maxRunsPerBatch, maxBatchPages)
+    from = nextPage
+    if (nrPages === 0) break
+    const buffer = lane.takeBuffer()
+    const read = reader.read(table, nrRuns, buffer.pages, !options.final)
+    const zeroRuns = options.final ? read.zeroRuns : zerosThatTravel(read.zeroRuns, options.map)
+    if (read.nrPages > 0 || zeroRuns.length > 0) {
+      const { asId, round } = options
+      sent.bytes += lane.send({ asId, round, runs: read.runs, zeroRuns }, buffer, read.nrPages * pageBytes)
+      sent.batchesPerLane[index]++
+    } else lane.giveBack(buffer)
+    sent.pages += read.nrPages + read.nrZeroPages
+    sent.zeroPages += read.nrZeroPages
+    options.onSent?.(read.runs)
+    options.onZero?.(read.zeroRuns)
+    if (read.vanished.length > 0) options.onVanished?.(read.vanished)
+    options.onProgress?.(sent.pages)
+  }
+  return sent
+}
+
+/** In file mappings and shared memory a missing page is not a zero page: there zeros are content. */
+function zerosThatTravel(zeroRuns: Float64Array, map: AreaMap): Float64Array {
+  const travel: number[] = []
+  for (let r = 0; r < zeroRuns.length; r += 2) {
+    for (let page = zeroRuns[r]; page < zeroRuns[r] + zeroRuns[r + 1]; ) {
+      const area = map.find(page)
+      const end =
+        area === undefined ? page + 1 : Math.min(area.start + area.nrPages, zeroRuns[r] + zeroRuns[r + 1])
+      if (area !== undefined && !isPrivateAnon(area)) travel.push(page, end - page)
+      page = end
+    }
+  }
+  return Float64Array.from(travel)
+}
+
+async function laneWithRoom(lanes: BulkLane[], signal: AbortSignal): Promise<number> {
+  for (;;) {
+    signal.throwIfAborted()
+    const index = lanes.findIndex((lane) => lane.hasRoom)
+    if (index >= 0) return index
+    await Promise.race([...lanes.map((lane) => lane.changed()), aborted(signal)])
+  }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }))
+}

@@ -1,0 +1,150 @@
+import { type Logger, pageBytes } from '@pageferry/base'
+import { type PageSet, PushOrder, type WriteHistory } from '@pageferry/memory'
+import type { Lane } from '@pageferry/service/worker'
+import {
+  encodeFrameInto,
+  type Frame,
+  type FrameOf,
+  frameBufferBytes,
+  headerReserveBytes,
+  maxBatchPages,
+  maxRunsPerBatch,
+  WireError,
+} from '@pageferry/wire'
+import type { BulkLane } from './bulk-lane.js'
+import { PageReader } from './page-reader.js'
+
+export interface ServingOptions {
+  pid: number
+  memFd: number
+  asId: number
+  /** The round number of everything that is sent now. */
+  round: number
+  /** PE_LAZY pages of the final pagemap: nothing else may be asked for. */
+  lazy: PageSet
+  history?: WriteHistory
+  lanes: BulkLane[]
+  log: Logger
+}
+
+/**
+ * Post-copy on the source: answers page requests of the fault lane at once, and pushes everything else over
+ * the bulk lanes in the order of PushOrder. The original is frozen, so pages can be read at any time and
+ * any number of times.
+ */
+export class Serving {
+  readonly #options: ServingOptions
+  readonly #order: PushOrder
+  readonly #reader: PageReader
+  readonly #faultBuffer = Buffer.allocUnsafeSlow(frameBufferBytes)
+  #faultLane: Lane | null = null
+  #more: () => void = () => {}
+  pushedPages = 0
+
+  constructor(options: ServingOptions) {
+    this.#options = options
+    this.#order = new PushOrder(options.lazy.clone(), options.history)
+    this.#reader = new PageReader(options.pid, options.memFd, null)
+  }
+
+  attachFaultLane(lane: Lane): void {
+    this.#faultLane = lane
+  }
+
+  /** What was on its way when a bulk lane broke goes back to the queue. */
+  requeue(batches: { runs: Float64Array; zeroRuns: Float64Array }[]): void {
+    for (const { runs, zeroRuns } of batches) {
+      this.#order.requeue(runs)
+      this.#order.requeue(zeroRuns)
+    }
+    this.#more()
+  }
+
+  onFrame(lane: Lane, frame: FrameOf<'pageRequest'> | FrameOf<'discard'>): void {
+    this.#checkIdentity(frame)
+    if (frame.type === 'discard') {
+      for (let r = 0; r < frame.runs.length; r += 2) this.#mustBeKnown(frame.runs[r], 1)
+      this.#order.remove(frame.runs)
+      return
+    }
+    this.#mustBeKnown(frame.page, frame.nrPages)
+    this.#reply(lane, frame)
+  }
+
+  #checkIdentity(frame: { asId: number; round: number }): void {
+    if (frame.asId !== this.#options.asId || frame.round !== this.#options.round) {
+      throw new WireError(
+        'OUT_OF_ORDER',
+        `address space ${frame.asId}, round ${frame.round} is not being served`,
+      )
+    }
+  }
+
+  #mustBeKnown(page: number, nrPages: number): void {
+    if (this.#options.lazy.countRange(page, nrPages) !== nrPages) {
+      throw new WireError('OUTSIDE_PROCESS', `page 0x${page.toString(16)} is not a lazy page of the process`)
+    }
+  }
+
+  #reply(lane: Lane, request: FrameOf<'pageRequest'>): void {
+    const { asId, round, requestId, page, nrPages } = request
+    const buffer = this.#faultBuffer
+    const wanted = Float64Array.of(page, nrPages)
+    const read = this.#reader.read(wanted, 1, buffer.subarray(headerReserveBytes), false)
+    const frame: Frame = {
+      type: 'pageReply',
+      asId,
+      round,
+      requestId,
+      page,
+      nrPages,
+      runs: read.runs,
+      zeroRuns: read.zeroRuns,
+    }
+    // Copied: ws may still be sending the reply before, and 4 KiB cost nothing.
+    lane.sendBytes(Buffer.from(encodeFrameInto(frame, buffer, read.nrPages * pageBytes)))
+    this.#order.remove(wanted)
+    this.#order.noteFault(page + nrPages)
+  }
+
+  /** Pushes until told to stop; the destination says when it has everything. */
+  async run(signal: AbortSignal): Promise<void> {
+    const stop = new Promise<void>((resolve) =>
+      signal.addEventListener('abort', () => resolve(), { once: true }),
+    )
+    const table = new Float64Array(2 * maxRunsPerBatch)
+    while (!signal.aborted) {
+      const lane = this.#options.lanes.find((each) => each.hasRoom)
+      if (this.#order.isEmpty) await Promise.race([stop, this.#moreToPush()])
+      else if (lane === undefined)
+        await Promise.race([stop, ...this.#options.lanes.map((each) => each.changed())])
+      else {
+        const { nrRuns, nrPages } = this.#order.next(table, maxBatchPages)
+        if (nrPages > 0) this.#push(lane, sorted(table, nrRuns))
+        // One batch a turn: requests that came in meanwhile are answered first.
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+    }
+  }
+
+  #push(lane: BulkLane, runs: Float64Array): void {
+    const { asId, round } = this.#options
+    const buffer = lane.takeBuffer()
+    const read = this.#reader.read(runs, runs.length >> 1, buffer.pages, false)
+    lane.send({ asId, round, runs: read.runs, zeroRuns: read.zeroRuns }, buffer, read.nrPages * pageBytes)
+    this.pushedPages += read.nrPages + read.nrZeroPages
+  }
+
+  #moreToPush(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#more = resolve
+    })
+  }
+}
+
+/** Frames carry runs in ascending order; neighbours become one. */
+function sorted(table: Float64Array, nrRuns: number): Float64Array {
+  const pairs = Array.from({ length: nrRuns }, (_, i) => [table[2 * i], table[2 * i + 1]])
+  pairs.sort((a, b) => a[0] - b[0])
+  return Float64Array.from(pairs.flat())
+}

@@ -1,0 +1,235 @@
+import fc from 'fast-check'
+import t from 'tap'
+import {
+  type CommonEvent,
+  DESTINATION_STATES,
+  type DestinationEvent,
+  type DestinationState,
+  destinationStateFromJournal,
+  destinationWorkloadAt,
+  type Lane,
+  MESSAGE_TYPES,
+  SOURCE_STATES,
+  type SourceEvent,
+  type SourceState,
+  sourceStateFromJournal,
+  sourceWorkloadAt,
+  startDestination,
+  startSource,
+  stepDestination,
+  stepSource,
+} from '../src/index.js'
+
+const numRuns = Number(process.env.FC_RUNS ?? 5000)
+const seed = process.env.FC_SEED === undefined ? undefined : Number(process.env.FC_SEED)
+const info = { code: 'KERNEL', message: 'no' } as const
+
+const laneEvents = fc.constantFrom<Lane>('control', 'fault', 'bulk')
+const anyEvent = (steps: string[], effects: string[], records: string[]): fc.Arbitrary<never> =>
+  fc.oneof(
+    fc.constantFrom(...MESSAGE_TYPES).map((type) => ({ type: 'message', message: { type } })),
+    fc.constant({ type: 'message', message: { type: 'nonsense' } }),
+    fc.constant({ type: 'nonsense' }),
+    fc.constantFrom('connected', 'peerUnknown', 'cancel').map((type) => ({ type })),
+    laneEvents.map((lane) => ({ type: 'laneLost', lane, index: 0 })),
+    laneEvents.map((lane) => ({ type: 'reconnected', lane })),
+    fc.constant({ type: 'timeout', what: 'x' }),
+    fc.constantFrom(...steps).map((step) => ({ type: 'stepDone', step })),
+    fc
+      .tuple(fc.constantFrom(...steps), fc.boolean())
+      .map(([step, neverRan]) => ({ type: 'stepFailed', step, neverRan, error: info })),
+    fc.constantFrom(...effects).map((effect) => ({ type: 'effectFailed', effect, error: info })),
+    fc
+      .tuple(fc.constantFrom(...records), fc.constantFrom('no', 'unknown'))
+      .map(([type, written]) => ({ type: 'journalFailed', record: { type }, written, error: info })),
+    fc
+      .constantFrom('exited', 'signaled', 'unknown')
+      .map((kind) => ({ type: 'workloadExited', exit: { kind, value: 1 } })),
+  ) as fc.Arbitrary<never>
+
+const sourceEvent: fc.Arbitrary<SourceEvent> = anyEvent(
+  ['prepare', 'precopy', 'freeze', 'dump', 'serve'],
+  ['detachAndKeepFrozen', 'resumeWorkload', 'killOriginal'],
+  ['commit', 'abandoned', 'released'],
+)
+const destinationEvent: fc.Arbitrary<DestinationEvent> = anyEvent(
+  ['connect', 'prepare', 'restore', 'thaw', 'postcopy'],
+  ['detachSkeleton', 'discardSkeleton', 'reconnect'],
+  ['ready', 'commit', 'abandoned', 'drained', 'done'],
+)
+
+function must(condition: boolean): void {
+  if (!condition) throw new Error('the rule does not hold')
+}
+
+/** Any event in any state, reachable or not: an answer, never an exception. */
+t.test('both step functions are total', async (t) => {
+  const flags = { connected: fc.boolean(), error: fc.constantFrom(undefined, info) }
+  const sourceState: fc.Arbitrary<SourceState> = fc.record({
+    ...flags,
+    name: fc.constantFrom(...SOURCE_STATES),
+    mode: fc.constantFrom('hybrid', 'precopy', 'postcopy'),
+    prepared: fc.boolean(),
+    originalGone: fc.boolean(),
+    journalled: fc.boolean(),
+  })
+  const destinationState: fc.Arbitrary<DestinationState> = fc.record({
+    ...flags,
+    name: fc.constantFrom(...DESTINATION_STATES),
+    fresh: fc.boolean(),
+    settled: fc.boolean(),
+  })
+  const source = fc.property(sourceState, sourceEvent, (state, event) => {
+    const after = stepSource(state, event)
+    const types = after.effects.map((effect) => effect.type)
+    must(SOURCE_STATES.includes(after.state.name))
+    const committed = state.name === 'committed' || state.name === 'serving'
+    const abandoned = event.type === 'message' && event.message.type === 'abandoned'
+    const notWritten =
+      event.type === 'journalFailed' && event.record.type === 'commit' && event.written === 'no'
+    if (committed && types.includes('resumeWorkload')) must(abandoned || notWritten)
+    if (types.includes('killOriginal')) must(types[0] === 'journal' && types[1] === 'killOriginal')
+    must(typeof sourceWorkloadAt(after.state) === 'string')
+  })
+  const destination = fc.property(destinationState, destinationEvent, (state, event) => {
+    const after = stepDestination(state, event)
+    must(DESTINATION_STATES.includes(after.state.name))
+    must(typeof destinationWorkloadAt(after.state) === 'string')
+  })
+  t.doesNotThrow(() => fc.assert(source, { numRuns, seed }))
+  t.doesNotThrow(() => fc.assert(destination, { numRuns, seed }))
+})
+
+/** Before the commit every event that is not on the way forward gives the workload back. */
+t.test('an unexpected message aborts before the commit and is only reported after it', async (t) => {
+  for (const name of ['preparing', 'precopy', 'freezing', 'dumping', 'awaitingReady'] as const) {
+    const state = { ...startSource('hybrid').state, name }
+    const after = stepSource(state, { type: 'message', message: { type: 'commit' } })
+    t.equal(after.state.name, 'resumed', name)
+    t.strictSame(
+      after.effects.map((effect) => effect.type),
+      ['error', 'resumeWorkload', 'send', 'finish'],
+    )
+    t.equal(sourceWorkloadAt(after.state), 'running-on-source')
+  }
+  for (const name of ['committed', 'serving'] as const) {
+    const state = { ...startSource('hybrid').state, name }
+    const after = stepSource(state, { type: 'message', message: { type: 'commit' } })
+    t.strictSame(after.state, state)
+    t.strictSame(
+      after.effects.map((effect) => effect.type),
+      ['error'],
+    )
+  }
+  for (const name of ['connecting', 'preparing', 'receiving', 'restoring'] as const) {
+    const state = { ...startDestination().state, name }
+    const after = stepDestination(state, { type: 'message', message: { type: 'released' } })
+    t.equal(after.state.name, 'discarded', name)
+    t.strictSame(
+      after.effects.map((effect) => effect.type),
+      ['error', 'send', 'discardSkeleton', 'finish'],
+    )
+  }
+})
+
+t.test('the source goes forward as its table says', async (t) => {
+  let { state, effects } = startSource('hybrid')
+  const next = (event: SourceEvent) => {
+    const after = stepSource(state, event)
+    state = after.state
+    effects = after.effects
+    return [state.name, ...effects.map((e) => (e.type === 'send' ? `send ${e.message.type}` : e.type))]
+  }
+  t.strictSame(effects, [{ type: 'startPrepare' }])
+  t.strictSame(next({ type: 'connected' }), ['preparing'])
+  t.strictSame(next({ type: 'stepDone', step: 'prepare' }), ['preparing', 'send begin'])
+  t.strictSame(next({ type: 'message', message: { type: 'clockRequest' } }), ['preparing', 'deliver'])
+  t.strictSame(next({ type: 'message', message: { type: 'prepared' } }), ['precopy', 'startPrecopy'])
+  t.strictSame(next({ type: 'message', message: { type: 'roundApplied' } }), ['precopy', 'deliver'])
+  t.strictSame(next({ type: 'stepDone', step: 'precopy' }), ['freezing', 'freezeWorkload'])
+  t.strictSame(next({ type: 'stepDone', step: 'freeze' }), ['dumping', 'startDump'])
+  t.strictSame(next({ type: 'stepDone', step: 'dump' }), [
+    'awaitingReady',
+    'send dumpEnd',
+    'detachAndKeepFrozen',
+  ])
+  t.strictSame(next({ type: 'message', message: { type: 'ready' } }), [
+    'committed',
+    'journal',
+    'send commit',
+    'startServing',
+  ])
+  t.equal(sourceWorkloadAt(state), 'handed-over')
+  t.strictSame(next({ type: 'cancel' }), ['committed', 'error'])
+  t.strictSame(next({ type: 'laneLost', lane: 'control' }), ['committed'])
+  t.strictSame(next({ type: 'message', message: { type: 'running' } }), ['serving'])
+  t.strictSame(next({ type: 'message', message: { type: 'drained' } }), [
+    'released',
+    'journal',
+    'killOriginal',
+    'send released',
+    'finish',
+  ])
+  t.strictSame(next({ type: 'message', message: { type: 'drained' } }), ['released', 'send released'])
+})
+
+t.test('mode postcopy has no rounds', async (t) => {
+  const state = { ...startSource('postcopy').state, prepared: true, connected: true }
+  const after = stepSource(state, { type: 'message', message: { type: 'prepared' } })
+  t.equal(after.state.name, 'freezing')
+  t.strictSame(after.effects, [{ type: 'freezeWorkload' }])
+})
+
+t.test('what a restart makes of a journal', async (t) => {
+  const source = (...types: string[]) => sourceStateFromJournal(types.map((type) => ({ type })))
+  const destination = (...types: string[]) => destinationStateFromJournal(types.map((type) => ({ type })))
+  const shown = (after: { state: { name: string }; effects: readonly { type: string }[] }) =>
+    [after.state.name, ...after.effects.map((effect) => effect.type)].join(' ')
+  t.equal(shown(source()), 'resumed resumeWorkload finish')
+  t.equal(shown(source('somethingNew')), 'resumed resumeWorkload finish')
+  t.equal(shown(source('commit')), 'committed detachAndKeepFrozen startServing')
+  t.equal(shown(source('commit', 'released')), 'released killOriginal finish')
+  t.equal(shown(source('commit', 'abandoned')), 'abandonedBack resumeWorkload finish')
+  t.equal(shown(destination()), 'discarded discardSkeleton finish')
+  t.equal(shown(destination('ready')), 'abandoned journal send discardSkeleton reconnect')
+  t.equal(shown(destination('ready', 'done')), 'discarded discardSkeleton finish')
+  t.equal(shown(destination('ready', 'abandoned')), 'abandoned discardSkeleton reconnect')
+  t.equal(shown(destination('ready', 'abandoned', 'done')), 'abandoned discardSkeleton finish')
+  t.equal(shown(destination('ready', 'commit')), 'committed thawSkeleton reconnect reconnect reconnect')
+  t.equal(shown(destination('ready', 'commit', 'abandoned')), 'abandoned discardSkeleton reconnect')
+  t.equal(shown(destination('ready', 'commit', 'drained')), 'drained reconnect')
+  t.equal(shown(destination('ready', 'commit', 'drained', 'done')), 'done finish')
+})
+
+t.test(
+  'the destination: a thaw that never ran gives the workload back, an unclear one does not',
+  async (t) => {
+    const ready: DestinationState = { name: 'ready', connected: true, fresh: false, settled: false }
+    const committed = stepDestination(ready, { type: 'message', message: { type: 'commit' } }).state
+    const failed = (neverRan: boolean): DestinationEvent => ({
+      type: 'stepFailed',
+      step: 'thaw',
+      error: info,
+      neverRan,
+    })
+    t.equal(stepDestination(committed, failed(true)).state.name, 'abandoned')
+    t.equal(stepDestination(committed, failed(false)).state.name, 'committed')
+    const found = destinationStateFromJournal([{ type: 'ready' }, { type: 'commit' }]).state
+    t.equal(
+      stepDestination(found, failed(true)).state.name,
+      'committed',
+      'an earlier worker may have thawed it',
+    )
+  },
+)
+
+t.test('"failed" is never taken for Abandoned, "unknown" neither', async (t) => {
+  const committed: SourceState = { ...startSource('hybrid').state, name: 'committed' }
+  const events: CommonEvent<never, never, never>[] = [
+    { type: 'message', message: { type: 'failed', error: info } },
+    { type: 'message', message: { type: 'cancel', error: info } },
+    { type: 'peerUnknown' },
+    { type: 'timeout', what: 'nothing heard' },
+  ]
+  for (const event of events) t.strictSame(stepSource(committed, event).state, committed, event.type)
+})

@@ -1,0 +1,128 @@
+import { createHistogram } from 'node:perf_hooks'
+import t from 'tap'
+import {
+  type DestinationReport,
+  faultsFromHistogram,
+  faultsFromSamples,
+  formatReport,
+  mergeReports,
+  parseSettings,
+  percentile,
+  type SourceReport,
+} from '../src/index.js'
+
+const source: SourceReport = {
+  id: 'm1',
+  mode: 'hybrid',
+  outcome: 'migrated',
+  workload: { pid: 42, comm: 'python3', threads: 1 },
+  rounds: [{ round: 1, pages: 65536, zeroPages: 100, bytes: 268435456, durationMs: 212.5 }],
+  pages: { present: 12, parent: 60000, lazy: 5524, zero: 100, hole: 3 },
+  bytesOnWire: 290455552,
+  blackoutMs: 30.456,
+  blackout: { freezeMs: 2, captureMs: 5 },
+  totalMs: 1234.567,
+}
+const destination: DestinationReport = {
+  blackout: { restoreMs: 8, resumeMs: 1 },
+  faults: faultsFromSamples([100, 300, 200]),
+  pushedPages: 5500,
+  drainMs: 90.1,
+  verify: { pages: 65536, mismatches: 0 },
+}
+
+t.test('merging', async (t) => {
+  const report = mergeReports(source, destination)
+  t.strictSame(report.blackout, { freezeMs: 2, captureMs: 5, transferMs: 14.46, restoreMs: 8, resumeMs: 1 })
+  t.equal(report.blackoutMs, 30.46)
+  t.strictSame(Object.keys(report), [
+    'id',
+    'mode',
+    'outcome',
+    'workload',
+    'rounds',
+    'pages',
+    'bytesOnWire',
+    'blackoutMs',
+    'blackout',
+    'faults',
+    'pushedPages',
+    'drainMs',
+    'totalMs',
+    'verify',
+  ])
+  const alone = mergeReports({ ...source, outcome: 'resumed', blackoutMs: 6 })
+  t.equal(alone.verify, null)
+  t.equal(alone.faults.count, 0)
+  t.equal(alone.blackout.transferMs, 0, 'never negative')
+})
+
+t.test('percentiles are nearest rank', async (t) => {
+  const tens = Float64Array.from({ length: 10 }, (_, i) => i + 1)
+  t.equal(percentile(tens, 50), 5)
+  t.equal(percentile(tens, 90), 9)
+  t.equal(percentile(tens, 91), 10)
+  t.equal(percentile(tens, 0), 1)
+  t.equal(percentile(tens, 100), 10)
+  t.equal(percentile([], 50), 0)
+  t.strictSame(faultsFromSamples([300, 100, 200]), {
+    count: 3,
+    p50Us: 200,
+    p90Us: 300,
+    p99Us: 300,
+    maxUs: 300,
+    stallMs: 0.6,
+  })
+  t.equal(faultsFromSamples([]).maxUs, 0)
+})
+
+t.test('a histogram of perf_hooks gives nearly the same', async (t) => {
+  const histogram = createHistogram()
+  const samples = Array.from({ length: 1000 }, (_, i) => (i + 1) * 1000)
+  for (const ns of samples) histogram.record(ns)
+  const figures = faultsFromHistogram({
+    count: histogram.count,
+    meanNs: histogram.mean,
+    maxNs: histogram.max,
+    percentiles: [...histogram.percentiles],
+  })
+  t.equal(figures.count, 1000)
+  t.ok(Math.abs(figures.p50Us - 500) < 20, `p50 ${figures.p50Us}`)
+  t.ok(figures.p99Us >= figures.p90Us && figures.p99Us <= figures.maxUs)
+  t.ok(Math.abs(figures.stallMs - 500.5) < 3, `stall ${figures.stallMs}`)
+  t.equal(faultsFromHistogram({ count: 0, meanNs: Number.NaN, maxNs: 0, percentiles: [] }).stallMs, 0)
+})
+
+t.test('the readable form', async (t) => {
+  const lines = formatReport(mergeReports(source, destination))
+  t.match(lines[0], 'Migration m1 (hybrid) of python3, pid 42, 1 thread')
+  t.match(lines.join('\n'), /round 1 +65,536 pages, 100 of them zero, 256\.0 MiB in 212\.5 ms/)
+  t.match(lines.join('\n'), /65,536 pages compared, all equal/)
+  t.notMatch(lines.join('\n'), /NaN|undefined/)
+  const bad = formatReport(mergeReports(source, { ...destination, verify: { pages: 9, mismatches: 2 } }))
+  t.match(bad.join('\n'), /2 of 9 pages DIFFER/)
+})
+
+t.test('settings', async (t) => {
+  t.strictSame(parseSettings({}), {
+    mode: 'hybrid',
+    maxRounds: 8,
+    maxDowntimeMs: 25,
+    verify: false,
+    bulkLanes: 1,
+  })
+  t.match(parseSettings({ mode: 'postcopy', maxRounds: '3', verify: true, pid: 1 }), {
+    mode: 'postcopy',
+    maxRounds: 3,
+    verify: true,
+  })
+  const wrong = {
+    mode: 'fast',
+    maxRounds: 0,
+    maxDowntimeMs: '1.5',
+    verify: 'yes',
+    imagesDir: 'x',
+    bulkLanes: '',
+  }
+  t.throws(() => parseSettings(wrong), { code: 'BAD_REQUEST', details: { problems: { length: 6 } } })
+})

@@ -1,0 +1,87 @@
+import { PageferryError, RemoteError } from '@pageferry/base'
+import { Lane, webSocketOptions } from '@pageferry/service/worker'
+import {
+  decodeFrame,
+  describeCloseCode,
+  encodeFrame,
+  frameToError,
+  helloTimeoutMs,
+  type Lane as LaneKind,
+  supportedVersions,
+} from '@pageferry/wire'
+import { WebSocket } from 'ws'
+
+export interface DialOptions {
+  url: string
+  migrationId: string
+  token: string
+  kind: LaneKind
+  index: number
+  resume: boolean
+}
+
+export interface Dialled {
+  lane: Lane
+  nrBulkLanes: number
+}
+
+/**
+ * Connects one lane and says Hello. The lane is paused until it is opened.
+ * @throws RemoteError with what the source refused, PEER_UNREACHABLE when nobody answers
+ */
+export function dial(options: DialOptions): Promise<Dialled> {
+  const { url, kind, index } = options
+  const what = `${kind} lane to ${url}`
+  return new Promise((resolve, reject) => {
+    const socket = new WebSocket(url, {
+      ...webSocketOptions(kind, 'to-destination'),
+      handshakeTimeout: helloTimeoutMs,
+    })
+    const timer = setTimeout(
+      () => fail(new PageferryError('TIMEOUT', `${what}: no answer to Hello`)),
+      helloTimeoutMs,
+    )
+    const fail = (error: Error): void => {
+      clearTimeout(timer)
+      reject(error)
+      socket.terminate()
+    }
+    const onError = (error: Error): void =>
+      fail(new PageferryError('PEER_UNREACHABLE', `${what}: ${error.message}`, { cause: error }))
+    const onClose = (code: number): void =>
+      fail(
+        new PageferryError('PEER_UNREACHABLE', `${what}: closed (${describeCloseCode(code)?.name ?? code})`),
+      )
+    socket.on('error', onError)
+    socket.on('close', onClose)
+    socket.once('open', () => {
+      const { migrationId, token, resume } = options
+      const versions = [...supportedVersions]
+      const hello = {
+        type: 'hello',
+        versions,
+        migrationId,
+        token,
+        lane: kind,
+        laneIndex: index,
+        resume,
+      } as const
+      socket.send(encodeFrame(hello), { binary: true })
+    })
+    socket.once('message', (data: Buffer) => {
+      socket.pause()
+      try {
+        const { frame } = decodeFrame(data, kind, 'to-destination')
+        if (frame.type === 'refusal') return fail(new RemoteError('source', frameToError(frame)))
+        if (frame.type !== 'welcome')
+          return fail(new PageferryError('PROTOCOL', `${what}: ${frame.type} instead of welcome`))
+        clearTimeout(timer)
+        socket.off('error', onError)
+        socket.off('close', onClose)
+        resolve({ lane: new Lane(socket, kind, index, 'to-destination'), nrBulkLanes: frame.nrBulkLanes })
+      } catch (error) {
+        fail(error as Error)
+      }
+    })
+  })
+}

@@ -1,0 +1,47 @@
+import { PageferryError } from '@pageferry/base'
+import type { FrameOf } from '@pageferry/wire'
+
+/** Images that one process may have under way; each is bounded by the wire already. */
+const maxPartial = 4
+/** One core image a thread, and about ten more. */
+const maxImages = 20_000
+
+/** Puts image files together from their pieces, which come in order on the control lane. */
+export class ImageReceiver {
+  readonly #partial = new Map<string, { bytes: Buffer; filled: number }>()
+  readonly #done: (name: string, bytes: Uint8Array) => void
+  #count = 0
+
+  constructor(done: (name: string, bytes: Uint8Array) => void) {
+    this.#done = done
+  }
+
+  add(frame: FrameOf<'image'>, payload: Uint8Array): void {
+    const { name, totalBytes, offset } = frame
+    let image = this.#partial.get(name)
+    if (offset === 0) {
+      if (this.#partial.size >= maxPartial || ++this.#count > maxImages) {
+        throw new PageferryError('PROTOCOL', 'too many image files')
+      }
+      // Not allocated by the announced size alone: it grows with what really arrives.
+      image = { bytes: Buffer.alloc(Math.min(totalBytes, 2 * payload.length)), filled: 0 }
+      this.#partial.set(name, image)
+    }
+    if (image === undefined || image.filled !== offset) {
+      throw new PageferryError('PROTOCOL', `image ${name}: piece at ${offset} out of order`)
+    }
+    if (image.bytes.length < offset + payload.length) {
+      const larger = Buffer.alloc(
+        Math.min(totalBytes, Math.max(2 * image.bytes.length, offset + payload.length)),
+      )
+      image.bytes.copy(larger)
+      image.bytes = larger
+    }
+    image.bytes.set(payload, offset)
+    image.filled += payload.length
+    if (image.filled === totalBytes) {
+      this.#partial.delete(name)
+      this.#done(name, image.bytes.subarray(0, totalBytes))
+    }
+  }
+}

@@ -1,0 +1,136 @@
+import { performance } from 'node:perf_hooks'
+import { PageferryError, pageBytes } from '@pageferry/base'
+import type { ProcessImages, Restorer } from '@pageferry/checkpoint'
+import { decodePagemap, imageFileName } from '@pageferry/images'
+import { type PageSet, readPagemapEntries, reconcile } from '@pageferry/memory'
+import type { Lane } from '@pageferry/service/worker'
+import { bulkWindowBatches, type FrameOf, WireError } from '@pageferry/wire'
+import { PageInstaller } from './page-installer.js'
+
+export interface FinalSets {
+  parent: PageSet
+  lazy: PageSet
+  present: PageSet
+}
+
+interface Waiting {
+  lane: Lane
+  frame: FrameOf<'pageBatch'>
+  payload: Uint8Array
+}
+
+/**
+ * Applies rounds to the skeleton: first the round's memory map, then its pages. A batch may overtake its
+ * RoundBegin (another connection): it waits. A round is complete when as many batches arrived on each lane as
+ * RoundEnd says; nothing of the next one is applied before.
+ */
+export class RoundReceiver {
+  readonly #restorer: Restorer
+  readonly #images: ProcessImages
+  readonly #asId: number
+  readonly #installer: PageInstaller
+  readonly #early: Waiting[] = []
+  #round = 0
+  #open = false
+  #final: FinalSets | null = null
+  #batches: number[] = []
+  #expected: number[] | null = null
+  #pages = 0
+  #began = 0
+  #complete: () => void = () => {}
+  /** Resolves when the final round is installed. */
+  readonly finalInstalled: Promise<FinalSets>
+  #installed: (sets: FinalSets) => void = () => {}
+
+  constructor(restorer: Restorer, images: ProcessImages, asId: number) {
+    this.#restorer = restorer
+    this.#images = images
+    this.#asId = asId
+    this.#installer = new PageInstaller(restorer)
+    this.finalInstalled = new Promise((resolve) => {
+      this.#installed = resolve
+    })
+  }
+
+  get round(): number {
+    return this.#round
+  }
+
+  begin(frame: FrameOf<'roundBegin'>): void {
+    this.#checkSpace(frame.asId)
+    if (this.#open || frame.round !== this.#round + 1) {
+      throw new WireError('OUT_OF_ORDER', `round ${frame.round} begins after round ${this.#round}`)
+    }
+    this.#round = frame.round
+    this.#open = true
+    this.#batches = []
+    this.#expected = null
+    this.#pages = 0
+    this.#began = performance.now()
+    const map = this.#restorer.applyMap(this.#images)
+    if (frame.final) {
+      const sets = readPagemap(this.#images.get(imageFileName('pagemap', this.#restorer.nsPid)))
+      const { discard, missing } = reconcile(this.#restorer.presentPages(), sets, map)
+      if (!missing.isEmpty) {
+        throw new PageferryError(
+          'INTERNAL',
+          `${missing.count} pages that the source calls unchanged are not here, the first is page 0x${missing.firstFrom(0).toString(16)}`,
+        )
+      }
+      this.#restorer.map.discard(discard)
+      this.#final = sets
+    }
+    for (const { lane, frame: batch, payload } of this.#early.splice(0)) this.batch(lane, batch, payload)
+  }
+
+  batch(lane: Lane, frame: FrameOf<'pageBatch'>, payload: Uint8Array): void {
+    this.#checkSpace(frame.asId)
+    if (frame.round === this.#round + 1 && !this.#open) {
+      if (this.#early.length >= bulkWindowBatches)
+        throw new WireError('WINDOW_EXCEEDED', 'too many early batches')
+      this.#early.push({ lane, frame, payload })
+      return
+    }
+    if (!this.#open || frame.round !== this.#round) {
+      throw new WireError('OUT_OF_ORDER', `a batch of round ${frame.round} in round ${this.#round}`)
+    }
+    this.#installer.install(frame.runs, payload)
+    this.#installer.zero(frame.zeroRuns)
+    this.#pages += payload.length / pageBytes
+    this.#batches[lane.index] = (this.#batches[lane.index] ?? 0) + 1
+    lane.send({ type: 'batchAck', sequence: frame.sequence, bytes: payload.length })
+    this.#finishIfComplete()
+  }
+
+  /** Calls back when the whole round is installed. */
+  end(frame: FrameOf<'roundEnd'>, applied: (pages: number, durationMs: number) => void): void {
+    this.#checkSpace(frame.asId)
+    if (!this.#open || frame.round !== this.#round || this.#expected !== null) {
+      throw new WireError('OUT_OF_ORDER', `round ${frame.round} ends in round ${this.#round}`)
+    }
+    this.#expected = frame.batchesPerLane
+    this.#complete = () => applied(this.#pages, performance.now() - this.#began)
+    this.#finishIfComplete()
+  }
+
+  #finishIfComplete(): void {
+    if (this.#expected === null || !this.#expected.every((want, lane) => (this.#batches[lane] ?? 0) === want))
+      return
+    this.#expected = null
+    this.#open = false
+    this.#complete()
+    if (this.#final !== null) this.#installed(this.#final)
+  }
+
+  #checkSpace(asId: number): void {
+    if (asId !== this.#asId) throw new WireError('OUTSIDE_PROCESS', `address space ${asId} is unknown`)
+  }
+}
+
+function readPagemap(bytes: Uint8Array): FinalSets {
+  const { runs, nrRuns, flags } = decodePagemap(bytes)
+  function* entries() {
+    for (let i = 0; i < nrRuns; i++) yield { first: runs[2 * i], nr: runs[2 * i + 1], flags: flags[i] }
+  }
+  return readPagemapEntries(entries())
+}

@@ -1,0 +1,104 @@
+import { closeSync, openSync } from 'node:fs'
+import { pageBytes } from '@pageferry/base'
+import { memory as kernelMemory } from '@pageferry/kernel'
+import type { PageSet } from '@pageferry/memory'
+import { type FrameOf, payloadToHashes } from '@pageferry/wire'
+
+const chunkPages = 4096
+const pagesPerRead = 1024
+
+/**
+ * --verify on the destination: holds the hashes of the frozen original and compares every page with what is
+ * really there: PARENT and PRESENT pages read back from the skeleton, lazy pages as they are installed.
+ */
+export class Verifier {
+  readonly #hashes = new Map<number, BigUint64Array>()
+  readonly #buffer = Buffer.allocUnsafeSlow(pagesPerRead * pageBytes)
+  readonly #out = new BigUint64Array(pagesPerRead)
+  readonly #zeroHash: bigint
+  pages = 0
+  mismatches = 0
+  /** The first few, for the error message. */
+  readonly differing: number[] = []
+  complete = false
+
+  constructor() {
+    kernelMemory.hashPages(Buffer.alloc(pageBytes), 1, this.#out)
+    this.#zeroHash = this.#out[0]
+  }
+
+  add(frame: FrameOf<'pageHashes'>, payload: Uint8Array): void {
+    const hashes = payloadToHashes(payload)
+    let at = 0
+    for (let r = 0; r < frame.runs.length; r += 2) {
+      for (let i = 0; i < frame.runs[r + 1]; i++) this.#store(frame.runs[r] + i, hashes[at++])
+    }
+    this.complete ||= frame.last
+  }
+
+  #store(page: number, hash: bigint): void {
+    const key = Math.floor(page / chunkPages)
+    let chunk = this.#hashes.get(key)
+    if (chunk === undefined) {
+      chunk = new BigUint64Array(chunkPages)
+      this.#hashes.set(key, chunk)
+    }
+    chunk[page % chunkPages] = hash
+  }
+
+  /** Reads pages of the stopped skeleton and compares them. */
+  checkInstalled(pid: number, pages: PageSet): void {
+    const memFd = openSync(`/proc/${pid}/mem`, 'r')
+    try {
+      pages.forEachRun((first, nr) => {
+        for (let done = 0; done < nr; done += pagesPerRead) {
+          const part = Math.min(pagesPerRead, nr - done)
+          const table = Float64Array.of(first + done, part)
+          const got = kernelMemory.readRuns(pid, memFd, table, 1, this.#buffer)
+          this.checkPages(table, this.#buffer.subarray(0, got * pageBytes))
+          for (let i = got; i < part; i++) this.#differs(first + done + i)
+        }
+      })
+    } finally {
+      closeSync(memFd)
+    }
+  }
+
+  /** Pages that must not be there and are: each counts as a mismatch. */
+  noteUnexpected(pages: PageSet): void {
+    pages.forEachRun((first, nr) => {
+      for (let i = 0; i < nr; i++) this.#differs(first + i)
+    })
+  }
+
+  /** Page numbers are the source's. */
+  checkPages(runs: Float64Array, data: Uint8Array): void {
+    let at = 0
+    for (let r = 0; r < runs.length; r += 2) {
+      for (let done = 0; done < runs[r + 1]; done += pagesPerRead) {
+        const nr = Math.min(pagesPerRead, runs[r + 1] - done)
+        const bytes = data.subarray(at, at + nr * pageBytes)
+        const whole = bytes.length / pageBytes
+        at += bytes.length
+        kernelMemory.hashPages(bytes, whole, this.#out)
+        for (let i = 0; i < whole; i++) this.#compare(runs[r] + done + i, this.#out[i])
+      }
+    }
+  }
+
+  checkZeros(runs: Float64Array): void {
+    for (let r = 0; r < runs.length; r += 2) {
+      for (let i = 0; i < runs[r + 1]; i++) this.#compare(runs[r] + i, this.#zeroHash)
+    }
+  }
+
+  #compare(page: number, hash: bigint): void {
+    this.pages++
+    if (this.#hashes.get(Math.floor(page / chunkPages))?.[page % chunkPages] !== hash) this.#differs(page)
+  }
+
+  #differs(page: number): void {
+    this.mismatches++
+    if (this.differing.length < 10) this.differing.push(page)
+  }
+}

@@ -1,0 +1,29 @@
+import type { Frame, FrameOf } from '@pageferry/wire'
+
+/** Messages that a running step waits for, by type. Bounded by the protocol: one answer per question. */
+export class Inbox {
+  readonly #arrived = new Map<string, Frame[]>()
+  readonly #waiting = new Map<string, (frame: Frame) => void>()
+
+  put(frame: Frame): void {
+    const waiter = this.#waiting.get(frame.type)
+    if (waiter !== undefined) {
+      this.#waiting.delete(frame.type)
+      waiter(frame)
+      return
+    }
+    const queue = this.#arrived.get(frame.type) ?? []
+    queue.push(frame)
+    this.#arrived.set(frame.type, queue)
+  }
+
+  /** The next message of a type; rejects when the step is told to give up. */
+  next<K extends Frame['type']>(type: K, signal: AbortSignal): Promise<FrameOf<K>> {
+    const queued = this.#arrived.get(type)?.shift()
+    if (queued !== undefined) return Promise.resolve(queued as FrameOf<K>)
+    return new Promise((resolve, reject) => {
+      signal.addEventListener('abort', () => reject(signal.reason), { once: true })
+      this.#waiting.set(type, (frame) => resolve(frame as FrameOf<K>))
+    })
+  }
+}

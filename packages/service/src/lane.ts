@@ -1,0 +1,160 @@
+import { once } from 'node:events'
+import { PageferryError } from '@pageferry/base'
+import {
+  closeCodeOf,
+  closeReason,
+  type Direction,
+  decodeFrame,
+  describeCloseCode,
+  encodeFrame,
+  type Frame,
+  type Lane as LaneKind,
+  laneLimits,
+} from '@pageferry/wire'
+import { WebSocket } from 'ws'
+
+/** Silence after which a connection counts as lost: TCP alone notices a dead peer only after many minutes. */
+const heartbeatMs = 5_000
+const maxMissedHeartbeats = 3
+
+export interface LaneHandlers {
+  /** May throw: the lane is closed with the error's code, and nothing of the frame was applied. */
+  onFrame(frame: Frame, payload: Uint8Array): void
+  /** Once, for whatever reason the connection ended. Never means success. */
+  onLost(error: PageferryError): void
+}
+
+/** Options that both ends pass to ws: no compression (pages pay for it twice), no message beyond the limit. */
+export function webSocketOptions(kind: LaneKind, incoming: Direction) {
+  return { perMessageDeflate: false, maxPayload: laneLimits(kind, incoming).messageBytes } as const
+}
+
+/** One connection of a migration after its Hello: frames in and out. */
+export class Lane {
+  readonly kind: LaneKind
+  readonly index: number
+  bytesSent = 0
+  bytesReceived = 0
+  readonly #socket: WebSocket
+  readonly #incoming: Direction
+  #handlers: LaneHandlers | null = null
+  #lost: PageferryError | null = null
+  #missed = 0
+  readonly #heartbeat: NodeJS.Timeout
+
+  constructor(socket: WebSocket, kind: LaneKind, index: number, incoming: Direction) {
+    this.#socket = socket
+    this.kind = kind
+    this.index = index
+    this.#incoming = incoming
+    socket.on('message', (data: Buffer) => this.#receive(data))
+    socket.on('close', (code: number, reason: Buffer) => {
+      this.#lose(new PageferryError('PEER_UNREACHABLE', `${this}: closed: ${describe(code, reason)}`))
+    })
+    socket.on('error', (error: Error) => {
+      this.#lose(new PageferryError('PEER_UNREACHABLE', `${this}: ${error.message}`, { cause: error }))
+    })
+    socket.on('pong', () => {
+      this.#missed = 0
+    })
+    this.#heartbeat = setInterval(() => this.#beat(), heartbeatMs)
+    this.#heartbeat.unref()
+  }
+
+  /** Frames that came before are not lost: reading begins here. */
+  open(handlers: LaneHandlers): void {
+    this.#handlers = handlers
+    if (this.#lost !== null) handlers.onLost(this.#lost)
+    else this.#socket.resume()
+  }
+
+  pause(): void {
+    this.#socket.pause()
+  }
+
+  resume(): void {
+    this.#socket.resume()
+  }
+
+  get isOpen(): boolean {
+    return this.#lost === null && this.#socket.readyState === WebSocket.OPEN
+  }
+
+  /** Bytes accepted and not yet given to the kernel. */
+  get bufferedBytes(): number {
+    return this.#socket.bufferedAmount
+  }
+
+  /** Dropped silently when the lane is lost: who needs an answer hears of the loss. */
+  send(frame: Frame, payload?: Uint8Array): void {
+    this.sendBytes(encodeFrame(frame, payload))
+  }
+
+  /** `message` must not be reused before `done` was called. */
+  sendBytes(message: Uint8Array, done?: () => void): void {
+    if (!this.isOpen) {
+      done?.()
+      return
+    }
+    this.bytesSent += message.length
+    this.#socket.send(message, { binary: true }, () => done?.())
+  }
+
+  /** Closes with the code that tells the peer why. */
+  close(error?: unknown): void {
+    if (error === undefined) this.#socket.close(1000)
+    else {
+      const text = error instanceof Error ? error.message : String(error)
+      this.#socket.close(closeCodeOf(error), closeReason(text))
+    }
+  }
+
+  /** No closing handshake: for a peer that does not answer any more. */
+  terminate(): void {
+    this.#socket.terminate()
+  }
+
+  async closed(): Promise<void> {
+    if (this.#socket.readyState !== WebSocket.CLOSED) await once(this.#socket, 'close')
+  }
+
+  #receive(data: Buffer): void {
+    this.bytesReceived += data.length
+    this.#missed = 0
+    try {
+      const { frame, payload } = decodeFrame(data, this.kind, this.#incoming)
+      this.#handlers?.onFrame(frame, payload)
+    } catch (error) {
+      this.close(error)
+      const cause = error instanceof Error ? error.message : String(error)
+      this.#lose(
+        error instanceof PageferryError
+          ? error
+          : new PageferryError('INTERNAL', `${this}: ${cause}`, { cause: error }),
+      )
+    }
+  }
+
+  #beat(): void {
+    if (this.#missed++ >= maxMissedHeartbeats) this.#socket.terminate()
+    else if (this.#socket.readyState === WebSocket.OPEN) this.#socket.ping()
+  }
+
+  #lose(error: PageferryError): void {
+    if (this.#lost !== null) return
+    this.#lost = error
+    clearInterval(this.#heartbeat)
+    this.#handlers?.onLost(error)
+  }
+
+  toString(): string {
+    return this.kind === 'bulk' ? `bulk lane ${this.index}` : `${this.kind} lane`
+  }
+}
+
+function describe(code: number, reason: Buffer): string {
+  const known = describeCloseCode(code)
+  const name = known === undefined ? `code ${code}` : known.name
+  const text = reason.toString()
+  return text === '' ? name : `${name} (${text})`
+}
