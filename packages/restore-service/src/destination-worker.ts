@@ -137,8 +137,9 @@ export class DestinationWorker {
     }, repeatMs).unref()
   }
 
+  /** The service finds the exit status there, too. */
   get #keeperDir(): string {
-    return `${this.#spec.stateDir}/keeper`
+    return this.#spec.stateDir
   }
 
   get #pagemapFile(): string {

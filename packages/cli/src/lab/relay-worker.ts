@@ -4,9 +4,9 @@ import { connect, type Server } from 'node:net'
  * Runs inside a lab host's network namespace with listening sockets of the caller's: what is accepted on one is
  * connected to its target in here. A socket belongs to the namespace it was created in, whoever uses it.
  */
-process.on('message', (target: { host: string; port: number }, server: Server) => {
+process.on('message', (target: { id: number; host: string; port: number }, server: Server) => {
   server.on('connection', (near) => {
-    const far = connect(target)
+    const far = connect(target.port, target.host)
     near.pipe(far)
     far.pipe(near)
     const end = (): void => {
@@ -16,7 +16,7 @@ process.on('message', (target: { host: string; port: number }, server: Server) =
     near.on('error', end).on('close', end)
     far.on('error', end).on('close', end)
   })
-  process.send?.({ relayed: target })
+  process.send?.(target.id)
 })
 
 process.on('disconnect', () => process.exit(0))

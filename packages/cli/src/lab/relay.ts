@@ -15,6 +15,7 @@ const workerPath = join(packageRoot, 'dist/src/lab/relay-worker.js')
  */
 export class Relay {
   readonly #child: ChildProcess
+  #forwards = 0
 
   private constructor(child: ChildProcess) {
     this.#child = child
@@ -24,6 +25,7 @@ export class Relay {
     const args = [`--net=/proc/${host.init.pid}/ns/net`, process.execPath, workerPath]
     const child = spawn('nsenter', args, { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
     await once(child, 'spawn')
+    child.setMaxListeners(0) // every forward that is under way has two
     return new Relay(child)
   }
 
@@ -34,18 +36,29 @@ export class Relay {
     server.listen(0, '127.0.0.1')
     await once(server, 'listening')
     const local = (server.address() as AddressInfo).port
-    const answered = once(this.#child, 'message')
-    const died = once(this.#child, 'exit').then(() => {
-      throw new PageferryError(
-        'PEER_UNREACHABLE',
-        `The network of ${url} cannot be entered: is the lab still up?`,
-      )
+    const id = ++this.#forwards
+    let done: () => void = () => {}
+    const answered = new Promise<void>((resolve, reject) => {
+      // The handle is lost when its server is closed before the child has it.
+      const onMessage = (answer: unknown): void => {
+        if (answer === id) resolve()
+      }
+      const onExit = (): void =>
+        reject(
+          new PageferryError(
+            'PEER_UNREACHABLE',
+            `The network of ${url} cannot be entered: is the lab still up?`,
+          ),
+        )
+      this.#child.on('message', onMessage).on('exit', onExit)
+      done = () => this.#child.off('message', onMessage).off('exit', onExit)
+      if (!this.#child.connected) onExit()
     })
     try {
-      this.#child.send({ host: hostname, port: Number(port) }, server)
-      await Promise.race([answered, died])
+      if (this.#child.connected) this.#child.send({ id, host: hostname, port: Number(port) }, server)
+      await answered
     } finally {
-      died.catch(() => {})
+      done()
       server.close() // the child's copy goes on listening
     }
     return `${protocol}//127.0.0.1:${local}`
@@ -58,21 +71,26 @@ export class Relay {
 
 /** Makes lab addresses reachable; any other URL is returned as it is. Call `close` when done. */
 export class Reach {
-  readonly #relays = new Map<string, Relay>()
+  readonly #relays = new Map<string, Promise<Relay>>()
 
   async resolve(url: string): Promise<string> {
     const host = labHostOf(url)
     if (host === null) return url
     let relay = this.#relays.get(host.address)
     if (relay === undefined) {
-      relay = await Relay.start(host)
+      relay = Relay.start(host)
       this.#relays.set(host.address, relay)
     }
-    return relay.forward(url)
+    return (await relay).forward(url)
   }
 
   close(): void {
-    for (const relay of this.#relays.values()) relay.close()
+    for (const relay of this.#relays.values()) {
+      relay.then(
+        (started) => started.close(),
+        () => {},
+      )
+    }
     this.#relays.clear()
   }
 }

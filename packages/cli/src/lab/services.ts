@@ -23,6 +23,8 @@ export interface RunningService {
 /** Four Node processes on two cores are up in two to three seconds; a loaded CI machine takes several times that. */
 const startTimeoutMs = 60_000
 const pollMs = 25
+/** It listens before it answers; a connection that got lost meanwhile must not cost the whole time. */
+const answerTimeoutMs = 5_000
 
 export function serviceUrl(state: LabState, host: HostName, role: Role): string {
   return `http://${hostAddress(state.subnet, host)}:${servicePort[role]}`
@@ -70,7 +72,7 @@ export async function waitForService(
   const deadline = Date.now() + startTimeoutMs
   for (;;) {
     try {
-      const response = await fetch(url, { signal: AbortSignal.timeout(startTimeoutMs) })
+      const response = await fetch(url, { signal: AbortSignal.timeout(answerTimeoutMs) })
       await response.arrayBuffer()
       if (response.ok) return
     } catch {
