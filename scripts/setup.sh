@@ -47,13 +47,11 @@ else
 	done
 fi
 
-# No install scripts: the addon is built below, with headers that do not have to be fetched.
-if [ ! -e node_modules/.package-lock.json ]; then
+# install and not ci: ci refuses a lock file without the linter's builds for other platforms, and not every registry has
+# all of those. No install scripts: the addon is built below, with headers that do not have to be fetched.
+if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
 	say "installing npm packages"
-	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2
-elif [ package-lock.json -nt node_modules/.package-lock.json ]; then
-	say "updating npm packages"
-	npm install --ignore-scripts --no-audit --no-fund --loglevel=error >&2
+	npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error >&2
 	touch node_modules/.package-lock.json
 fi
 PATH=$PWD/node_modules/.bin:$PATH
@@ -76,7 +74,7 @@ if newer "$addon" packages/kernel/native packages/kernel/binding.gyp; then
 	# Node's own headers, when they were installed with it; otherwise node-gyp downloads them.
 	prefix=$(node -p 'require("path").dirname(require("path").dirname(process.execPath))')
 	if [ -e "$prefix/include/node/node_api.h" ]; then set -- "--nodedir=$prefix"; else set --; fi
-	node-gyp configure build --silent -C packages/kernel "$@" >&2
+	node-gyp configure build --silent -C packages/kernel "$@" >/dev/null
 	touch "$addon"
 fi
 make --silent -C packages/kernel/programs >&2

@@ -201,8 +201,11 @@ function report(result, started) {
 }
 
 async function clean(after) {
+  if (interrupted && after !== null) return
   const left = [...(await removeLabs(root)), ...(await killLeftovers())]
-  if (left.length > 0) process.stdout.write(`     left behind by ${after} and removed: ${left.join(', ')}\n`)
+  if (left.length > 0) {
+    process.stdout.write(`     removed what ${after ?? 'the interrupted run'} left behind: ${left.join(', ')}\n`)
+  }
 }
 
 async function main() {
@@ -250,7 +253,7 @@ for (const [signal, status] of [
     if (interrupted) return
     interrupted = true
     for (const child of running) killGroup(child)
-    await clean('the interrupted run')
+    await clean(null)
     process.exit(status)
   })
 }

@@ -54,5 +54,8 @@ export function printError(error: unknown): void {
   const expected = error instanceof PageferryError || error instanceof Interrupted || isKernelError(error)
   const stack = !expected && error instanceof Error ? error.stack : undefined
   process.stderr.write(`${pc.red('pageferry:')} ${stack ?? toErrorInfo(error).message}\n`)
-  if (error instanceof PageferryError) process.stderr.write(formatProblems(problemsOf(error)))
+  if (error instanceof PageferryError) {
+    const unsaid = problemsOf(error).filter(({ reason }) => !error.message.includes(reason))
+    process.stderr.write(formatProblems(unsaid))
+  }
 }

@@ -20,7 +20,7 @@ t.test('without a terminal: a line when something ends', async (t) => {
   progress.update(source('precopy', { phase: 'round', round: 1, pages: 0, totalPages: 1000 }))
   progress.update(source('precopy', { phase: 'round', round: 1, pages: 600, totalPages: 1024 }))
   progress.update(source('precopy', { phase: 'round', round: 2, pages: 10, totalPages: 256 }))
-  progress.update(source('freezing', { phase: 'freeze' }))
+  progress.update(source('freezing', { phase: 'round', round: 2, pages: 256, totalPages: 256 }))
   progress.update(source('freezing', { phase: 'freeze' }))
   progress.update(destination('running', { phase: 'lazy', pages: 0, totalPages: 512, pendingPages: 512 }))
   progress.update(destination('running', { phase: 'lazy', pages: 512, totalPages: 512, pendingPages: 0 }))
@@ -31,7 +31,7 @@ t.test('without a terminal: a line when something ends', async (t) => {
     out.read(),
     [
       'inspecting the process',
-      'round 1: 1024 pages, 4.0 MiB',
+      'round 1: 1,024 pages, 4.0 MiB',
       'round 2: 256 pages, 1.0 MiB',
       'freezing',
       'running on the destination',

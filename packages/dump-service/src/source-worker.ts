@@ -17,6 +17,7 @@ import {
   readMaps,
   readStatus,
   readVmFlags,
+  rehearse,
   StoppedProcess,
   scanPresent,
   type Tracker,
@@ -227,6 +228,8 @@ export class SourceWorker {
       dataUrl: this.#server?.url ?? '',
       workload: { ...this.#report.workload, where: 'running' },
     })
+    // Also proves that this host can do it, before the workload is touched.
+    await rehearse(`${this.#spec.stateDir}/rehearsal`, 'capture')
     const timer = setTimeout(() => {
       if (!this.#driver.state.connected)
         this.#driver.post({ type: 'timeout', what: 'the destination did not connect' })
@@ -441,11 +444,17 @@ export class SourceWorker {
         details: { problems },
       })
     }
+    const T=[performance.now()]
     this.#untracked ||= hasUntrackedWriters(this.#pid)
+    T.push(performance.now())
     stopped.mapScratch()
+    T.push(performance.now())
     const captured = captureProcess(stopped, map, this.#files)
+    T.push(performance.now())
     stopped.leave()
+    T.push(performance.now())
     const scan = this.#tracker?.scan(map) ?? scanPresent(this.#pid, map)
+    T.push(performance.now())
     const pages = rounds?.pages ?? new SourcePages()
     const final = pages.finalPagemap({
       areas: map,
@@ -459,8 +468,11 @@ export class SourceWorker {
       history: rounds?.history,
       presentBudgetPages: hotPagesInFreeze,
     })
+    T.push(performance.now())
     const pagemap = pagemapImage(this.#nsPid, final)
     writeFileSync(this.#pagemapFile, pagemap.bytes, { mode: 0o600 })
+    T.push(performance.now())
+    this.#log.warn({T:T.map((t,i)=>i?Math.round((t-T[i-1])*10)/10:Math.round((t-this.#frozenAt)*10)/10)},'capture: start fds mapScratch capture leave scan final pagemap')
     const images = [...captured.images, pagemap]
     return { final, images, map }
   }

@@ -10,6 +10,7 @@ import {
   offsetsFor,
   ownClocks,
   ProcessImages,
+  rehearse,
   Restorer,
 } from '@pageferry/checkpoint'
 import { decodePagemap, PE_LAZY } from '@pageferry/images'
@@ -359,6 +360,8 @@ export class DestinationWorker {
       }
       statSync(path)
     }
+    // Also proves that this host can do it, before the workload is touched.
+    await rehearse(`${this.#spec.stateDir}/rehearsal`, 'restore')
     const before = ownClocks()
     this.#control?.send({ type: 'clockRequest' })
     const reply = await this.#inbox.next('clockReply', signal)

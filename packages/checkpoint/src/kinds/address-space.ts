@@ -67,7 +67,10 @@ export function dumpAddressSpace({ pid, process }: CaptureContext, map: AreaMap,
 /** PR_SET_MM_MAP checks that the areas exist, so the map must be final; nothing may map the old executable. */
 export function restoreAddressSpace(skeleton: SkeletonProcess, mm: MmEntry, files: FileEntry[]): void {
   const exePath = requiredPath(files, mm.exeFileId, 'the executable')
-  const exe = Number(skeleton.call('open', skeleton.write(Buffer.from(`${exePath}\0`)), O_CLOEXEC, 0))
+  // A skeleton of a skeleton (rehearsal.ts) has its link already, and the kernel refuses to replace a file by
+  // itself while it is mapped.
+  const isOwn = readlinkSync(`/proc/${skeleton.pid}/exe`) === exePath
+  const exe = isOwn ? -1 : Number(skeleton.call('open', skeleton.write(Buffer.from(`${exePath}\0`)), O_CLOEXEC, 0))
   const auxv = Buffer.alloc(mm.mmSavedAuxv.length * 8)
   for (const [i, word] of mm.mmSavedAuxv.entries()) auxv.writeBigUInt64LE(word, i * 8)
   const fields = [
@@ -91,7 +94,7 @@ export function restoreAddressSpace(skeleton: SkeletonProcess, mm: MmEntry, file
   map.writeUInt32LE(exe === -1 ? noExeFd : exe, 100)
   const [result] = skeleton.batch([
     { name: 'prctl', args: [prSetMm, prSetMmMap, skeleton.write(map), map.length, 0] },
-    { name: 'close', args: [exe] },
+    ...(isOwn ? [] : [{ name: 'close' as const, args: [exe] }]),
   ])
   if (result < 0n) {
     throw new PageferryError('KERNEL', `prctl(PR_SET_MM_MAP) failed with errno ${-result} (exe ${exePath})`)

@@ -56,6 +56,7 @@ async function runOnce(
     const result = await migrateInLab(lab, pid, migrationOptions(flags), progress.update, signal)
     progress.stop()
     conclude(result, flags.report, process.stderr)
+    process.stderr.write(`Waiting for ${command[0]} to end.\n`)
     return await waitForExit(lab, 'b', result.id, signal)
   } finally {
     progress.stop()

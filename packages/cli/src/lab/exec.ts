@@ -37,11 +37,22 @@ exec nsenter "$@"
 `
 
 /**
+ * bash: closes the descriptors that whatever called us left open: a workload with one end of somebody's pipe could not
+ * be migrated, and a lab that outlives its caller must not hold them. Other shells cannot name a descriptor above 9.
+ */
+export const closeInherited = `
+for fd in /proc/$BASHPID/fd/*; do
+  fd=\${fd##*/}
+  if [ "$fd" -gt 2 ]; then eval "exec $fd>&-"; fi
+done
+`
+
+/**
  * Starts the command as a daemon would be: session of its own, no terminal, output to a regular file. Opened in here
  * and not by the caller, because the file's mount must be the host's for the workload to be movable. The pid is known
  * before the command runs and exec keeps it. No "cmd &": a shell would let it ignore SIGINT.
  */
-const startScript = `
+const startScript = `${closeInherited}
 cd "$1" || exit 125
 file=$2
 [ -n "$file" ] || file=$3/$$.log
@@ -145,7 +156,7 @@ async function launch(
   requireCommand(command, cwd, env)
   const outDir = dirname(outputFile(state.name, host, 0))
   const inner = [
-    'sh',
+    'bash',
     '-c',
     startScript,
     'start',

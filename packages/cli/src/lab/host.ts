@@ -6,6 +6,7 @@ import type { Readable } from 'node:stream'
 import { promisify } from 'node:util'
 import { PageferryError } from '@pageferry/base'
 import type { Hierarchy } from './cgroups.js'
+import { closeInherited } from './exec.js'
 import { type HostName, hostAddress, hostDir } from './paths.js'
 import { childrenOf, type HostState, identify, type ProcessIdentity } from './state.js'
 
@@ -35,7 +36,7 @@ exec setsid tini -- sleep infinity </dev/null >/dev/null 2>&1
 `
 
 /** Joins the host's cgroups first: a new cgroup namespace has the cgroup of its creator as its root. */
-const launchScript = `
+const launchScript = `${closeInherited}
 while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; done
 shift
 exec "$@"
@@ -64,7 +65,7 @@ export async function startHost(
   ]
   const logPath = join(hostDir(name, host), 'host.log')
   const log = openSync(logPath, 'a')
-  const child = spawn('sh', ['-c', launchScript, 'launch', ...cgroups, '--', ...unshare], {
+  const child = spawn('bash', ['-c', launchScript, 'launch', ...cgroups, '--', ...unshare], {
     cwd: '/',
     detached: true,
     stdio: ['ignore', 'pipe', log],

@@ -31,6 +31,7 @@ export class Progress {
   readonly #seen = new Map<string, { bar: SingleBar | undefined; work: Work }>()
   readonly #states = new Set<string>()
   #current: string | undefined
+  #stopped = false
 
   constructor(out: NodeJS.WritableStream & { isTTY?: boolean } = process.stderr) {
     this.#out = out
@@ -53,9 +54,11 @@ export class Progress {
     this.#noteState(status)
     const work = workOf(status)
     if (work === null) return
+    const seen = this.#seen.get(work.key)
+    // A status of a later state still carries the numbers of the round before it.
+    if (seen !== undefined && this.#current !== work.key) return
     if (this.#current !== work.key) this.#finishCurrent()
     this.#current = work.key
-    const seen = this.#seen.get(work.key)
     if (seen === undefined) {
       const bar = this.#bars?.create(work.total, work.done, payload(work))
       this.#seen.set(work.key, { bar, work })
@@ -66,7 +69,10 @@ export class Progress {
     }
   }
 
+  /** May be called again: whoever cleans up need not know whether it was. */
   stop(): void {
+    if (this.#stopped) return
+    this.#stopped = true
     this.#finishCurrent()
     this.#bars?.stop()
   }
@@ -95,7 +101,8 @@ export class Progress {
     if (seen === undefined) return
     const { bar, work } = seen
     bar?.update(work.total, payload({ ...work, done: work.total }))
-    if (this.#bars === null) this.#out.write(`${work.label}: ${work.total} pages, ${size(work.total)}\n`)
+    if (this.#bars === null)
+      this.#out.write(`${work.label}: ${work.total.toLocaleString('en-US')} pages, ${size(work.total)}\n`)
   }
 }
 

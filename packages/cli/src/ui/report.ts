@@ -50,9 +50,12 @@ export function requireWritable(path: string | undefined): void {
   }
 }
 
+/** The first column of formatReport's lines. */
+const labelWidth = 12
+
 export function printReport(report: MigrationReport, out: NodeJS.WritableStream): void {
   const [title, ...lines] = formatReport(report)
   out.write(`\n${pc.bold(title)}\n`)
-  for (const line of lines) out.write(`${line.replace(/^ {2}\S+/, (label) => pc.cyan(label))}\n`)
+  for (const line of lines) out.write(`${pc.cyan(line.slice(0, labelWidth))}${line.slice(labelWidth)}\n`)
   out.write('\n')
 }

@@ -1,0 +1,262 @@
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import {
+  failureOf,
+  type HostName,
+  type Lab,
+  type MigrationOptions,
+  type MigrationResult,
+  migrateInLab,
+  reportOf,
+  waitForExit,
+  withLab,
+} from '@pageferry/cli'
+import type { MigrationReport } from '@pageferry/migration'
+import t, { type Test } from 'tap'
+
+/** The three ways memory moves. */
+export const modes = ['hybrid', 'precopy', 'postcopy'] as const
+export type Mode = (typeof modes)[number]
+
+/** Every workload runs as root and as somebody else: much of restoring is about privileges. */
+export const users = [
+  { name: 'root', uid: undefined },
+  { name: 'uid 1000', uid: 1000 },
+] as const
+
+const workloads = fileURLToPath(new URL('../workloads/', import.meta.url))
+
+/** A workload that says nothing new for so long has hung; a busy test machine needs a good part of it. */
+const patienceMs = 30_000
+const pollMs = 5
+
+/** Command line of a workload of test/workloads: a C program by its name, a Python one with ".py". */
+export function program(name: string): string[] {
+  return name.endsWith('.py') ? ['python3', join(workloads, 'python', name)] : [join(workloads, 'build', name)]
+}
+
+/** Seeds of this run: `PAGEFERRY_SEED` repeats one that failed. */
+export const baseSeed = Number(process.env.PAGEFERRY_SEED ?? Date.now() % 1_000_000)
+
+/** Random numbers in [0, 1) that a seed determines: mulberry32. */
+export function randomFrom(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
+  }
+}
+
+export interface StartOptions {
+  uid?: number
+  host?: HostName
+  seed?: number
+  /** Further arguments, after LOG, MARKER and SEED. */
+  args?: string[]
+  /** Put in front of the program, for example `setpriv --no-new-privs`. */
+  wrapper?: string[]
+  env?: NodeJS.ProcessEnv
+  cwd?: string
+}
+
+export interface Migrated {
+  result: MigrationResult
+  report: MigrationReport
+}
+
+/** One self-checking program in a lab, and where it is by now. */
+export class Workload {
+  readonly lab: Lab
+  readonly name: string
+  readonly pid: number
+  readonly directory: string
+  readonly seed: number
+  readonly #output: string
+  readonly #exitAtHome: Promise<number>
+  host: HostName
+  /** The migration that brought it to where it is. */
+  #migration: string | null = null
+  migrations = 0
+
+  private constructor(
+    lab: Lab,
+    name: string,
+    started: { pid: number; output: string; exit: Promise<number> },
+    directory: string,
+    options: StartOptions,
+  ) {
+    this.lab = lab
+    this.name = name
+    this.pid = started.pid
+    this.#output = started.output
+    this.#exitAtHome = started.exit
+    this.directory = directory
+    this.host = options.host ?? 'a'
+    this.seed = options.seed ?? baseSeed
+  }
+
+  /** Starts it and waits until it has set itself up. */
+  static async start(lab: Lab, name: string, options: StartOptions = {}): Promise<Workload> {
+    const directory = mkdtempSync(join(tmpdir(), 'pageferry-e2e-'))
+    chmodSync(directory, 0o777)
+    const seed = options.seed ?? baseSeed
+    const command = [
+      ...(options.wrapper ?? []),
+      ...program(name),
+      join(directory, 'log'),
+      join(directory, 'marker'),
+      String(seed),
+      ...(options.args ?? []),
+    ]
+    const { uid, env, cwd = directory } = options
+    const started = await lab.host(options.host ?? 'a').supervise(command, { uid, env, cwd })
+    const workload = new Workload(lab, name, started, directory, options)
+    await workload.#until('it to be ready', (lines) => lines.includes('ready'))
+    return workload
+  }
+
+  /** Whole lines of its log. */
+  get lines(): string[] {
+    const path = join(this.directory, 'log')
+    if (!existsSync(path)) return []
+    return readFileSync(path, 'utf8').split('\n').slice(0, -1)
+  }
+
+  get #said(): string {
+    const output = existsSync(this.#output) ? readFileSync(this.#output, 'utf8').slice(-2000) : ''
+    return `seed ${this.seed}, host ${this.host}, log: ${this.lines.slice(-4).join(' | ')}\n${output}`
+  }
+
+  async #until(what: string, condition: (lines: string[]) => boolean): Promise<void> {
+    let seen = 0
+    let deadline = Date.now() + patienceMs
+    for (;;) {
+      const { lines } = this
+      const failed = lines.find((line) => line.startsWith('FAILED'))
+      if (failed !== undefined) throw new Error(`${this.name} says ${failed} (${this.#said})`)
+      if (condition(lines)) return
+      if (lines.length > seen) {
+        seen = lines.length
+        deadline = Date.now() + patienceMs
+      }
+      if (Date.now() > deadline) throw new Error(`${this.name}: waited in vain for ${what} (${this.#said})`)
+      await sleep(pollMs)
+    }
+  }
+
+  /** Waits until it has gone `count` steps further: it works where it is now. */
+  async steps(count: number): Promise<void> {
+    const before = this.lines.length
+    await this.#until(`${count} further steps`, (lines) => lines.length >= before + count)
+  }
+
+  /** Moves it to the other host; every page is compared. Does not look at the outcome. */
+  async tryMigrate(options: MigrationOptions = {}): Promise<MigrationResult> {
+    const from = this.host
+    const result = await migrateInLab(this.lab, this.pid, { from, verify: true, ...options })
+    this.migrations++
+    if (result.migrated) {
+      this.host = from === 'a' ? 'b' : 'a'
+      this.#migration = result.id
+    }
+    return result
+  }
+
+  /** Moves it to the other host, and fails when anything about that is not as it should be. */
+  async migrate(options: MigrationOptions = {}): Promise<Migrated> {
+    const result = await this.tryMigrate(options)
+    const report = reportOf(result)
+    if (!result.migrated || report === null) {
+      throw new Error(`${this.name} was not migrated: ${failureOf(result).message} (${this.#said})`)
+    }
+    const problems = problemsOf(report, options.mode ?? 'hybrid')
+    if (problems.length > 0) {
+      throw new Error(`${this.name}: ${problems.join('; ')} (${this.#said}) ${JSON.stringify(report)}`)
+    }
+    return { result, report }
+  }
+
+  /** Lets it check itself for the last time and end; fails unless everything was right. */
+  async finish(): Promise<void> {
+    this.stop()
+    await this.ended(0)
+    const steps = this.lines.filter((line) => line.startsWith('step '))
+    const wrong = steps.findIndex((line, index) => line !== `step ${index}`)
+    if (wrong >= 0) throw new Error(`${this.name}: line ${wrong} of its log is "${steps[wrong]}" (${this.#said})`)
+    if (this.lines.at(-1) !== 'done') throw new Error(`${this.name} was not done (${this.#said})`)
+    rmSync(this.directory, { recursive: true })
+  }
+
+  stop(): void {
+    writeFileSync(join(this.directory, 'marker'), '')
+  }
+
+  /** Waits for its end, and fails unless it exits with `status`. */
+  async ended(status: number): Promise<void> {
+    const exit = await this.#exit(AbortSignal.timeout(patienceMs))
+    if (exit !== status) throw new Error(`${this.name} ended with ${exit} instead of ${status} (${this.#said})`)
+  }
+
+  async #exit(signal: AbortSignal): Promise<number> {
+    if (this.#migration === null) return this.#exitAtHome
+    const exit = await waitForExit(this.lab, this.host, this.#migration, signal).catch((error) => {
+      throw new Error(`${this.name} does not end: ${(error as Error).message} (${this.#said})`)
+    })
+    return exit.kind === 'exited' ? (exit.value ?? -1) : 128 + (exit.value ?? 0)
+  }
+}
+
+/** What can never be in the report of a migration that went well. */
+export function problemsOf(report: MigrationReport, mode: Mode): string[] {
+  const problems: string[] = []
+  const expect = (condition: boolean, problem: string): void => {
+    if (!condition) problems.push(problem)
+  }
+  const { pages, verify, rounds, faults } = report
+  expect(report.mode === mode, `the report says mode ${report.mode}`)
+  expect(report.outcome === 'migrated', `the outcome is ${report.outcome}`)
+  expect(verify !== null && verify.mismatches === 0, `verify found ${verify?.mismatches} mismatches`)
+  expect((verify?.pages ?? 0) >= pages.parent + pages.present, `only ${verify?.pages} pages were compared`)
+  expect(report.blackoutMs > 0, 'there was no blackout')
+  expect(report.bytesOnWire > 0, 'nothing went over the wire')
+  expect(report.totalMs >= report.blackoutMs, 'the whole took less time than a part of it')
+  expect(faults.count >= 0 && faults.maxUs >= faults.p50Us, 'the times of the faults contradict each other')
+  expect(pages.hole >= 0 && pages.zero >= 0, 'a count of pages is negative')
+  if (mode === 'postcopy') {
+    expect(rounds.length === 0, `${rounds.length} rounds in mode postcopy`)
+    expect(pages.parent === 0, `${pages.parent} pages are unchanged since a round, without rounds`)
+    expect(pages.lazy > 0, 'nothing was lazy in mode postcopy')
+  } else expect(rounds.length > 0, `no rounds in mode ${mode}`)
+  if (mode === 'precopy') {
+    expect(pages.lazy === 0, `${pages.lazy} lazy pages in mode precopy`)
+    expect(report.pushedPages === 0, `${report.pushedPages} pages were pushed in mode precopy`)
+  }
+  return problems
+}
+
+/** One lab for all tests of a file: making one takes a second or two. */
+export async function inLab(name: string, tests: (t: Test, lab: Lab) => Promise<void>): Promise<void> {
+  await t.test(name, { timeout: 0 }, async (t) => {
+    t.comment(`PAGEFERRY_SEED=${baseSeed}`)
+    await withLab((lab) => tests(t, lab))
+  })
+}
+
+/** There, with a verified move in the given mode, and to its end. */
+export async function moveOnce(
+  lab: Lab,
+  name: string,
+  options: StartOptions & { migration?: MigrationOptions; stepsBefore?: number; stepsAfter?: number } = {},
+): Promise<MigrationReport> {
+  const workload = await Workload.start(lab, name, options)
+  await workload.steps(options.stepsBefore ?? 3)
+  const { report } = await workload.migrate(options.migration)
+  await workload.steps(options.stepsAfter ?? 5)
+  await workload.finish()
+  return report
+}

@@ -1,0 +1,38 @@
+// Python programs continue correctly: one computing, one allocating and freeing, one with threads.
+
+import { type Mode, inLab, modes, moveOnce, randomFrom, baseSeed, users, Workload } from './harness.js'
+
+const programs = ['compute.py', 'alloc.py', 'threads.py']
+const timesInARow = 20
+const hops = 20
+
+await inLab('Python programs', async (t, lab) => {
+  for (const name of programs) {
+    for (const mode of modes) {
+      for (const { name: user, uid } of users) {
+        await t.test(`${name}, ${mode}, as ${user}`, async () => {
+          await moveOnce(lab, name, { uid, migration: { mode } })
+        })
+      }
+    }
+    await t.test(`${name}: ${timesInARow} times in a row`, async (t) => {
+      const random = randomFrom(baseSeed)
+      for (let time = 0; time < timesInARow; time++) {
+        const mode = modes[Math.floor(random() * modes.length)] as Mode
+        const seed = baseSeed + time
+        await moveOnce(lab, name, { seed, migration: { mode }, stepsBefore: 1 + Math.floor(random() * 8) })
+        t.pass(`${mode}, seed ${seed}`)
+      }
+    })
+  }
+
+  await t.test(`a ping-pong of ${hops} hops`, async (t) => {
+    const workload = await Workload.start(lab, 'alloc.py')
+    for (let hop = 0; hop < hops; hop++) {
+      const { report } = await workload.migrate({ mode: modes[hop % modes.length] })
+      t.equal(workload.host, hop % 2 === 0 ? 'b' : 'a', `hop ${hop + 1}: blackout ${report.blackoutMs} ms`)
+      await workload.steps(2)
+    }
+    await workload.finish()
+  })
+})
