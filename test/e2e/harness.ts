@@ -27,6 +27,9 @@ export const users = [
   { name: 'uid 1000', uid: 1000 },
 ] as const
 
+/** Debian's: a version manager's python3 may lie where only root can read. */
+const python = existsSync('/usr/bin/python3') ? '/usr/bin/python3' : 'python3'
+
 const workloads = fileURLToPath(new URL('../workloads/', import.meta.url))
 
 /** A workload that says nothing new for so long has hung; a busy test machine needs a good part of it. */
@@ -35,7 +38,7 @@ const pollMs = 5
 
 /** Command line of a workload of test/workloads: a C program by its name, a Python one with ".py". */
 export function program(name: string): string[] {
-  return name.endsWith('.py') ? ['python3', join(workloads, 'python', name)] : [join(workloads, 'build', name)]
+  return name.endsWith('.py') ? [python, join(workloads, 'python', name)] : [join(workloads, 'build', name)]
 }
 
 /** Seeds of this run: `PAGEFERRY_SEED` repeats one that failed. */
@@ -78,6 +81,7 @@ export class Workload {
   readonly seed: number
   readonly #output: string
   readonly #exitAtHome: Promise<number>
+  #endedAtHome: number | null = null
   host: HostName
   /** The migration that brought it to where it is. */
   #migration: string | null = null
@@ -95,6 +99,9 @@ export class Workload {
     this.pid = started.pid
     this.#output = started.output
     this.#exitAtHome = started.exit
+    void this.#exitAtHome.then((status) => {
+      this.#endedAtHome = status
+    })
     this.directory = directory
     this.host = options.host ?? 'a'
     this.seed = options.seed ?? baseSeed
@@ -143,6 +150,9 @@ export class Workload {
       if (lines.length > seen) {
         seen = lines.length
         deadline = Date.now() + patienceMs
+      }
+      if (this.#migration === null && this.#endedAtHome !== null && this.lines.length === lines.length) {
+        throw new Error(`${this.name} has ended with ${this.#endedAtHome} (${this.#said})`)
       }
       if (Date.now() > deadline) throw new Error(`${this.name}: waited in vain for ${what} (${this.#said})`)
       await sleep(pollMs)

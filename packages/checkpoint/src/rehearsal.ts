@@ -1,5 +1,6 @@
 import { closeSync } from 'node:fs'
 import { fds, type KeeperClient, launchKeeper } from '@pageferry/kernel'
+import { rehearseFreeze } from '@pageferry/memory'
 import { captureProcess } from './capture.js'
 import { FileTable } from './kinds/file-table.js'
 import { dumpMemoryMap } from './kinds/memory-map.js'
@@ -16,6 +17,7 @@ const passes = 2
  * measured, 30 ms of a 45 ms capture and restore. `dir` gets one directory per dummy.
  */
 export async function rehearse(dir: string, what: 'capture' | 'restore'): Promise<void> {
+  rehearseFreeze()
   for (let pass = 0; pass < passes; pass++) {
     const dummy = await launchKeeper({ dir: `${dir}/capture-${pass}`, newPidNamespace: true })
     try {

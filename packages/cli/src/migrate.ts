@@ -210,7 +210,8 @@ export function endText({ kind, value }: WorkloadExit): string {
 
 /** The last sentence of every migration: which machine has the workload, and in what condition. */
 export function whereabouts({ source, destination }: Sides): string {
-  const workload = destination?.workload ?? source?.workload
+  // A destination that never got that far has a workload without a name.
+  const workload = [destination?.workload, source?.workload].find((known) => known != null && known.pid !== 0)
   const name = workload == null ? 'The process' : `Process ${workload.pid} (${workload.comm})`
   const there = destination?.workload
   if (there?.exit !== undefined) {
@@ -226,12 +227,21 @@ export function whereabouts({ source, destination }: Sides): string {
   return `${name}: neither side has said where it is; "pageferry migrate" has stopped watching the ${SERVICE_NAMES.source} and the ${SERVICE_NAMES.destination}.`
 }
 
-/** Error of a migration that did not succeed, as both sides tell it: the source knows what became of the workload. */
+/**
+ * Error of a migration that did not succeed. Both sides have one: a cause, and what the other noticed of it, which is a
+ * lost connection, a cancellation or an error at second hand.
+ */
 export function failureOf({ source, destination }: Sides): PageferryError {
-  // "destination: ..." on the source's side is the destination's own error at second hand.
-  const first =
-    destination?.error?.code === 'CANCELLED' ? source?.error : (destination?.error ?? source?.error)
-  const info = first ??
-    source?.error ?? { code: 'INTERNAL' as const, message: 'the migration ended without a reason' }
+  const candidates = [
+    { error: source?.error, secondHand: ['REMOTE', 'PEER_UNREACHABLE'], peer: 'destination: ' },
+    { error: destination?.error, secondHand: ['REMOTE', 'PEER_UNREACHABLE', 'CANCELLED'], peer: 'source: ' },
+  ]
+  const cause = candidates.find(
+    ({ error, secondHand, peer }) =>
+      error !== undefined && !secondHand.includes(error.code) && !error.message.startsWith(peer),
+  )
+  const info = cause?.error ??
+    source?.error ??
+    destination?.error ?? { code: 'INTERNAL' as const, message: 'the migration ended without a reason' }
   return new PageferryError(info.code, info.message, { details: info.details })
 }

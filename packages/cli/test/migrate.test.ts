@@ -42,6 +42,15 @@ t.test('the last sentence says where the workload is', async (t) => {
       { destination: { ...there, workload: { ...exited, exit: { kind: 'signaled', value: 9 } } } },
       /was killed by SIGKILL there/,
     ],
+    [
+      {
+        source: side('source', 'cancelled', 'running'),
+        destination: side('destination', 'failed', 'unknown', {
+          workload: { pid: 0, comm: '', threads: 0, where: 'unknown' },
+        }),
+      },
+      /^Process 10005 \(python3\) runs on the source/,
+    ],
     [{}, /neither side has said/],
   ]
   for (const [sides, sentence] of cases) t.match(whereabouts(sides), sentence)
@@ -61,6 +70,14 @@ t.test('the reason comes from the side that has it', async (t) => {
     exited,
     'the other side was only told to stop',
   )
+  const lost = { code: 'PEER_UNREACHABLE' as const, message: 'connect ECONNREFUSED' }
+  t.match(
+    failureOf({ source: { ...source, error: cancelled }, destination: { ...destination, error: lost } }),
+    cancelled,
+    'what the user did comes before what it caused',
+  )
+  t.match(failureOf({ source: { ...source, error: lost }, destination }), missing)
+  t.match(failureOf({ source: { ...source, error: lost } }), lost)
   t.match(failureOf({ source: { ...source, error: undefined } }), { code: 'INTERNAL' })
 })
 

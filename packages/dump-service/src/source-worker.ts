@@ -151,6 +151,12 @@ export class SourceWorker {
   #adopt(): void {
     if (this.#records.freezer !== undefined) this.#freezer = new Freezer(this.#records.freezer)
     try {
+      Object.assign(this.#records, JSON.parse(readFileSync(this.#finalFile, 'utf8')))
+      Object.assign(this.#report, this.#records.report)
+    } catch {
+      // The dump was not complete.
+    }
+    try {
       this.#openProcess()
     } catch {
       // It is gone; `#openProcess` has posted nothing, so the machine learns it from the first event.
@@ -217,12 +223,14 @@ export class SourceWorker {
     }
     this.#preflight = result
     this.#report.workload = { pid: this.#pid, comm: result.workload.comm, threads: result.workload.threads }
-    // A host without a freezer is refused now, not when the workload stands still.
-    Freezer.forProcess(this.#pid, this.#spec.id)
     this.#nsPid = readStatus(this.#pid).nsPids.at(-1) ?? this.#pid
     this.#openProcess()
     await this.#listen(0)
-    await this.#channel.record({ port: this.#server?.port, nsPid: this.#nsPid })
+    // A host without a freezer is refused now, and a successor knows the cgroup before it exists: nothing is
+    // waited for when the workload stands still.
+    const freezer = Freezer.forProcess(this.#pid, this.#spec.id)
+    this.#records.freezer = freezer.record
+    await this.#channel.record({ port: this.#server?.port, nsPid: this.#nsPid, freezer: freezer.record })
     this.#channel.send({
       type: 'listening',
       dataUrl: this.#server?.url ?? '',
@@ -425,9 +433,8 @@ export class SourceWorker {
       }
       this.#control?.send({ type: 'roundEnd', asId, round, final: true, batchesPerLane: sent.batchesPerLane })
     })
-    this.#tracker?.close()
-    this.#tracker = null
-    await this.#channel.record({ finalRound: round, report: this.#reportNow() })
+    // Read by a successor after kill -9 only, which needs no fsync: a host that crashes takes the original along.
+    writeFileSync(this.#finalFile, JSON.stringify({ finalRound: round, report: this.#reportNow() }), { mode: 0o600 })
   }
 
   /** Between the stop and the moment that its threads are themselves again; blocks the workload. */
@@ -444,17 +451,11 @@ export class SourceWorker {
         details: { problems },
       })
     }
-    const T=[performance.now()]
     this.#untracked ||= hasUntrackedWriters(this.#pid)
-    T.push(performance.now())
     stopped.mapScratch()
-    T.push(performance.now())
     const captured = captureProcess(stopped, map, this.#files)
-    T.push(performance.now())
     stopped.leave()
-    T.push(performance.now())
     const scan = this.#tracker?.scan(map) ?? scanPresent(this.#pid, map)
-    T.push(performance.now())
     const pages = rounds?.pages ?? new SourcePages()
     const final = pages.finalPagemap({
       areas: map,
@@ -468,13 +469,14 @@ export class SourceWorker {
       history: rounds?.history,
       presentBudgetPages: hotPagesInFreeze,
     })
-    T.push(performance.now())
     const pagemap = pagemapImage(this.#nsPid, final)
     writeFileSync(this.#pagemapFile, pagemap.bytes, { mode: 0o600 })
-    T.push(performance.now())
-    this.#log.warn({T:T.map((t,i)=>i?Math.round((t-T[i-1])*10)/10:Math.round((t-this.#frozenAt)*10)/10)},'capture: start fds mapScratch capture leave scan final pagemap')
     const images = [...captured.images, pagemap]
     return { final, images, map }
+  }
+
+  get #finalFile(): string {
+    return `${this.#spec.stateDir}/final.json`
   }
 
   /** Which pages are lazy must be known after kill -9, too. */
@@ -498,8 +500,8 @@ export class SourceWorker {
       if (this.#pidfd >= 0) this.#freezer.freeze()
       return
     }
-    const freezer = Freezer.forProcess(this.#pid, this.#spec.id)
-    await this.#channel.record({ freezer: freezer.record })
+    if (this.#records.freezer === undefined) throw new PageferryError('INTERNAL', 'no freezer was chosen')
+    const freezer = new Freezer(this.#records.freezer)
     freezer.create()
     this.#freezer = freezer
     freezer.add(this.#pid)
@@ -547,6 +549,8 @@ export class SourceWorker {
           if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
         }
       }
+      this.#tracker?.close()
+      this.#tracker = null
       this.#exitPoller?.close()
       this.#exitPoller = null
       // A v1 freezer holds even a killed process until it is thawed.

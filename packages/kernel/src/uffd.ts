@@ -72,6 +72,9 @@ interface Binding {
   ): Outcome
   zeroRuns(fd: number, runs: Float64Array, nrRuns: number, wake: boolean): Outcome
   readEvents(fd: number, max: number): UffdEvent[]
+  formatJournal(area: Uint8Array, capacity: number): void
+  readIntoJournal(fd: number, area: Uint8Array): UffdEvent[]
+  journalEvents(area: Uint8Array): UffdEvent[]
 }
 
 const native = addon.uffd as Binding
@@ -134,4 +137,30 @@ export function zeroRuns(fd: number, runs: Float64Array, nrRuns: number, wake: b
  */
 export function readEvents(fd: number, max = 64): UffdEvent[] {
   return native.readEvents(fd, max)
+}
+
+/** Bytes of a journal in front of its log, and of one event of the log. */
+export const journalHeadBytes = 4096
+export const journalEventBytes = 32
+
+/** Bytes at the start of a journal that belong to whoever made it: behind the addon's own three words. */
+export const journalUserBytes = { from: 64, to: 2048 } as const
+
+/** Makes an event journal for `capacity` events out of zeroed shared memory; see native/uffd.c for its layout. */
+export function formatJournal(area: Uint8Array, capacity: number): void {
+  native.formatJournal(area, capacity)
+}
+
+/**
+ * Like `readEvents`, but the kernel writes the events into shared memory first, and those that change the address
+ * space stay there in its log: kill -9 of the reader at any instruction loses none. Answers the faults too.
+ * ENOSPC, with nothing read, when the log is full.
+ */
+export function readIntoJournal(fd: number, area: Uint8Array): UffdEvent[] {
+  return native.readIntoJournal(fd, area)
+}
+
+/** The log, oldest first, with what a reader that was killed had read last. Fork descriptors were the reader's. */
+export function journalEvents(area: Uint8Array): UffdEvent[] {
+  return native.journalEvents(area)
 }

@@ -164,6 +164,28 @@ export class LazyMap {
     return pages
   }
 
+  /** Everything still to come, as stretches of [current page, source page, number of pages]. */
+  forEachPending(callback: (current: number, source: number, nr: number) => void): void {
+    this.#pending.forEachRun((first, nr) => {
+      if (this.#moved.isEmpty) callback(first, first, nr)
+      else this.#moved.forEachSource(first, nr, callback)
+    })
+  }
+
+  /** The opposite: a map with exactly these stretches, three numbers each. */
+  static fromPending(stretches: Float64Array): LazyMap {
+    const pending = new PageSet()
+    const pieces: Piece[] = []
+    for (let i = 0; i < stretches.length; i += 3) {
+      const [first, source, nr] = stretches.subarray(i, i + 3)
+      pending.addRange(first, nr)
+      if (first !== source) pieces.push({ first, nr, source })
+    }
+    const moved = new MovedPages()
+    moved.add(pieces)
+    return new LazyMap(pending, moved)
+  }
+
   /** What is pending, by current page; a copy. */
   pendingPages(): PageSet {
     return this.#pending.clone()

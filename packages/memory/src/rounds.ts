@@ -48,6 +48,13 @@ export const defaultMaxRounds = 8
 export const defaultMaxDowntimeMs = 25
 /** A round that leaves more than this share of the work of the one before gains too little for its bytes. */
 const shrinkFactor = 0.85
+/**
+ * Within the goal, rounds go on while each leaves at most half of the one before: such a round is shorter than
+ * the goal itself, and every page that it carries is neither discarded in the freeze nor faulted on later.
+ */
+const cheapShrinkFactor = 0.5
+/** A round of fewer pages is mostly its own scan and acknowledgement. */
+const negligiblePages = 64
 const latestWeight = 0.5
 /** Smaller rounds measure latency, not bandwidth: they count only until there is something better. */
 const minSampleBytes = 1024 * 1024
@@ -88,7 +95,8 @@ export class StopRule {
     })
 
     if (round.dirtyNow === 0) return freeze('idle')
-    if (estimatedDowntimeMs <= this.maxDowntimeMs) return freeze('downtime-goal')
+    const shrinksFast = round.dirtyNow <= cheapShrinkFactor * round.pagesSent && round.dirtyNow > negligiblePages
+    if (estimatedDowntimeMs <= this.maxDowntimeMs && !shrinksFast) return freeze('downtime-goal')
     if (this.#rounds >= this.maxRounds) return freeze('round-limit')
     this.#stalledRounds = round.dirtyNow > shrinkFactor * round.pagesSent ? this.#stalledRounds + 1 : 0
     if (this.#stalledRounds >= this.#patience) return freeze('not-shrinking')

@@ -2,7 +2,7 @@ import { resolve } from 'node:path'
 import { ExitWith, exitStatus, printError } from '../errors.js'
 import { failureOf, type MigrationOptions, type MigrationResult, migrate, whereabouts } from '../migrate.js'
 import { Progress } from '../ui/progress.js'
-import { printReport, reportOf, writeReport } from '../ui/report.js'
+import { printReport, reportOf, requireWritable, writeReport } from '../ui/report.js'
 
 /** Options of `migrate`, `lab run` and `demo` as commander gives them. */
 export interface MigrationFlags {
@@ -30,6 +30,7 @@ export function migrationOptions(flags: MigrationFlags): MigrationOptions {
 
 /** `migrate`: progress and report while and after it, a last sentence that says where the process is. */
 export async function migrateCommand(flags: MigrateFlags): Promise<void> {
+  requireWritable(flags.report)
   const progress = new Progress()
   const controller = new AbortController()
   const onSignal = (): void => {
@@ -59,7 +60,8 @@ export function conclude(
   const report = reportOf(result)
   if (report !== null) {
     if (reportFile !== undefined) writeReport(reportFile, report)
-    printReport(report, out)
+    // Of a migration that failed there is one thing to read, and that is why.
+    if (result.migrated || result.unwatched) printReport(report, out)
   }
   if (result.migrated) {
     out.write(`${whereabouts(result)}\n`)

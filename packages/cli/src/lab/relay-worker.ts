@@ -20,5 +20,3 @@ process.on('message', (target: { id: number; host: string; port: number }, serve
 })
 
 process.on('disconnect', () => process.exit(0))
-// Ctrl-C reaches the whole foreground group; the caller may still have to cancel something through here.
-process.on('SIGINT', () => {})

@@ -23,7 +23,11 @@ export class Relay {
 
   static async start(host: HostState): Promise<Relay> {
     const args = [`--net=/proc/${host.init.pid}/ns/net`, process.execPath, workerPath]
-    const child = spawn('nsenter', args, { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
+    const child = spawn('nsenter', args, {
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+      // Ctrl-C goes to the whole foreground group; what it asks for may have to be said through here.
+      detached: true,
+    })
     await once(child, 'spawn')
     child.setMaxListeners(0) // every forward that is under way has two
     return new Relay(child)

@@ -73,7 +73,7 @@ export class Progress {
   stop(): void {
     if (this.#stopped) return
     this.#stopped = true
-    this.#finishCurrent()
+    this.#finishCurrent(false)
     this.#bars?.stop()
   }
 
@@ -94,15 +94,17 @@ export class Progress {
     }
   }
 
-  /** The last status of a piece of work may have been skipped for a newer one. */
-  #finishCurrent(): void {
+  /** `complete`: something else has begun, so it is, even if its last status was skipped for a newer one. */
+  #finishCurrent(complete = true): void {
     const seen = this.#current === undefined ? undefined : this.#seen.get(this.#current)
     this.#current = undefined
     if (seen === undefined) return
-    const { bar, work } = seen
-    bar?.update(work.total, payload({ ...work, done: work.total }))
-    if (this.#bars === null)
-      this.#out.write(`${work.label}: ${work.total.toLocaleString('en-US')} pages, ${size(work.total)}\n`)
+    const { label, total } = seen.work
+    const done = complete ? total : seen.work.done
+    seen.bar?.update(done, payload({ ...seen.work, done }))
+    if (this.#bars !== null) return
+    const of = done < total ? ` of ${total.toLocaleString('en-US')}` : ''
+    this.#out.write(`${label}: ${done.toLocaleString('en-US')}${of} pages, ${size(done)}\n`)
   }
 }
 
