@@ -93,11 +93,14 @@ export class EventJournal {
     return Number(this.#words.getBigUint64(8, true) >> 8n) > logCapacity - eventsPerRead
   }
 
+  /** The number of the fork that was read; to be asked for once for each, in their order. */
+  nextFork(): number {
+    return ++this.#forks
+  }
+
   /** What is pending now; every event but the faults is in the log by then. Entering them is the caller's. */
   read(uffdFd: number): uffd.UffdEvent[] {
-    const events = uffd.readIntoJournal(uffdFd, this.#area)
-    for (const event of events) if (event.type === 'fork') this.#forks++
-    return events
+    return uffd.readIntoJournal(uffdFd, this.#area)
   }
 
   close(): void {

@@ -1,0 +1,142 @@
+import { closeSync } from 'node:fs'
+import { isKernelError, type Logger } from '@pageferry/base'
+import { type KeeperClient, type Poller, uffd } from '@pageferry/kernel'
+import type { LazyMap } from '@pageferry/memory'
+import { applyEvent, EventJournal } from './event-journal.js'
+
+/** One address space that still has lazy pages: the workload's, and those of children that it forked. */
+export interface Space {
+  /** The keeper has the userfaultfd under this name and the journal under NAME.log; a child is NAME.1, NAME.2 … */
+  readonly name: string
+  readonly uffd: number
+  readonly lazy: LazyMap
+  journal: EventJournal
+  poller: Poller | null
+}
+
+/** What of the keeper is needed here. */
+export type Holder = Pick<KeeperClient, 'hold' | 'fetch' | 'drop' | 'list'>
+
+export const mainName = 'uffd'
+const logOf = (name: string): string => `${name}.log`
+
+/** Every address a userfaultfd accepts: from the lowest that may be mapped (vm.mmap_min_addr) to TASK_SIZE. */
+const firstAddress = 0x1_0000n
+const endAddress = 0x7fff_ffff_f000n
+/** The last page below the guard page of user space: nothing is registered there. */
+const probePage = 0x7_ffff_fffe
+
+/**
+ * The restored process's userfaultfd goes to its keeper, with a journal of what it waits for. The journal first:
+ * a userfaultfd with a name is one that can be taken over.
+ */
+export function holdMain(keeper: Holder, uffdFd: number, lazy: LazyMap): Space {
+  const journal = EventJournal.create(lazy)
+  keeper.hold(logOf(mainName), journal.fd)
+  keeper.hold(mainName, uffdFd)
+  return { name: mainName, uffd: uffdFd, lazy, journal, poller: null }
+}
+
+/**
+ * A child came into being, and its userfaultfd with it, in this process alone. It goes to the keeper before
+ * anything else happens: until then, some microseconds after the event was read, kill -9 closes it, and the
+ * child's missing pages would read as zeros. A child without a journal is rebuilt from its parent's.
+ */
+export function holdChild(keeper: Holder, parent: Space, fd: number, log: Logger): Space {
+  const name = `${parent.name}.${parent.journal.nextFork()}`
+  try {
+    keeper.hold(name, fd)
+  } catch (error) {
+    // Full (a storm of forks), or gone: the child is served all the same, it only cannot outlive this worker.
+    log.warn({ error: (error as Error).message, name }, 'the keeper does not hold the userfaultfd of a child')
+  }
+  return withJournal(keeper, name, fd, parent.lazy.fork(), log)
+}
+
+function withJournal(keeper: Holder, name: string, fd: number, lazy: LazyMap, log: Logger): Space {
+  const journal = EventJournal.create(lazy)
+  try {
+    keeper.hold(logOf(name), journal.fd)
+  } catch (error) {
+    log.warn({ error: (error as Error).message, name }, 'the keeper does not hold the journal of a child')
+  }
+  return { name, uffd: fd, lazy, journal, poller: null }
+}
+
+/**
+ * After kill -9 of the worker before: every address space that it served, with all that has happened to them.
+ * Faults that it had read and not answered are raised again. None: it had drained them all.
+ */
+export function adoptSpaces(keeper: Holder, log: Logger): Space[] {
+  const held = new Set(keeper.list())
+  const spaces: Space[] = []
+  const adopt = (name: string, born: LazyMap | null): void => {
+    if (!held.has(name)) return
+    const fd = keeper.fetch(name)
+    if (!held.has(logOf(name))) {
+      if (born === null) throw new Error(`the keeper holds ${name} without its journal`)
+      spaces.push(withJournal(keeper, name, fd, born, log))
+      return
+    }
+    const { journal, lazy, forks } = EventJournal.open(keeper.fetch(logOf(name)))
+    spaces.push({ name, uffd: fd, lazy, journal, poller: null })
+    for (const { ordinal, lazy: forked } of forks) adoptChild(`${name}.${ordinal}`, forked)
+  }
+  const adoptChild = (name: string, born: LazyMap): void => {
+    if (!held.has(logOf(name))) adopt(name, born)
+  }
+  for (const name of held) if (!name.endsWith('.log') && held.has(logOf(name))) adopt(name, null)
+  // Of one that was let go when its worker died: the userfaultfd is dropped before its journal.
+  for (const name of held) if (name.endsWith('.log') && !held.has(name.slice(0, -4))) keeper.drop(name)
+  for (const space of spaces) uffd.wake(space.uffd, firstAddress, endAddress - firstAddress)
+  return spaces
+}
+
+/** Reads what is pending into the journal, which is renewed when it is full. */
+export function readSpace(keeper: Holder, space: Space): uffd.UffdEvent[] {
+  if (space.journal.isFull) {
+    const next = EventJournal.create(space.lazy, space.journal.forks)
+    keeper.hold(logOf(space.name), next.fd)
+    space.journal.close()
+    space.journal = next
+  }
+  return space.journal.read(space.uffd)
+}
+
+/**
+ * Enters an event other than a fault or a fork. Threads that wait for a page there are let go: they fault again
+ * where the page is now, or find that it is gone. The page itself will never be installed at the old place.
+ */
+export function changeSpace(space: Space, event: uffd.UffdEvent): void {
+  applyEvent(space.lazy, event)
+  if (event.type === 'remap') wakeRange(space, event.from, event.length)
+  else if (event.type === 'remove' || event.type === 'unmap') wakeRange(space, event.start, event.end - event.start)
+}
+
+export function wakeRange(space: Space, address: bigint, length: bigint): void {
+  if (length > 0n) uffd.wake(space.uffd, address, length)
+}
+
+/** True when the address space does not exist any more (exec, exit); a userfaultfd never says so by itself. */
+export function isGone(space: Space): boolean {
+  return uffd.zeroRuns(space.uffd, Float64Array.of(probePage, 1), 1, false).state === 'gone'
+}
+
+/**
+ * Nothing is lazy there any more: it becomes ordinary memory. Closing the last descriptor unregisters it and wakes
+ * whoever waits; what is not there by then reads as zeros, which is right for every page that is left.
+ */
+export function releaseSpace(keeper: Holder, space: Space): void {
+  space.poller?.close()
+  space.poller = null
+  for (const name of [space.name, logOf(space.name)]) {
+    try {
+      keeper.drop(name)
+    } catch (error) {
+      // It never had it, or it is gone together with the process.
+      if (!isKernelError(error, 'ENOENT', 'ECONNRESET', 'EPIPE', 'ENOTCONN')) throw error
+    }
+  }
+  closeSync(space.uffd)
+  space.journal.close()
+}
