@@ -1,5 +1,5 @@
-import { closeSync } from 'node:fs'
-import { fds, type KeeperClient, launchKeeper } from '@pageferry/kernel'
+import { closeSync, existsSync, readdirSync } from 'node:fs'
+import { connectKeeper, fds, type KeeperClient, launchKeeper } from '@pageferry/kernel'
 import { rehearseFreeze } from '@pageferry/memory'
 import { captureProcess } from './capture.js'
 import { FileTable } from './kinds/file-table.js'
@@ -36,6 +36,18 @@ export async function rehearse(dir: string, what: 'capture' | 'restore'): Promis
   }
 }
 
+/** Ends the dummies of a rehearsal whose worker was killed in the middle of it. */
+export function endRehearsal(dir: string): void {
+  if (!existsSync(dir)) return
+  for (const name of readdirSync(dir)) {
+    try {
+      dismiss(connectKeeper(`${dir}/${name}`))
+    } catch {
+      // It has ended.
+    }
+  }
+}
+
 function captureDummy(keeper: KeeperClient): { images: ProcessImages; nsPid: number } {
   const [ours, theirs] = fds.socketpair(fds.SOCK_SEQPACKET)
   const { pid, pidfd, innerPid } = keeper.spawn({ pid: 0, socketFd: theirs })
@@ -68,6 +80,7 @@ function restoreDummy(keeper: KeeperClient, images: ProcessImages, nsPid: number
 }
 
 function dismiss(keeper: KeeperClient): void {
-  keeper.kill()
+  if (keeper.status().state === 'none') keeper.quit()
+  else keeper.kill()
   keeper.close()
 }

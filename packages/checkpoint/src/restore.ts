@@ -19,7 +19,7 @@ import { restoreAddressSpace, restoreDumpable } from './kinds/address-space.js'
 import { restoreCredentials } from './kinds/credentials.js'
 import { restoreDescriptors } from './kinds/descriptors.js'
 import { SkeletonMap, areasFromVmas } from './kinds/memory-map.js'
-import { restoreComm, restoreFromOutside, restoreProcessState } from './kinds/process-state.js'
+import { restoreComm, restoreFromOutside, restoreLimits, restoreProcessState } from './kinds/process-state.js'
 import { restorePendingSignals, restoreSignalActions } from './kinds/signals.js'
 import { restoreRegisters, restoreScheduling, restoreThreadState } from './kinds/threads.js'
 import { restoreTimers } from './kinds/timers.js'
@@ -198,6 +198,7 @@ export class Restorer {
     restoreProcessState(skeleton, task, images.fs(this.nsPid), files)
     restoreSignalActions(skeleton, task.sigactions)
     this.map.lock()
+    restoreLimits(skeleton, task)
     for (const { tid, core } of threads) restoreThreadState(skeleton, tid, core)
     for (const { tid, core } of threads) {
       if (core.threadCore?.creds !== undefined) restoreCredentials(skeleton, tid, core.threadCore.creds)

@@ -11,10 +11,10 @@ import {
   hasUntrackedWriters,
   hostFacts,
   type NamedImage,
+  neededFiles,
   openTracker,
   type Preflight,
   preflight,
-  readMaps,
   readStatus,
   readVmFlags,
   rehearse,
@@ -336,11 +336,6 @@ export class SourceWorker {
   #beginFrame(): Frame {
     const workload = this.#preflight?.workload
     const clocks = clocksOf(this.#pid)
-    const paths = new Set(
-      readMaps(this.#pid)
-        .map((area) => area.name)
-        .filter((name) => name.startsWith('/') && !name.endsWith(' (deleted)')),
-    )
     return {
       type: 'begin',
       source: hostFacts(),
@@ -351,7 +346,7 @@ export class SourceWorker {
       residentPages: workload?.residentPages ?? 0,
       mode: this.#settings.mode,
       verify: this.#settings.verify,
-      files: [...paths].map((path) => ({ path, bytes: 0, write: false, exactSize: false })),
+      files: neededFiles(this.#pid),
       ...clocks,
     }
   }

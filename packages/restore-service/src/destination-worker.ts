@@ -1,21 +1,23 @@
-import { closeSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
-import { createLogger, type ErrorInfo, type Logger, PageferryError, RecordFile } from '@pageferry/base'
+import { createLogger, type ErrorInfo, type Logger, PageferryError, pageBytes, RecordFile } from '@pageferry/base'
 import {
   bootId,
   checkHosts,
+  checkNeededFiles,
+  type Clocks,
   Freezer,
   type FreezerRecord,
   hostFacts,
+  memoryRoom,
   offsetsFor,
   ownClocks,
   ProcessImages,
   rehearse,
   Restorer,
 } from '@pageferry/checkpoint'
-import { decodePagemap, PE_LAZY } from '@pageferry/images'
 import { connectKeeper, fds, type KeeperClient, launchKeeper, Poller, readExitStatus } from '@pageferry/kernel'
-import { checkInstalled, PageSet } from '@pageferry/memory'
+import { checkInstalled, LazyMap } from '@pageferry/memory'
 import {
   type DestinationEffect,
   type DestinationEvent,
@@ -37,6 +39,7 @@ import { Inbox, type Lane, type WorkerChannel, type WorkerSpec } from '@pageferr
 import { errorToFrame, type Frame, type FrameOf, frameToError, toJsonText } from '@pageferry/wire'
 import { dial } from './dial.js'
 import { ImageReceiver } from './image-receiver.js'
+import { adoptSpaces, holdMain, type Space } from './lazy-spaces.js'
 import { Postcopy } from './postcopy.js'
 import { type FinalSets, RoundReceiver } from './round-receiver.js'
 import { Verifier } from './verifier.js'
@@ -85,6 +88,7 @@ export class DestinationWorker {
   #verifier: Verifier | null = null
   #final: FinalSets | null = null
   #freezer: Freezer | null = null
+  #spaces: Space[] | null = null
   #postcopy: Postcopy | null = null
   #exitPoller: Poller | null = null
   #pidfd = -1
@@ -143,8 +147,8 @@ export class DestinationWorker {
     return this.#spec.stateDir
   }
 
-  get #pagemapFile(): string {
-    return `${this.#spec.stateDir}/pagemap.img`
+  get #hashesFile(): string {
+    return `${this.#spec.stateDir}/hashes`
   }
 
   #adopt(): void {
@@ -189,7 +193,7 @@ export class DestinationWorker {
       case 'startPrepare':
         return this.#phases.run('skeleton', () => this.#prepare(signal))
       case 'startRestore':
-        return this.#restore()
+        return this.#restore(signal)
       case 'detachSkeleton':
         return this.#detach()
       case 'thawSkeleton':
@@ -347,18 +351,19 @@ export class DestinationWorker {
       mkdirSync(imagesDir, { recursive: true, mode: 0o700 })
       writeFileSync(`${imagesDir}/${name}`, bytes, { mode: 0o600 })
     }
-    if (name.startsWith('pagemap-')) writeFileSync(this.#pagemapFile, bytes, { mode: 0o600 })
   }
 
   async #prepare(signal: AbortSignal): Promise<void> {
     const begin = this.#begin
     if (begin === null) throw new PageferryError('INTERNAL', 'no Begin')
     checkHosts(begin.source, hostFacts())
-    for (const { path } of begin.files) {
-      if (!existsSync(path)) {
-        throw new PageferryError('REFUSED', `the destination has no ${path}, which the workload has mapped`)
-      }
-      statSync(path)
+    checkNeededFiles(begin.files)
+    const room = memoryRoom()
+    if (begin.residentPages * pageBytes > room.bytes) {
+      throw new PageferryError(
+        'REFUSED',
+        `the workload has ${begin.residentPages * pageBytes} bytes resident, the destination has room for ${room.bytes} (${room.limitedBy})`,
+      )
     }
     // Also proves that this host can do it, before the workload is touched.
     await rehearse(`${this.#spec.stateDir}/rehearsal`, 'restore')
@@ -366,7 +371,7 @@ export class DestinationWorker {
     this.#control?.send({ type: 'clockRequest' })
     const reply = await this.#inbox.next('clockReply', signal)
     const offsets = offsetsFor({ monotonicNs: reply.monotonicNs, boottimeNs: reply.boottimeNs }, before)
-    const sameClock = begin.source.bootId === bootId() && isSmall(reply.monotonicNs - before.monotonicNs)
+    const sameClock = begin.source.bootId === bootId() && wasReadBetween(reply, before, ownClocks())
     this.#freezer = Freezer.atTop(this.#spec.id)
     await this.#channel.record({ freezer: this.#freezer.record, nsPid: begin.pid, comm: begin.comm, threads: begin.tids.length })
     Object.assign(this.#records, { nsPid: begin.pid, comm: begin.comm, threads: begin.tids.length })
@@ -386,9 +391,9 @@ export class DestinationWorker {
     this.#receiver = new RoundReceiver(this.#restorer, this.#images, begin.asId)
   }
 
-  async #restore(): Promise<void> {
+  async #restore(signal: AbortSignal): Promise<void> {
     const { restorer, receiver } = this.#built()
-    const sets = await receiver.finalInstalled
+    const sets = await untilAborted(receiver.finalInstalled, signal)
     this.#final = sets
     const began = performance.now()
     await this.#phases.run('reconcile', () => this.#verify(restorer, sets))
@@ -397,7 +402,9 @@ export class DestinationWorker {
       restorer.restoreState(this.#images)
       this.#freezer?.freeze()
     })
-    this.#keeper?.hold('uffd', restorer.uffd)
+    if (this.#keeper === null) throw new PageferryError('INTERNAL', 'no keeper')
+    this.#spaces = [holdMain(this.#keeper, restorer.uffd, new LazyMap(sets.lazy.clone()))]
+    this.#verifier?.save(this.#hashesFile)
     await this.#channel.record({ pid: this.#pid, finalRound: receiver.round, report: this.#report })
     const restoreMs = performance.now() - began
     this.#report.blackout.restoreMs = restoreMs
@@ -445,22 +452,24 @@ export class DestinationWorker {
   #runPostcopy(signal: AbortSignal): Promise<void> {
     return this.#phases.run('postcopy', async () => {
       const keeper = this.#keeper
-      const taken = this.#restorer === null
-      const fd = this.#restorer?.uffd ?? this.#fetchUffd()
-      if (fd < 0) return
-      const lazy = this.#final?.lazy ?? lazyOf(readFileSync(this.#pagemapFile))
+      if (keeper === null) throw new PageferryError('INTERNAL', 'the keeper is gone')
+      const takenOver = this.#spaces === null
+      const spaces = this.#spaces ?? adoptSpaces(keeper, this.#log)
+      if (takenOver && existsSync(this.#hashesFile)) {
+        this.#verifier = Verifier.load(this.#hashesFile, this.#report.verify)
+      }
+      const totalPages = spaces.reduce((sum, { lazy }) => sum + lazy.pendingCount, 0)
       const postcopy = new Postcopy({
-        uffd: fd,
+        spaces,
+        takenOver,
         asId: this.#begin?.asId ?? 1,
         round: (this.#receiver?.round ?? this.#records.finalRound ?? 1) + 1,
-        lazy,
-        verifier: taken ? null : this.#verifier,
+        verifier: this.#verifier,
         log: this.#log,
-        holdUffd: (name, descriptor) => keeper?.hold(name, descriptor),
-        dropUffd: (name) => keeper?.drop(name),
+        keeper,
         onProgress: (pendingPages, faults, installedPages) => {
           this.#control?.send({ type: 'progress', pendingPages, faults, installedPages })
-          this.#show({ phase: 'postcopy', pendingPages, totalPages: lazy.count })
+          this.#show({ phase: 'postcopy', pendingPages, totalPages })
         },
       })
       this.#postcopy = postcopy
@@ -475,20 +484,10 @@ export class DestinationWorker {
       if (this.#verifier !== null) {
         this.#report.verify = { pages: this.#verifier.pages, mismatches: this.#verifier.mismatches }
       }
-      keeper?.drop('uffd')
       postcopy.release()
+      rmSync(this.#hashesFile, { force: true })
       this.#restorer?.skeleton.close()
     })
-  }
-
-  #fetchUffd(): number {
-    try {
-      return this.#keeper?.fetch('uffd') ?? -1
-    } catch (error) {
-      // Dropped: the worker before had drained everything, only its record is missing.
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return -1
-      throw error
-    }
   }
 
   #discard(): void {
@@ -605,9 +604,28 @@ function whereIs(state: DestinationState): 'running' | 'frozen' | 'gone' | 'unkn
   }
 }
 
-/** Clocks of one kernel, read one after the other over the network: no other explanation for a second or less. */
-function isSmall(differenceNs: bigint): boolean {
-  return differenceNs > -1_000_000_000n && differenceNs < 1_000_000_000n
+/**
+ * Whether the workload's clocks, read on the other side between two readings of ours, can be the same as ours:
+ * then it needs no time namespace, and no clock of it goes backwards by not having one.
+ */
+function wasReadBetween(theirs: Clocks, before: Clocks, after: Clocks): boolean {
+  return (
+    before.monotonicNs <= theirs.monotonicNs &&
+    theirs.monotonicNs <= after.monotonicNs &&
+    before.boottimeNs <= theirs.boottimeNs &&
+    theirs.boottimeNs <= after.boottimeNs
+  )
+}
+
+/** A step must end when it is told to, also while it waits for what will never come. */
+function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return Promise.race([
+    promise,
+    new Promise<never>((_, reject) => {
+      if (signal.aborted) reject(signal.reason)
+      signal.addEventListener('abort', () => reject(signal.reason), { once: true })
+    }),
+  ])
 }
 
 /** "name" or "name:seed". */
@@ -617,11 +635,3 @@ function parseFault(text: string) {
   if (fault === undefined) throw new PageferryError('BAD_REQUEST', `there is no fault named ${name}`)
   return fault
 }
-
-function lazyOf(pagemap: Uint8Array): PageSet {
-  const { runs, nrRuns, flags } = decodePagemap(pagemap)
-  const lazy = new PageSet()
-  for (let i = 0; i < nrRuns; i++) if ((flags[i] & PE_LAZY) !== 0) lazy.addRange(runs[2 * i], runs[2 * i + 1])
-  return lazy
-}
-

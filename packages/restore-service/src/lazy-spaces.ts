@@ -59,6 +59,8 @@ function withJournal(keeper: Holder, name: string, fd: number, lazy: LazyMap, lo
     keeper.hold(logOf(name), journal.fd)
   } catch (error) {
     log.warn({ error: (error as Error).message, name }, 'the keeper does not hold the journal of a child')
+    // Without it a successor would rebuild the child as it was born, and bring back what it has discarded since.
+    dropQuietly(keeper, name)
   }
   return { name, uffd: fd, lazy, journal, poller: null }
 }
@@ -85,9 +87,12 @@ export function adoptSpaces(keeper: Holder, log: Logger): Space[] {
   const adoptChild = (name: string, born: LazyMap): void => {
     if (!held.has(logOf(name))) adopt(name, born)
   }
-  for (const name of held) if (!name.endsWith('.log') && held.has(logOf(name))) adopt(name, null)
+  const names = [...held].filter((name) => name === mainName || name.startsWith(`${mainName}.`))
+  // Parents before children: the workload's own address space is the first of the result.
+  names.sort((a, b) => a.length - b.length)
+  for (const name of names) if (!name.endsWith('.log') && held.has(logOf(name))) adopt(name, null)
   // Of one that was let go when its worker died: the userfaultfd is dropped before its journal.
-  for (const name of held) if (name.endsWith('.log') && !held.has(name.slice(0, -4))) keeper.drop(name)
+  for (const name of names) if (name.endsWith('.log') && !held.has(name.slice(0, -4))) keeper.drop(name)
   for (const space of spaces) uffd.wake(space.uffd, firstAddress, endAddress - firstAddress)
   return spaces
 }
@@ -129,14 +134,18 @@ export function isGone(space: Space): boolean {
 export function releaseSpace(keeper: Holder, space: Space): void {
   space.poller?.close()
   space.poller = null
-  for (const name of [space.name, logOf(space.name)]) {
-    try {
-      keeper.drop(name)
-    } catch (error) {
-      // It never had it, or it is gone together with the process.
-      if (!isKernelError(error, 'ENOENT', 'ECONNRESET', 'EPIPE', 'ENOTCONN')) throw error
-    }
-  }
+  // In this order: a journal without userfaultfd is no address space, see adoptSpaces.
+  dropQuietly(keeper, space.name)
+  dropQuietly(keeper, logOf(space.name))
   closeSync(space.uffd)
   space.journal.close()
+}
+
+function dropQuietly(keeper: Holder, name: string): void {
+  try {
+    keeper.drop(name)
+  } catch (error) {
+    // It never had it, or it is gone together with the process.
+    if (!isKernelError(error, 'ENOENT', 'ECONNRESET', 'EPIPE', 'ENOTCONN')) throw error
+  }
 }

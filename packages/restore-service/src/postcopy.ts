@@ -1,47 +1,58 @@
-import { closeSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
 import { type Logger, pageBytes, pageOf } from '@pageferry/base'
 import { Poller, uffd } from '@pageferry/kernel'
-import { LazyMap, type PageSet } from '@pageferry/memory'
+import { PageSet } from '@pageferry/memory'
 import { type FaultsReport, faultsFromSamples } from '@pageferry/migration'
 import type { Lane } from '@pageferry/service/worker'
-import { faultPendingMax, type FrameOf, WireError } from '@pageferry/wire'
+import { faultPendingMax, type FrameOf, maxFaultPages, WireError } from '@pageferry/wire'
+import {
+  changeSpace,
+  type Holder,
+  holdChild,
+  isGone,
+  readSpace,
+  releaseSpace,
+  type Space,
+  wakeRange,
+} from './lazy-spaces.js'
 import type { Verifier } from './verifier.js'
 
-/** One address space that still has lazy pages: the workload's, and those of children it forked. */
-interface Space {
-  uffd: number
-  lazy: LazyMap
-  poller: Poller | null
-}
-
 export interface PostcopyOptions {
-  uffd: number
+  /** The workload's address space, and after a takeover those of its children. */
+  spaces: Space[]
+  /** Another worker served them before: part of what the source has sent is lost. */
+  takenOver: boolean
   asId: number
   round: number
-  /** PE_LAZY pages of the final pagemap. */
-  lazy: PageSet
   verifier: Verifier | null
   log: Logger
-  /** A fork made a further userfaultfd; it must outlive this process before the child runs on. */
-  holdUffd(name: string, fd: number): void
-  dropUffd(name: string): void
+  keeper: Holder
   onProgress(pending: number, faults: number, installed: number): void
 }
 
 /** More samples than this are not kept; the count goes on. 8 bytes each. */
 const maxSamples = 1_000_000
 const progressMs = 200
+/** Without a page for this long the destination asks for the rest itself. */
+const stallMs = 500
+/** Requests of that kind under way: a fault waits behind 512 KiB at most. */
+const maxPulls = 2
+/** From this number of address spaces on, each fork looks for those that have ended. */
+const manySpaces = 8
 
 /**
  * Post-copy on the destination. Everything about one userfaultfd happens on this one thread, which is the lock
  * that kernel-facts.md asks for: an event that was read is entered into the LazyMap before the next page is
  * installed, so a page that the workload discarded is never filled with its old content afterwards. The kernel
  * helps: while an event waits to be read, UFFDIO_COPY answers EAGAIN.
+ *
+ * Who decides what is still to come is the LazyMap alone, and it outlives this process (event-journal.ts). What
+ * the source believes to have sent is only the order of things: whatever got lost on the way, in a broken lane or
+ * in a worker that was killed, is asked for again (`#pull`).
  */
 export class Postcopy {
   readonly #options: PostcopyOptions
-  readonly #spaces: Space[] = []
+  readonly #spaces: Space[]
   /** Source pages asked for and not answered, with the time of the fault. */
   readonly #requested = new Map<number, number>()
   /** Faults beyond `faultPendingMax`, asked for when there is room. */
@@ -52,7 +63,10 @@ export class Postcopy {
   #pushed = 0
   #requestId = 0
   #faultLane: Lane | null = null
-  #forks = 0
+  /** What is still to be asked for without a fault, and the requests under way. */
+  #toPull: PageSet | null = null
+  readonly #pulls = new Set<number>()
+  #lastPending = -1
   #done: () => void = () => {}
   #failed: (error: unknown) => void = () => {}
   #lastProgressAt = 0
@@ -61,18 +75,21 @@ export class Postcopy {
 
   constructor(options: PostcopyOptions) {
     this.#options = options
-    this.#spaces.push({ uffd: options.uffd, lazy: new LazyMap(options.lazy.clone()), poller: null })
+    this.#spaces = options.spaces
   }
 
   /** Serves until no page of any address space is lazy. */
   run(signal: AbortSignal): Promise<void> {
+    const stalled = setInterval(() => this.#guard(() => this.#checkStalled()), stallMs)
     return new Promise<void>((resolve, reject) => {
       this.#done = resolve
       this.#failed = reject
       signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true })
-      this.#watch(this.#spaces[0])
+      for (const space of this.#spaces) this.#watch(space)
+      if (this.#options.takenOver) this.#pull()
       this.#checkDrained()
     }).finally(() => {
+      clearInterval(stalled)
       for (const space of this.#spaces) space.poller?.close()
     })
   }
@@ -89,7 +106,12 @@ export class Postcopy {
   /** A new fault lane: what was asked for on the old one is asked for again. */
   attachFaultLane(lane: Lane): void {
     this.#faultLane = lane
-    for (const page of this.#requested.keys()) this.#request(page)
+    for (const page of this.#requested.keys()) this.#request(page, 1)
+    if (this.#toPull !== null) {
+      // Replies to what was under way are lost; the next look at the LazyMap finds those pages again.
+      this.#pulls.clear()
+      this.#pull()
+    }
   }
 
   /** The workload's process is gone; children go on. */
@@ -98,47 +120,43 @@ export class Postcopy {
     this.#checkDrained()
   }
 
-  #watch(space: Space): void {
-    space.poller = new Poller(space.uffd, (readable, error) => {
-      if (error !== undefined || !readable) return
-      try {
-        this.#readEvents(space)
-        this.#checkDrained()
-      } catch (cause) {
-        this.#failed(cause)
-      }
-    })
-  }
-
-  #readEvents(space: Space): void {
-    const { lazy } = space
-    for (const event of uffd.readEvents(space.uffd)) {
-      switch (event.type) {
-        case 'pagefault':
-          this.#onFault(space, pageOf(event.address))
-          break
-        case 'remove':
-          lazy.remove(pageOf(event.start), pageOf(event.end) - pageOf(event.start))
-          break
-        case 'unmap':
-          lazy.unmap(pageOf(event.start), pageOf(event.end) - pageOf(event.start))
-          break
-        case 'remap':
-          lazy.remap(pageOf(event.from), pageOf(event.to), pageOf(event.length))
-          break
-        case 'fork':
-          this.#onFork(space, event.fd)
-          break
-      }
+  #guard(action: () => void): void {
+    try {
+      action()
+    } catch (cause) {
+      this.#failed(cause)
     }
   }
 
+  #watch(space: Space): void {
+    space.poller = new Poller(space.uffd, (readable, error) => {
+      if (error !== undefined || !readable) return
+      this.#guard(() => {
+        this.#readEvents(space)
+        this.#checkDrained()
+      })
+    })
+  }
+
+  /**
+   * First what changes the address space, in its order, then the faults: serving one may have to read more events,
+   * and those come after all of these.
+   */
+  #readEvents(space: Space): void {
+    const events = readSpace(this.#options.keeper, space)
+    for (const event of events) {
+      if (event.type === 'fork') this.#onFork(space, event.fd)
+      else if (event.type !== 'pagefault') changeSpace(space, event)
+    }
+    for (const event of events) if (event.type === 'pagefault') this.#onFault(space, pageOf(event.address))
+  }
+
   #onFork(parent: Space, fd: number): void {
-    const name = `uffd-fork-${++this.#forks}`
-    this.#options.holdUffd(name, fd)
-    const child: Space = { uffd: fd, lazy: parent.lazy.fork(), poller: null }
+    const child = holdChild(this.#options.keeper, parent, fd, this.#options.log)
     this.#spaces.push(child)
     this.#watch(child)
+    if (this.#spaces.length < manySpaces) return
+    for (const space of this.#spaces) if (space !== child && isGone(space)) space.lazy.clear()
   }
 
   #onFault(space: Space, page: number): void {
@@ -152,7 +170,7 @@ export class Postcopy {
     if (this.#requested.size >= faultPendingMax) this.#backlog.add(source)
     else {
       this.#requested.set(source, performance.now())
-      this.#request(source)
+      this.#request(source, 1)
     }
   }
 
@@ -161,15 +179,42 @@ export class Postcopy {
     const table = Float64Array.of(page, 1)
     for (;;) {
       const { state } = uffd.zeroRuns(space.uffd, table, 1, true)
-      if (state !== 'again') return
+      if (state === 'done' || state === 'gone') return
+      if (state === 'no-range') {
+        // Unmapped meanwhile, or mapped anew without us: the thread has to look again.
+        wakeRange(space, BigInt(page) * BigInt(pageBytes), BigInt(pageBytes))
+        return
+      }
       this.#readEvents(space)
     }
   }
 
-  #request(page: number): void {
+  #request(page: number, nrPages: number): number {
     const { asId, round } = this.#options
     this.#requestId = (this.#requestId % 0xffff_ffff) + 1
-    this.#faultLane?.send({ type: 'pageRequest', asId, round, requestId: this.#requestId, page, nrPages: 1 })
+    this.#faultLane?.send({ type: 'pageRequest', asId, round, requestId: this.#requestId, page, nrPages })
+    return this.#requestId
+  }
+
+  /** Asks for pages that nobody has touched and that do not come by themselves. */
+  #pull(): void {
+    if (this.#faultLane?.isOpen !== true) return
+    if (this.#toPull === null || (this.#toPull.isEmpty && this.#pulls.size === 0)) {
+      this.#toPull = new PageSet()
+      for (const { lazy } of this.#spaces) this.#toPull.union(lazy.pendingSourcePages())
+    }
+    while (this.#pulls.size < maxPulls && !this.#toPull.isEmpty) {
+      const page = this.#toPull.firstFrom(0)
+      const nrPages = this.#toPull.runLength(page, maxFaultPages)
+      this.#toPull.removeRange(page, nrPages)
+      this.#pulls.add(this.#request(page, nrPages))
+    }
+  }
+
+  #checkStalled(): void {
+    const pending = this.pendingPages
+    if (pending === this.#lastPending && pending > 0) this.#pull()
+    this.#lastPending = pending
   }
 
   onReply(frame: FrameOf<'pageReply'>, payload: Uint8Array): void {
@@ -184,6 +229,7 @@ export class Postcopy {
       if (this.#samples.length < maxSamples) this.#samples.push(us)
     }
     this.#askBacklog()
+    if (this.#pulls.delete(frame.requestId)) this.#pull()
     this.#checkDrained()
   }
 
@@ -192,7 +238,7 @@ export class Postcopy {
       if (this.#requested.size >= faultPendingMax) return
       this.#backlog.delete(page)
       this.#requested.set(page, performance.now())
-      this.#request(page)
+      this.#request(page, 1)
     }
   }
 
@@ -252,6 +298,7 @@ export class Postcopy {
         case 'no-range':
           // Unmapped, and its event was read or is about to be; nobody can fault here any more.
           space.lazy.unmap(current + outcome.pages, 1)
+          wakeRange(space, BigInt(current + outcome.pages) * BigInt(pageBytes), BigInt(pageBytes))
           break
         case 'gone':
           space.lazy.clear()
@@ -278,24 +325,19 @@ export class Postcopy {
       this.#lastProgressAt = now
       this.#options.onProgress(pending, this.#faults, this.#pushed)
     }
+    // Children that have everything, or have ended, leave at once: the keeper's room for names is small.
+    for (const child of this.#spaces.slice(1).filter(({ lazy }) => lazy.isDrained)) {
+      this.#spaces.splice(this.#spaces.indexOf(child), 1)
+      releaseSpace(this.#options.keeper, child)
+    }
     if (pending > 0) return
     this.drainMs = now - this.#began
     this.#done()
   }
 
-  /**
-   * Nothing is lazy any more: the memory becomes ordinary memory. Closing the last descriptor unregisters it
-   * and wakes whoever waits; what is not there by then reads as zeros, which is right for every page that is
-   * left. Until then faults must be served, so this comes last.
-   */
+  /** Ends user-space paging. Until then faults must be served, so this comes last. */
   release(): void {
-    for (const [i, space] of this.#spaces.entries()) {
-      space.poller?.close()
-      space.poller = null
-      if (i > 0) this.#options.dropUffd(`uffd-fork-${i}`)
-      closeSync(space.uffd)
-    }
-    this.#spaces.length = 0
+    // Children first: as long as the keeper has the workload's, a successor knows that there is something to do.
+    for (const space of this.#spaces.splice(0).reverse()) releaseSpace(this.#options.keeper, space)
   }
 }
-

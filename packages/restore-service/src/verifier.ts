@@ -1,7 +1,7 @@
-import { closeSync, openSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { pageBytes } from '@pageferry/base'
 import { memory as kernelMemory } from '@pageferry/kernel'
-import type { PageSet } from '@pageferry/memory'
+import { PageSet } from '@pageferry/memory'
 import { type FrameOf, payloadToHashes } from '@pageferry/wire'
 
 const chunkPages = 4096
@@ -16,6 +16,7 @@ export class Verifier {
   readonly #buffer = Buffer.allocUnsafeSlow(pagesPerRead * pageBytes)
   readonly #out = new BigUint64Array(pagesPerRead)
   readonly #zeroHash: bigint
+  readonly #seen = new PageSet()
   pages = 0
   mismatches = 0
   /** The first few, for the error message. */
@@ -25,6 +26,32 @@ export class Verifier {
   constructor() {
     kernelMemory.hashPages(Buffer.alloc(pageBytes), 1, this.#out)
     this.#zeroHash = this.#out[0]
+  }
+
+  /** The hashes, for a successor: [number of the chunk, its hashes] as 8-byte words. */
+  save(file: string): void {
+    const words = new BigUint64Array(this.#hashes.size * (chunkPages + 1))
+    let at = 0
+    for (const [key, chunk] of this.#hashes) {
+      words[at] = BigInt(key)
+      words.set(chunk, at + 1)
+      at += chunkPages + 1
+    }
+    writeFileSync(file, new Uint8Array(words.buffer), { mode: 0o600 })
+  }
+
+  /** @param before what the dead worker had reported; the lazy pages that it had checked are checked anew */
+  static load(file: string, before: { pages: number; mismatches: number } | null): Verifier {
+    const verifier = new Verifier()
+    const bytes = readFileSync(file)
+    const words = new BigUint64Array(Uint8Array.from(bytes).buffer)
+    for (let at = 0; at < words.length; at += chunkPages + 1) {
+      verifier.#hashes.set(Number(words[at]), words.slice(at + 1, at + 1 + chunkPages))
+    }
+    verifier.complete = true
+    verifier.pages = before?.pages ?? 0
+    verifier.mismatches = before?.mismatches ?? 0
+    return verifier
   }
 
   add(frame: FrameOf<'pageHashes'>, payload: Uint8Array): void {
@@ -93,7 +120,8 @@ export class Verifier {
   }
 
   #compare(page: number, hash: bigint): void {
-    this.pages++
+    // A page that was on its way when a lane broke comes twice.
+    this.pages += this.#seen.addRange(page, 1)
     if (this.#hashes.get(Math.floor(page / chunkPages))?.[page % chunkPages] !== hash) this.#differs(page)
   }
 

@@ -1,7 +1,8 @@
 import { readFileSync, readlinkSync, writeFileSync } from 'node:fs'
-import { processes } from '@pageferry/kernel'
+import { PageferryError } from '@pageferry/base'
 import { type FsEntry, type FileEntry, type RlimitEntry, type TaskCoreEntry, TASK_STATE } from '@pageferry/images'
 import type { CaptureContext } from '../capture-context.js'
+import { readLimits } from '../proc/limits.js'
 import { readStat } from '../proc/stat.js'
 import { readStatus } from '../proc/status.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
@@ -19,11 +20,8 @@ export function dumpProcessState(context: CaptureContext): TaskCoreEntry {
   const { pid, process } = context
   const stat = readStat(pid)
   process.leader.call('prctl', prGetChildSubreaper, process.scratch, 0, 0, 0)
-  const rlimits: RlimitEntry[] = []
-  for (let resource = 0; resource < processes.RLIM_NLIMITS; resource++) {
-    const limit = processes.prlimit(pid, resource)
-    rlimits.push({ cur: limit.soft, max: limit.hard })
-  }
+  // Read at once: what follows uses the scratch area, too.
+  const childSubreaper = process.read(process.scratch, 4).readInt32LE(0) !== 0
   return {
     taskState: TASK_STATE.ALIVE,
     exitCode: 0,
@@ -32,11 +30,32 @@ export function dumpProcessState(context: CaptureContext): TaskCoreEntry {
     blkSigset: process.leader.mask,
     comm: stat.comm,
     timers: dumpTimers(context),
-    rlimits: { rlimits },
+    rlimits: { rlimits: readLimits(pid).map(({ soft, hard }): RlimitEntry => ({ cur: soft, max: hard })) },
     signalsS: dumpPendingSignals(process.leader.tid, true),
     oomScoreAdj: Number(readFileSync(`/proc/${pid}/oom_score_adj`, 'utf8')),
     sigactions: dumpSignalActions(context),
-    childSubreaper: process.read(process.scratch, 4).readInt32LE(0) !== 0,
+    childSubreaper,
+  }
+}
+
+/**
+ * By the skeleton itself, while it is privileged and when all memory is mapped and locked: from outside only
+ * CAP_SYS_RESOURCE may set another user's limits, which containers rarely have (prlimit(2)).
+ */
+export function restoreLimits(skeleton: SkeletonProcess, state: TaskCoreEntry): void {
+  const limits = state.rlimits?.rlimits ?? []
+  const table = new BigUint64Array(limits.flatMap(({ cur, max }) => [cur, max]))
+  const address = skeleton.write(new Uint8Array(table.buffer))
+  const results = skeleton.batch(
+    limits.map((_, resource) => ({ name: 'prlimit64', args: [0, resource, address + BigInt(16 * resource), 0] })),
+  )
+  for (const [resource, result] of results.entries()) {
+    if (result === 0n) continue
+    throw new PageferryError(
+      'REFUSED',
+      `the destination does not allow the workload's limit ${resource} (hard ${limits[resource].max}): ` +
+        'start the restore-service with limits at least as high, or with CAP_SYS_RESOURCE',
+    )
   }
 }
 
@@ -68,12 +87,9 @@ export function restoreProcessState(
   if (state.childSubreaper === true) skeleton.call('prctl', prSetChildSubreaper, 1, 0, 0, 0)
 }
 
-/** From outside: what needs no cooperation. Limits come last, they could get in our own way. */
+/** From outside: what needs no cooperation. */
 export function restoreFromOutside(pid: number, state: TaskCoreEntry): void {
   if (state.oomScoreAdj !== undefined) writeFileSync(`/proc/${pid}/oom_score_adj`, String(state.oomScoreAdj))
-  for (const [resource, limit] of (state.rlimits?.rlimits ?? []).entries()) {
-    processes.prlimit(pid, resource, { soft: limit.cur, hard: limit.max })
-  }
 }
 
 /** PR_SET_NAME names the calling thread; /proc/PID/comm can be written only from within the process. */

@@ -75,3 +75,14 @@ export function injectionCode(resume: BigUint64Array, mask: bigint): Buffer {
   code.writeInt32LE(exit - (at + 4), at)
   return code
 }
+
+/**
+ * Whether this is code that an earlier tracer left behind when it was killed: nothing runs it any more, every
+ * thread needs microseconds to get through it.
+ */
+export function isInjectionCode(bytes: Uint8Array): boolean {
+  const code = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  const ours = injectionCode(new BigUint64Array(27), 0n)
+  const constant = [code, ours].map((each) => Buffer.concat([each.subarray(0, 32), each.subarray(closeEntryOffset)]))
+  return constant[0].equals(constant[1])
+}

@@ -49,7 +49,8 @@ const neverRestarted = new Set<number>([
 export function repairSpuriousEintr(regs: BigUint64Array, signalDeliverable: boolean): BigUint64Array {
   const repaired = regs.slice()
   if (signed(regs[REG.rax]) === EINTR && neverRestarted.has(interruptedCall(regs)) && !signalDeliverable) {
-    repaired[REG.rax] = BigInt.asUintN(64, ERESTARTNOINTR)
+    // Still EINTR if a handler comes to run before the call does: programs wait for that to look at a flag.
+    repaired[REG.rax] = BigInt.asUintN(64, ERESTARTNOHAND)
   }
   return repaired
 }

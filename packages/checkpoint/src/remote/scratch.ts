@@ -1,7 +1,7 @@
 import { PageferryError, addressOf, hex, pageBytes } from '@pageferry/base'
 import { memory as kernelMemory } from '@pageferry/kernel'
 import type { MapsLine } from '../proc/maps.js'
-import { codeBytes } from './exit-sequence.js'
+import { codeBytes, isInjectionCode } from './exit-sequence.js'
 
 /** Data area for arguments and results of injected calls: enough for 1,000 signal actions or iovecs. */
 export const scratchPages = 16
@@ -43,8 +43,8 @@ export function findCodeSite(maps: MapsLine[], memFd: number): bigint {
   if (kernelMemory.pread(memFd, site, bytes) !== codeBytes) {
     throw new PageferryError('REFUSED', `the vdso at ${hex(end - BigInt(vdso.nrPages * pageBytes))} cannot be read`)
   }
-  if (bytes.some((byte) => byte !== 0)) {
-    throw new PageferryError('REFUSED', 'the vdso has no unused room at its end (left over from another tracer?)')
+  if (bytes.some((byte) => byte !== 0) && !isInjectionCode(bytes)) {
+    throw new PageferryError('REFUSED', 'the vdso has no unused room at its end')
   }
   return site
 }

@@ -48,6 +48,7 @@ export class StoppedProcess {
   static stop(pid: number, which: 'all' | 'one'): StoppedProcess {
     const stopped = new StoppedProcess(pid)
     const seized: number[] = []
+    let interrupted: number[] = []
     try {
       const site = stopped.#site()
       const offset = schedulerClockOffset()
@@ -58,22 +59,22 @@ export class StoppedProcess {
         const fresh = readTids(pid).filter((tid) => !seized.includes(tid))
         if (fresh.length === 0) break
         const wanted = which === 'all' ? fresh : fresh.slice(0, 1)
-        const interrupted: number[] = []
+        interrupted = []
         for (const tid of wanted) {
           stopped.#notePreStop(tid, offset)
           if (seize(tid)) interrupted.push(tid)
         }
         for (const tid of interrupted) {
-          if (waitForStop(tid)) seized.push(tid)
+          if (!waitForStop(tid)) continue
+          seized.push(tid)
+          stopped.threads.push(new WorkloadThread(site, tid, signalDeliverable(pid, tid)))
         }
         if (which === 'one' && seized.length > 0) break
       }
       if (seized.length === 0) throw new PageferryError('WORKLOAD_EXITED', `process ${pid} has exited`)
-      for (const tid of seized) {
-        stopped.threads.push(new WorkloadThread(site, tid, signalDeliverable(pid, tid)))
-      }
       return stopped
     } catch (error) {
+      for (const tid of interrupted) if (!seized.includes(tid)) abandonStop(tid)
       for (const tid of seized) tryDetach(tid)
       stopped.#closeFds()
       throw error
@@ -87,7 +88,7 @@ export class StoppedProcess {
   #site(): InjectionSite {
     const { pid, memFd } = this
     if (this.#codeSite === null) this.#codeSite = findCodeSite(readMaps(pid), memFd)
-    return { pid, memFd, codeAddress: this.#codeSite }
+    return { pid, memFd, codeAddress: this.#codeSite, owner: null }
   }
 
   #notePreStop(tid: number, clockOffsetNs: bigint): void {
@@ -101,9 +102,16 @@ export class StoppedProcess {
     }
   }
 
-  /** Maps the area for arguments and results in the workload. Not part of the memory map that is captured. */
-  mapScratch(): { page: number; nrPages: number } {
-    const page = findGap(readMaps(this.pid), scratchPages)
+  /** Where injected code lies, in the padding of the vdso. */
+  get codeSite(): bigint {
+    return this.#site().codeAddress
+  }
+
+  /**
+   * Maps the area for arguments and results in the workload, at `page` if that was chosen before. Not part of the
+   * memory map that is captured.
+   */
+  mapScratch(page = findGap(readMaps(this.pid), scratchPages)): { page: number; nrPages: number } {
     // Shared, so that the kernel never merges it with a neighbour; nothing else maps it.
     this.leader.call('mmap', addressOf(page), scratchPages * pageBytes, 3, 0x10_0021, -1, 0)
     this.#scratch = addressOf(page)
@@ -205,6 +213,15 @@ function waitForStop(tid: number): boolean {
     if (status.event === ptrace.PTRACE_EVENT_STOP) return true
     // A signal was on its way: deliver it, the interrupt stays pending behind it.
     ptrace.resume(tid, 'cont', status.event === 0 ? status.signal : 0)
+  }
+}
+
+/** Only a stopped thread can be let go. One that does not stop in time is let go by our own end. */
+function abandonStop(tid: number): void {
+  try {
+    if (waitForStop(tid)) tryDetach(tid)
+  } catch {
+    // It is gone, or hangs in the kernel.
   }
 }
 

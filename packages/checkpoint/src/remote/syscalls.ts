@@ -65,6 +65,7 @@ export const SYS = {
   dup3: 292,
   rt_tgsigqueueinfo: 297,
   recvmmsg: 299,
+  prlimit64: 302,
   setns: 308,
   fchdir: 81,
   userfaultfd: 323,

@@ -19,6 +19,8 @@ export interface InjectionSite {
   pid: number
   memFd: number
   codeAddress: bigint
+  /** The thread that the code there would put back; only this one may be in the middle of injection. */
+  owner: WorkloadThread | null
 }
 
 /**
@@ -44,6 +46,8 @@ export class WorkloadThread {
     this.mask = ptrace.getSigmask(tid)
     const found = leaveRestartableSequence(site.pid, tid, site.memFd, ptrace.getRegs(tid))
     this.regs = repairSpuriousEintr(found, signalDeliverable)
+    // At once: should we be killed before it is this thread's turn, it must not see the EINTR of our stop.
+    if (this.regs[REG.rax] !== found[REG.rax]) ptrace.setRegs(tid, this.regs)
   }
 
   /** The system call the thread was stopped in, or -1. */
@@ -79,6 +83,7 @@ export class WorkloadThread {
     }
   }
 
+  /** One thread after the other: the code at the site holds the registers of the one that is there. */
   #enter(offset: number, nr: number, args: (bigint | number)[]): void {
     const regs = this.regs.slice()
     regs[REG.rip] = this.#site.codeAddress + BigInt(offset)
@@ -87,6 +92,8 @@ export class WorkloadThread {
     const order = [REG.rdi, REG.rsi, REG.rdx, REG.r10, REG.r8, REG.r9]
     for (const [i, register] of order.entries()) regs[register] = BigInt.asUintN(64, BigInt(args[i] ?? 0))
     if (!this.#injecting) {
+      this.#site.owner?.leave()
+      this.#site.owner = this
       writeMemory(this.#site.memFd, this.#site.codeAddress, injectionCode(rewound(this.regs), this.mask))
     }
     ptrace.setRegs(this.tid, regs)
@@ -125,6 +132,7 @@ export class WorkloadThread {
     if (stop.kind !== 'stopped') throw new PageferryError('WORKLOAD_EXITED', `thread ${this.tid} exited`)
     ptrace.setRegs(this.tid, this.regs)
     this.#injecting = false
+    this.#site.owner = null
     if (this.#heldStop !== 0) {
       processes.tgkill(this.#site.pid, this.tid, this.#heldStop)
       this.#heldStop = 0

@@ -1,0 +1,58 @@
+import { type Stats, statSync } from 'node:fs'
+import { PageferryError } from '@pageferry/base'
+import { readFds } from './proc/fdinfo.js'
+import { readMaps } from './proc/maps.js'
+
+/** A file that the workload has mapped or open: the destination must have the same one under the same path. */
+export interface NeededFile {
+  path: string
+  bytes: number
+  write: boolean
+  /** Programs and libraries: another size is another version, and the process would crash on it. */
+  exactSize: boolean
+}
+
+/** Files of the memory map and of the descriptors, each once. Asks for nothing that preflight refuses. */
+export function neededFiles(pid: number): NeededFile[] {
+  const files = new Map<string, NeededFile>()
+  const add = (path: string, write: boolean, mapped: boolean): void => {
+    const stat = tryStat(path)
+    const known = files.get(path)
+    files.set(path, {
+      path,
+      bytes: stat?.isFile() === true ? stat.size : 0,
+      write: write || known?.write === true,
+      exactSize: ((mapped && !write) || known?.exactSize === true) && stat?.isFile() === true,
+    })
+  }
+  for (const area of readMaps(pid)) {
+    if (!area.name.startsWith('/') || area.name.endsWith(' (deleted)') || area.name.startsWith('/dev/zero')) continue
+    add(area.name, area.shared && area.write, true)
+  }
+  const accessMode = 3
+  for (const info of readFds(pid)) {
+    if (info.target.startsWith('/')) add(info.target, (info.flags & accessMode) !== 0, false)
+  }
+  return [...files.values()]
+}
+
+/** Throws REFUSED and names every file that is missing here or differs. */
+export function checkNeededFiles(files: NeededFile[]): void {
+  const problems = files.flatMap((file) => {
+    const stat = tryStat(file.path)
+    if (stat === null) return [{ what: file.path, reason: 'the destination has no such file' }]
+    if (file.exactSize && stat.size !== file.bytes) {
+      return [{ what: file.path, reason: `it has ${stat.size} bytes on the destination and ${file.bytes} on the source` }]
+    }
+    return []
+  })
+  if (problems.length === 0) return
+  const list = problems.map(({ what, reason }) => `${what}: ${reason}`).join('; ')
+  throw new PageferryError('REFUSED', `files that the workload has mapped or open: ${list}`.slice(0, 2000), {
+    details: { problems },
+  })
+}
+
+function tryStat(path: string): Stats | null {
+  return statSync(path, { throwIfNoEntry: false }) ?? null
+}
