@@ -76,7 +76,7 @@ t.test('results, errors and descriptors', async (t) => {
     stopped.write(stopped.scratch, Buffer.from('hello'))
     t.equal(stopped.read(stopped.scratch, 5).toString(), 'hello')
     stopped.unmapScratch()
-    t.throws(() => stopped.read(BigInt(page * 4096), nrPages), { code: 'WORKLOAD_CHANGED' })
+    t.throws(() => stopped.read(BigInt(page * 4096), nrPages), { code: 'EIO' })
     t.throws(() => stopped.scratch, { code: 'INTERNAL' })
   } finally {
     stopped.resume()
@@ -227,7 +227,9 @@ t.test('registers are found and left as they were', async (t) => {
     t.not(ptrace.getRegs(pid)[REG.rip], found[REG.rip])
     stopped.leave()
     t.same(ptrace.getRegs(pid), found)
-    t.same(ptrace.getXstate(pid), xstate)
+    // Not the header: it says which parts hold their initial values, which the processor may find out at any time.
+    const parts = (state: Uint8Array) => [state.slice(0, 512), state.slice(576)]
+    t.same(parts(ptrace.getXstate(pid)), parts(xstate))
     t.equal(ptrace.getSigmask(pid), stopped.leader.mask)
     stopped.leave()
     t.same(ptrace.getRegs(pid), found, 'idempotent')

@@ -18,7 +18,7 @@ export interface MigrationOptions {
   bulkLanes?: number
   newPidNamespace?: boolean
   verify?: boolean
-  /** Directory on the source that also receives the CRIU images. */
+  /** Directory on the destination that also receives the CRIU images. */
   imagesDir?: string
   /** Test hook of the restore-service. */
   injectFault?: string
@@ -121,13 +121,13 @@ class Migration {
     const { newPidNamespace, injectFault } = request
     signal?.throwIfAborted()
     const created = await source.createMigration({
-      ...{ pid, mode, maxRounds, maxDowntimeMs, bulkLanes, verify, imagesDir },
+      ...{ pid, mode, maxRounds, maxDowntimeMs, bulkLanes, verify },
     })
     const { id, token, dataUrl } = created
     this.#note(created)
     try {
       const accepted = await destination.createMigration({
-        ...{ id, token, source: dataUrl, verify, newPidNamespace, injectFault },
+        ...{ id, token, source: dataUrl, verify, newPidNamespace, imagesDir, injectFault },
       })
       this.#note(accepted)
     } catch (error) {

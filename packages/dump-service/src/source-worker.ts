@@ -1,10 +1,18 @@
-import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readFileSync,
+  writeFileSync,
+} from 'node:fs'
 import { performance } from 'node:perf_hooks'
 import { createLogger, type ErrorInfo, type Logger, PageferryError, RecordFile } from '@pageferry/base'
 import {
   captureProcess,
+  chooseScratch,
   clocksOf,
   dumpMemoryMap,
+  endRehearsal,
   FileTable,
   Freezer,
   type FreezerRecord,
@@ -15,11 +23,13 @@ import {
   openTracker,
   type Preflight,
   preflight,
+  readStat,
   readStatus,
   readVmFlags,
   rehearse,
-  StoppedProcess,
+  removeLeftovers,
   scanPresent,
+  StoppedProcess,
   type Tracker,
 } from '@pageferry/checkpoint'
 import { decodePagemap, encodePagemap, imageFileName, PE_LAZY } from '@pageferry/images'
@@ -60,6 +70,8 @@ const connectTimeoutMs = 60_000
 /** What must be known after kill -9 of this worker, in spec.records. */
 interface SourceRecords {
   port?: number
+  /** Ticks since boot: with the pid it names the process. */
+  startTime?: string
   nsPid?: number
   freezer?: FreezerRecord
   report?: SourceReport
@@ -85,6 +97,7 @@ export class SourceWorker {
   readonly #records: SourceRecords
   readonly #startedAt = performance.now()
   readonly #report: SourceReport
+  readonly #takenOver: boolean
   #nsPid: number
   #preflight: Preflight | null = null
   #server: LaneServer | null = null
@@ -135,6 +148,7 @@ export class SourceWorker {
     })
     this.#journal = RecordFile.open(`${spec.stateDir}/journal`)
     const records = this.#journal.records as { type: string }[]
+    this.#takenOver = takeover
     if (takeover) this.#adopt()
     const first = takeover
       ? sourceStateFromJournal(records, this.#settings.mode)
@@ -156,12 +170,30 @@ export class SourceWorker {
     } catch {
       // The dump was not complete.
     }
+    endRehearsal(this.#rehearsalDir)
     try {
       this.#openProcess()
+      // Another process by now: a pid comes again.
+      const { startTime } = this.#records
+      if (startTime !== undefined && String(readStat(this.#pid).startTime) !== startTime) this.#forgetProcess()
+      if (this.#pidfd < 0) throw new PageferryError('NO_SUCH_PROCESS', `process ${this.#pid} is gone`)
     } catch {
       // It is gone; `#openProcess` has posted nothing, so the machine learns it from the first event.
       queueMicrotask(() => this.#driver.post({ type: 'workloadExited', exit: { kind: 'unknown' } }))
     }
+  }
+
+  get #rehearsalDir(): string {
+    return `${this.#spec.stateDir}/rehearsal`
+  }
+
+  #forgetProcess(): void {
+    this.#exitPoller?.close()
+    this.#exitPoller = null
+    closeSync(this.#memFd)
+    closeSync(this.#pidfd)
+    this.#memFd = -1
+    this.#pidfd = -1
   }
 
   #openProcess(): void {
@@ -230,14 +262,15 @@ export class SourceWorker {
     // waited for when the workload stands still.
     const freezer = Freezer.forProcess(this.#pid, this.#spec.id)
     this.#records.freezer = freezer.record
-    await this.#channel.record({ port: this.#server?.port, nsPid: this.#nsPid, freezer: freezer.record })
+    const startTime = String(readStat(this.#pid).startTime)
+    await this.#channel.record({ port: this.#server?.port, nsPid: this.#nsPid, startTime, freezer: freezer.record })
     this.#channel.send({
       type: 'listening',
       dataUrl: this.#server?.url ?? '',
       workload: { ...this.#report.workload, where: 'running' },
     })
     // Also proves that this host can do it, before the workload is touched.
-    await rehearse(`${this.#spec.stateDir}/rehearsal`, 'capture')
+    await rehearse(this.#rehearsalDir, 'capture')
     const timer = setTimeout(() => {
       if (!this.#driver.state.connected)
         this.#driver.post({ type: 'timeout', what: 'the destination did not connect' })
@@ -262,7 +295,10 @@ export class SourceWorker {
       onFrame: (frame, payload) => this.#onFrame(lane, frame, payload),
       onLost: (error) => {
         this.#log.info(error.message)
-        if (kind === 'control' && this.#control === lane) this.#control = null
+        if (kind === 'control' && this.#control === lane) {
+          this.#control = null
+          setTimeout(() => this.#whenHeard?.(), hangUpMs)
+        }
         if (kind === 'bulk') this.#serving?.requeue(this.#bulk[index].lost())
         this.#driver.post({ type: 'laneLost', lane: kind, index })
       },
@@ -447,7 +483,10 @@ export class SourceWorker {
       })
     }
     this.#untracked ||= hasUntrackedWriters(this.#pid)
-    stopped.mapScratch()
+    // On record before it exists: a successor removes it. No fsync, a host that crashes takes the workload along.
+    const scratch = chooseScratch(this.#pid)
+    writeFileSync(this.#scratchFile, String(scratch), { mode: 0o600 })
+    stopped.mapScratch(scratch)
     const captured = captureProcess(stopped, map, this.#files)
     stopped.leave()
     const scan = this.#tracker?.scan(map) ?? scanPresent(this.#pid, map)
@@ -468,6 +507,10 @@ export class SourceWorker {
     writeFileSync(this.#pagemapFile, pagemap.bytes, { mode: 0o600 })
     const images = [...captured.images, pagemap]
     return { final, images, map }
+  }
+
+  get #scratchFile(): string {
+    return `${this.#spec.stateDir}/scratch`
   }
 
   get #finalFile(): string {
@@ -532,6 +575,10 @@ export class SourceWorker {
       this.#stopped = null
     } finally {
       this.#freezer?.dissolve()
+    }
+    if (this.#takenOver && this.#pidfd >= 0) {
+      const scratch = existsSync(this.#scratchFile) ? Number(readFileSync(this.#scratchFile, 'utf8')) : undefined
+      removeLeftovers(this.#pid, scratch)
     }
   }
 
@@ -599,13 +646,28 @@ export class SourceWorker {
       if (this.#memFd >= 0) closeSync(this.#memFd)
       this.#channel.exit(0)
     }
-    if (this.#control === null && outcome !== 'migrated' && outcome !== 'abandoned') leave()
+    // From DumpEnd on it may hold a complete, frozen copy, and it keeps that until it hears from us.
+    const dumpEnded = this.#final !== null || this.#records.finalRound !== undefined
+    if (this.#control === null && !dumpEnded) leave()
     else {
-      setTimeout(leave, lingerMs).unref()
-      void this.#control?.closed().then(leave)
+      setTimeout(leave, lingerMs)
+      this.#whenHeard = () => {
+        if (this.#control === null) leave()
+      }
+      void this.#reachable().catch((cause: Error) => this.#log.warn(`the destination is not answered: ${cause.message}`))
     }
   }
+
+  #whenHeard: (() => void) | null = null
+
+  /** After a takeover nobody listens yet on the port that the destination knows. */
+  async #reachable(): Promise<void> {
+    if (this.#server === null && this.#records.port !== undefined) await this.#listen(this.#records.port)
+  }
 }
+
+/** How long a control lane must be down before it counts as hung up and not as broken: it is dialled again. */
+const hangUpMs = 1_500
 
 /** A few milliseconds of the freeze for the pages that are most likely touched at once. */
 const hotPagesInFreeze = 1024

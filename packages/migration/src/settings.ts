@@ -15,8 +15,6 @@ export interface Settings {
   verify: boolean
   /** Connections for page batches. */
   bulkLanes: number
-  /** Directory that also receives the images, or undefined. */
-  imagesDir?: string
 }
 
 export const DEFAULT_SETTINGS: Readonly<Settings> = {
@@ -61,14 +59,11 @@ export function parseSettings(input: Readonly<Record<string, unknown>>): Setting
     verify: DEFAULT_SETTINGS.verify,
     bulkLanes: integer('bulkLanes'),
   }
-  const { mode, verify, imagesDir } = input
+  const { mode, verify } = input
   if (isMode(mode)) settings.mode = mode
   else if (mode !== undefined) problems.push(`mode must be one of ${MODES.join(', ')}, not ${show(mode)}`)
   if (typeof verify === 'boolean') settings.verify = verify
   else if (verify !== undefined) problems.push(`verify must be true or false, not ${show(verify)}`)
-  if (typeof imagesDir === 'string' && imagesDir.startsWith('/')) settings.imagesDir = imagesDir
-  else if (imagesDir !== undefined)
-    problems.push(`imagesDir must be an absolute path, not ${show(imagesDir)}`)
   if (problems.length > 0) {
     throw new PageferryError('BAD_REQUEST', problems.join('; '), { details: { problems } })
   }

@@ -6,6 +6,7 @@ import {
   checkHosts,
   checkNeededFiles,
   type Clocks,
+  endRehearsal,
   Freezer,
   type FreezerRecord,
   hostFacts,
@@ -42,6 +43,7 @@ import { ImageReceiver } from './image-receiver.js'
 import { adoptSpaces, holdMain, type Space } from './lazy-spaces.js'
 import { Postcopy } from './postcopy.js'
 import { type FinalSets, RoundReceiver } from './round-receiver.js'
+import { StoredImages } from './stored-images.js'
 import { Verifier } from './verifier.js'
 
 const redialMs = 200
@@ -86,6 +88,7 @@ export class DestinationWorker {
   #restorer: Restorer | null = null
   #receiver: RoundReceiver | null = null
   #verifier: Verifier | null = null
+  readonly #stored: StoredImages | null
   #final: FinalSets | null = null
   #freezer: Freezer | null = null
   #spaces: Space[] | null = null
@@ -124,6 +127,8 @@ export class DestinationWorker {
       },
       fault === undefined || takeover ? [] : [fault],
     )
+    const { imagesDir } = spec.request
+    this.#stored = imagesDir === undefined || takeover ? null : new StoredImages(imagesDir)
     this.#imageReceiver = new ImageReceiver((name, bytes) => this.#onImage(name, bytes))
     this.#journal = RecordFile.open(`${spec.stateDir}/journal`)
     const records = this.#journal.records as { type: string }[]
@@ -147,6 +152,10 @@ export class DestinationWorker {
     return this.#spec.stateDir
   }
 
+  get #rehearsalDir(): string {
+    return `${this.#spec.stateDir}/rehearsal`
+  }
+
   get #hashesFile(): string {
     return `${this.#spec.stateDir}/hashes`
   }
@@ -155,6 +164,7 @@ export class DestinationWorker {
     const { freezer, pid } = this.#records
     if (freezer !== undefined) this.#freezer = new Freezer(freezer)
     this.#pid = pid ?? 0
+    endRehearsal(this.#rehearsalDir)
     try {
       this.#keeper = connectKeeper(this.#keeperDir)
       const child = this.#keeper.child()
@@ -162,8 +172,9 @@ export class DestinationWorker {
       this.#watchProcess(child.pidfd)
     } catch {
       // No keeper, or it has no child any more: it wrote down how that ended.
-      const ended = readExitStatus(this.#keeperDir)
-      queueMicrotask(() => this.#driver.post({ type: 'workloadExited', exit: ended ?? { kind: 'unknown' } }))
+      const exit = readExitStatus(this.#keeperDir) ?? ({ kind: 'unknown' } as const)
+      this.#exit = exit
+      queueMicrotask(() => this.#driver.post({ type: 'workloadExited', exit }))
     }
   }
 
@@ -346,11 +357,7 @@ export class DestinationWorker {
 
   #onImage(name: string, bytes: Uint8Array): void {
     this.#images.set(name, bytes)
-    const { imagesDir } = this.#spec.request
-    if (imagesDir !== undefined) {
-      mkdirSync(imagesDir, { recursive: true, mode: 0o700 })
-      writeFileSync(`${imagesDir}/${name}`, bytes, { mode: 0o600 })
-    }
+    this.#stored?.store(name, bytes)
   }
 
   async #prepare(signal: AbortSignal): Promise<void> {
@@ -366,7 +373,7 @@ export class DestinationWorker {
       )
     }
     // Also proves that this host can do it, before the workload is touched.
-    await rehearse(`${this.#spec.stateDir}/rehearsal`, 'restore')
+    await rehearse(this.#rehearsalDir, 'restore')
     const before = ownClocks()
     this.#control?.send({ type: 'clockRequest' })
     const reply = await this.#inbox.next('clockReply', signal)
@@ -397,6 +404,8 @@ export class DestinationWorker {
     this.#final = sets
     const began = performance.now()
     await this.#phases.run('reconcile', () => this.#verify(restorer, sets))
+    const { pid, memFd } = restorer.skeleton
+    this.#stored?.storePages({ pid, memFd, nsPid: restorer.nsPid }, sets)
     const verified = performance.now()
     await this.#phases.run('restore', () => {
       restorer.restoreState(this.#images)
@@ -452,7 +461,8 @@ export class DestinationWorker {
   #runPostcopy(signal: AbortSignal): Promise<void> {
     return this.#phases.run('postcopy', async () => {
       const keeper = this.#keeper
-      if (keeper === null) throw new PageferryError('INTERNAL', 'the keeper is gone')
+      // It ends with the last process of the tree: then nobody needs a page any more.
+      if (keeper === null) return
       const takenOver = this.#spaces === null
       const spaces = this.#spaces ?? adoptSpaces(keeper, this.#log)
       if (takenOver && existsSync(this.#hashesFile)) {
@@ -494,7 +504,8 @@ export class DestinationWorker {
     this.#exitPoller?.close()
     this.#exitPoller = null
     try {
-      this.#keeper?.kill()
+      if (this.#keeper?.status().state === 'none') this.#keeper.quit()
+      else this.#keeper?.kill()
     } catch (error) {
       this.#log.debug({ error: (error as Error).message }, 'the keeper is gone already')
     }

@@ -44,7 +44,6 @@ export const DumpRequestSchema = Type.Object(
     maxDowntimeMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 3_600_000 })),
     verify: Type.Optional(Type.Boolean()),
     bulkLanes: Type.Optional(Type.Integer({ minimum: 1, maximum: 16 })),
-    imagesDir: Type.Optional(PathSchema),
   },
   strict,
 )

@@ -40,6 +40,7 @@ const unmovable: readonly [flag: string, reason: string][] = [
   ['pf', 'it maps device memory (page frames without struct page)'],
   ['io', 'it maps memory-mapped I/O'],
   ['ss', 'it is a shadow stack'],
+  ['pk', 'it has a protection key (pkey_mprotect)'],
   ['sl', 'it is sealed (mseal)'],
   ['dp', 'it is droppable (MAP_DROPPABLE)'],
   ['um', 'the program uses userfaultfd itself'],

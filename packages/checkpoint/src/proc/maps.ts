@@ -16,7 +16,10 @@ export interface MapsLine {
   name: string
 }
 
-/** The two-letter flags of a "VmFlags:" line in /proc/PID/smaps, keyed by the area's first page. */
+/**
+ * The two-letter flags of a "VmFlags:" line in /proc/PID/smaps, keyed by the area's first page. "pk" is ours: the area
+ * has a protection key other than 0 (pkeys(7)).
+ */
 export type VmFlags = Map<number, Set<string>>
 
 const linePattern = /^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps]) ([0-9a-f]+) (\S+) (\d+)\s*(.*)$/
@@ -55,9 +58,14 @@ export function parseMaps(text: string): MapsLine[] {
 export function parseVmFlags(smaps: string): VmFlags {
   const flags: VmFlags = new Map()
   let start = -1
+  let hasKey = false
   for (const line of smaps.split('\n')) {
     if (line.startsWith('VmFlags:')) {
-      flags.set(start, new Set(line.slice('VmFlags:'.length).trim().split(/\s+/)))
+      const letters = line.slice('VmFlags:'.length).trim().split(/\s+/)
+      flags.set(start, new Set(hasKey ? [...letters, 'pk'] : letters))
+      hasKey = false
+    } else if (line.startsWith('ProtectionKey:')) {
+      hasKey = Number(line.slice('ProtectionKey:'.length)) !== 0
     } else {
       const area = parseLine(line)
       if (area !== null) start = area.start
