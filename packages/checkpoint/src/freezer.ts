@@ -17,19 +17,35 @@ const prefix = 'pageferry-'
 /** Freezing takes microseconds; a thread in uninterruptible sleep holds it up. */
 const freezeTimeoutMs = 10_000
 
-/** Mount point of the hierarchy with a freezer, cgroup v2 preferred. */
-function hierarchy(): { version: 1 | 2; mount: string } {
-  const mounts = readFileSync('/proc/self/mounts', 'utf8')
+interface Hierarchy {
+  version: 1 | 2
+  mount: string
+  /** The cgroup that the mount shows as its top: in a container often its own. */
+  root: string
+}
+
+/** The hierarchy with a freezer, cgroup v2 preferred. */
+function hierarchy(): Hierarchy {
+  // proc_pid_mountinfo(5): id, parent, device, root, mount point, ..., type, source, options of the file system
+  const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')
     .map((line) => line.split(' '))
-  const v2 = mounts.find((fields) => fields[2] === 'cgroup2')
-  if (v2 !== undefined) return { version: 2, mount: v2[1] }
-  const v1 = mounts.find((fields) => fields[2] === 'cgroup' && fields[3]?.split(',').includes('freezer'))
-  if (v1 !== undefined) return { version: 1, mount: v1[1] }
+  const v2 = mounts.find((fields) => fields.at(-3) === 'cgroup2')
+  if (v2 !== undefined) return { version: 2, mount: v2[4], root: v2[3] }
+  const v1 = mounts.find((fields) => fields.at(-3) === 'cgroup' && fields.at(-1)?.split(',').includes('freezer'))
+  if (v1 !== undefined) return { version: 1, mount: v1[4], root: v1[3] }
   throw new PageferryError(
     'UNSUPPORTED_HOST',
     'neither a cgroup v2 nor a v1 freezer hierarchy is mounted: nothing could hold the workload still',
   )
+}
+
+function directoryOf(cgroup: string, { mount, root }: Hierarchy): string {
+  const hidden = root === '/' ? '' : root
+  if (cgroup !== hidden && !cgroup.startsWith(`${hidden}/`)) {
+    throw new PageferryError('UNSUPPORTED_HOST', `${mount} does not show the cgroup ${cgroup} of the process`)
+  }
+  return `${mount}${cgroup.slice(hidden.length)}`.replace(/\/$/, '')
 }
 
 function cgroupOf(pid: number, version: 1 | 2): string {
@@ -51,9 +67,9 @@ export class Freezer {
 
   /** A cgroup below the process's own, so that its limits go on to apply. Nothing is moved yet. */
   static forProcess(pid: number, id: string): Freezer {
-    const { version, mount } = hierarchy()
-    const home = `${mount}${cgroupOf(pid, version)}`.replace(/\/$/, '')
-    return new Freezer({ version, path: `${home}/${prefix}${id}`, home })
+    const found = hierarchy()
+    const home = directoryOf(cgroupOf(pid, found.version), found)
+    return new Freezer({ version: found.version, path: `${home}/${prefix}${id}`, home })
   }
 
   /** A cgroup of its own at the top, for a skeleton. */

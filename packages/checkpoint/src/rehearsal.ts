@@ -1,5 +1,5 @@
 import { closeSync, existsSync, readdirSync } from 'node:fs'
-import { connectKeeper, fds, type KeeperClient, launchKeeper } from '@pageferry/kernel'
+import { connectKeeper, fds, type KeeperClient, launchKeeper, ptrace } from '@pageferry/kernel'
 import { rehearseFreeze } from '@pageferry/memory'
 import { captureProcess } from './capture.js'
 import { FileTable } from './kinds/file-table.js'
@@ -10,6 +10,7 @@ import { ProcessImages, Restorer } from './restore.js'
 
 /** Passes of each rehearsal: the second finds the caches of the first one filled. */
 const passes = 2
+const reapTimeoutMs = 5_000
 
 /**
  * Moves a dummy (a skeleton program) through capture and restore before the workload stands still. The code of
@@ -24,10 +25,12 @@ export async function rehearse(dir: string, what: 'capture' | 'restore'): Promis
       const { images, nsPid } = captureDummy(dummy)
       if (what === 'restore') {
         const target = await launchKeeper({ dir: `${dir}/restore-${pass}`, newPidNamespace: true })
+        let pid = 0
         try {
-          restoreDummy(target, images, nsPid)
+          pid = restoreDummy(target, images, nsPid)
         } finally {
           dismiss(target)
+          reap(pid)
         }
       }
     } finally {
@@ -70,13 +73,19 @@ function captureDummy(keeper: KeeperClient): { images: ProcessImages; nsPid: num
   }
 }
 
-function restoreDummy(keeper: KeeperClient, images: ProcessImages, nsPid: number): void {
+function restoreDummy(keeper: KeeperClient, images: ProcessImages, nsPid: number): number {
   const restorer = Restorer.create(keeper, nsPid, [])
   restorer.applyMap(images)
   restorer.presentPages()
   restorer.restoreState(images)
   closeSync(restorer.uffd)
   closeSync(restorer.skeleton.pidfd)
+  return restorer.pid
+}
+
+/** A killed tracee is a zombie until its tracer has seen it; its keeper, the real parent, waits for that. */
+function reap(pid: number): void {
+  if (pid !== 0) ptrace.wait(pid, reapTimeoutMs)
 }
 
 function dismiss(keeper: KeeperClient): void {

@@ -197,7 +197,7 @@ export class Restorer {
     restoreAddressSpace(skeleton, mm, files)
     restoreProcessState(skeleton, task, images.fs(this.nsPid), files)
     restoreSignalActions(skeleton, task.sigactions)
-    this.map.lock()
+    this.map.finish()
     restoreLimits(skeleton, task)
     for (const { tid, core } of threads) restoreThreadState(skeleton, tid, core)
     for (const { tid, core } of threads) {

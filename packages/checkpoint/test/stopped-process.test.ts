@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { memory } from '@pageferry/kernel'
@@ -33,11 +32,10 @@ t.test('threads that are born and die while they are being stopped', { timeout: 
         )
         await sleep(5)
       }
-      for (const thread of stopped.threads) t.equal(thread.call('close', 0x7fff_ffff, 0) === 0n, false)
+      for (const thread of stopped.threads) {
+        if (thread.tryCall('close', 0x7fff_ffff) !== -9n) t.fail(`no call in thread ${thread.tid}`)
+      }
       t.same(count(), before, 'nothing moves')
-    } catch (error) {
-      // Closing a descriptor that is none fails, as it shall; everything else is news.
-      if ((error as { code?: string }).code !== 'EBADF') throw error
     } finally {
       stopped.resume()
     }
@@ -47,7 +45,7 @@ t.test('threads that are born and die while they are being stopped', { timeout: 
   t.ok(isAlive(pid), 'no thread missed anything')
   t.ok(seen.size > 30, `${seen.size} different threads were seen`)
   t.equal(ownFds(), fdsBefore, 'no descriptor leaks')
-  t.ok(readTids(pid).every((tid) => readStatus(pid, tid).tracerPid === 0))
+  t.equal(readStatus(pid).tracerPid, 0)
 })
 
 t.test('one thread is enough for a call', async (t) => {
@@ -101,10 +99,4 @@ t.test('failing leaves nothing stopped', async (t) => {
   // Without a tracer a process that was left stopped would not run into its signal.
   process.kill(subject.pid, 'SIGUSR1')
   await eventually('it runs', () => subject.output().includes('handled'))
-})
-
-t.test('a process whose main thread has ended', async (t) => {
-  const script = 'import threading,time,ctypes\nthreading.Thread(target=lambda:[print("up",flush=True),time.sleep(60)]).start()\nctypes.CDLL(None).pthread_exit(None)'
-  if (spawnSync('python3', ['--version']).status !== 0) return
-  t.ok(script)
 })

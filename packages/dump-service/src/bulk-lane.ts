@@ -6,6 +6,7 @@ import {
   type Frame,
   frameBufferBytes,
   headerReserveBytes,
+  maxPayloadBytes,
   WireError,
 } from '@pageferry/wire'
 
@@ -38,7 +39,8 @@ export class BulkLane {
   /** Frames with their headers, over all connections. */
   bytesSent = 0
   readonly #inFlight = new Map<number, Unacknowledged>()
-  #wake: () => void = () => {}
+  /** Each is called once, at the next change. */
+  readonly #waiting = new Set<() => void>()
 
   attach(lane: Lane): void {
     this.#lane = lane
@@ -57,7 +59,7 @@ export class BulkLane {
   get hasRoom(): boolean {
     return (
       this.isUp &&
-      this.#inFlightBytes < bulkWindowBytes &&
+      this.#inFlightBytes + maxPayloadBytes <= bulkWindowBytes &&
       this.#inFlight.size < bulkWindowBatches &&
       (this.#free.length > 0 || this.#buffers < maxBuffers)
     )
@@ -67,16 +69,25 @@ export class BulkLane {
     return this.#inFlight.size === 0
   }
 
-  /** Resolves when the state of the lane has changed: an acknowledgement, a free buffer, a new connection. */
-  changed(): Promise<void> {
+  /**
+   * Resolves when the state of one of the lanes has changed (an acknowledgement, a free buffer, a new connection), or
+   * when the signal fires. Leaves nothing behind on the lanes that have not changed: one may be down for hours.
+   */
+  static changed(lanes: readonly BulkLane[], signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
-      const before = this.#wake
-      this.#wake = () => {
-        this.#wake = () => {}
-        before()
+      const done = (): void => {
+        for (const lane of lanes) lane.#waiting.delete(done)
+        signal.removeEventListener('abort', done)
         resolve()
       }
+      for (const lane of lanes) lane.#waiting.add(done)
+      signal.addEventListener('abort', done)
+      if (signal.aborted) done()
     })
+  }
+
+  #wake(): void {
+    for (const done of this.#waiting) done()
   }
 
   takeBuffer(): PageBuffer {

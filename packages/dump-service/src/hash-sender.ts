@@ -1,4 +1,4 @@
-import { pageBytes } from '@pageferry/base'
+import { PageferryError, pageBytes } from '@pageferry/base'
 import { memory as kernelMemory } from '@pageferry/kernel'
 import type { PageSet } from '@pageferry/memory'
 import { type Frame, hashesToPayload, maxRunsPerHashes } from '@pageferry/wire'
@@ -27,7 +27,9 @@ export async function sendHashes(
     const hashes = new BigUint64Array(nrPages)
     if (nrPages > 0) {
       const got = kernelMemory.readRuns(pid, memFd, table, nrRuns, buffer)
-      if (got !== nrPages) throw new Error(`only ${got} of ${nrPages} pages of the original can be read`)
+      if (got !== nrPages) {
+        throw new PageferryError('WORKLOAD_CHANGED', `only ${got} of ${nrPages} pages of the original can be read`)
+      }
       kernelMemory.hashPages(buffer, nrPages, hashes)
     }
     const runs = table.slice(0, 2 * nrRuns)

@@ -1,22 +1,24 @@
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { PageferryError, toErrorInfo } from '@pageferry/base'
-import { Lane, tokensEqual, webSocketOptions } from '@pageferry/service/worker'
+import { Lane, mustBeBinary, tokensEqual, webSocketOptions } from '@pageferry/service/worker'
 import {
   closeCodeOf,
+  closeReason,
   decodeHello,
   encodeFrame,
   errorToFrame,
   helloTimeoutMs,
-  laneLimits,
   maxHelloBytes,
   negotiate,
   WireError,
 } from '@pageferry/wire'
 import { type WebSocket, WebSocketServer } from 'ws'
 
-/** Connections that have not said Hello yet; a peer needs one per lane. */
+/** Connections that have not said Hello yet, or were refused and are closing; a peer needs one per lane. */
 const maxGreeting = 32
+/** How often connections are looked for that say nothing at all, not even a line of HTTP. */
+const silenceCheckMs = 1_000
 
 export interface LaneServerOptions {
   host: string
@@ -34,18 +36,18 @@ export class LaneServer {
   readonly #wss: WebSocketServer
   readonly #options: LaneServerOptions
   readonly #lanes = new Map<string, Lane>()
-  #greeting = 0
+  readonly #greeting = new Set<WebSocket>()
 
   private constructor(options: LaneServerOptions) {
     this.#options = options
-    this.#http = createServer((_request, response) => response.writeHead(426).end())
-    const biggest = laneLimits('bulk', 'to-source').messageBytes
-    this.#wss = new WebSocketServer({
-      server: this.#http,
-      perMessageDeflate: false,
-      maxPayload: Math.max(maxHelloBytes, biggest, webSocketOptions('control', 'to-source').maxPayload),
-      clientTracking: true,
-    })
+    this.#http = createServer(
+      { headersTimeout: helloTimeoutMs, connectionsCheckingInterval: silenceCheckMs },
+      (_request, response) => response.writeHead(426).end(),
+    )
+    // Every lane twice: its dead connection may still be there when the peer comes back.
+    this.#http.maxConnections = maxGreeting + 2 * (options.nrBulkLanes + 2)
+    // The largest of the three: which lane a connection becomes is known after its Hello, and checked then.
+    this.#wss = new WebSocketServer({ server: this.#http, ...webSocketOptions('control', 'to-source') })
     this.#wss.on('connection', (socket) => this.#greet(socket))
   }
 
@@ -68,37 +70,40 @@ export class LaneServer {
 
   close(): void {
     for (const lane of this.#lanes.values()) lane.close()
+    for (const socket of this.#greeting) socket.terminate()
     this.#wss.close()
     this.#http.close()
+    this.#http.closeAllConnections()
   }
 
   #greet(socket: WebSocket): void {
-    if (this.#greeting >= maxGreeting) {
+    if (this.#greeting.size >= maxGreeting) {
       socket.terminate()
       return
     }
-    this.#greeting++
+    this.#greeting.add(socket)
     const timer = setTimeout(() => {
       const error = new WireError('HELLO_TIMEOUT', 'no Hello arrived')
-      socket.close(error.closeCode, error.message)
+      socket.close(error.closeCode, closeReason(error.message))
     }, helloTimeoutMs)
-    const done = (): void => {
+    socket.once('close', () => {
       clearTimeout(timer)
-      this.#greeting--
-    }
-    socket.once('close', done)
-    socket.on('error', () => socket.terminate())
-    socket.once('message', (data: Buffer) => {
-      socket.off('close', done)
-      done()
+      this.#greeting.delete(socket)
+    })
+    // ws closes the connection itself, with the code of what was wrong.
+    socket.on('error', () => {})
+    socket.once('message', (data: Buffer, isBinary: boolean) => {
+      clearTimeout(timer)
       // What the peer sends behind its Hello waits until the lane has its handlers.
       socket.pause()
       try {
+        mustBeBinary(isBinary)
         this.#accept(socket, data)
+        this.#greeting.delete(socket)
       } catch (error) {
         socket.resume()
         socket.send(encodeFrame(errorToFrame('refusal', toErrorInfo(error))), { binary: true })
-        socket.close(closeCodeOf(error))
+        socket.close(closeCodeOf(error), closeReason(error instanceof Error ? error.message : String(error)))
       }
     })
   }
@@ -120,11 +125,11 @@ export class LaneServer {
     }
     const key = `${hello.lane}:${hello.laneIndex}`
     const old = this.#lanes.get(key)
-    if (old?.isOpen === true) {
-      if (!hello.resume) throw new WireError('LANE_TAKEN', `the ${old} is connected already`)
-      // The peer knows that its old connection is dead before we do.
-      old.terminate()
+    if (old?.isOpen === true && !hello.resume) {
+      throw new WireError('LANE_TAKEN', `the ${old} is connected already`)
     }
+    // The peer knows that its old connection is dead before we do. Its loss is reported before the new lane.
+    old?.terminate()
     socket.send(encodeFrame({ type: 'welcome', version, nrBulkLanes }), { binary: true })
     const lane = new Lane(socket, hello.lane, hello.laneIndex, 'to-source')
     this.#lanes.set(key, lane)

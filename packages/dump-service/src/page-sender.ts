@@ -2,7 +2,7 @@ import { pageBytes } from '@pageferry/base'
 import type { AreaMap, PageSet } from '@pageferry/memory'
 import { isPrivateAnon } from '@pageferry/memory'
 import { maxBatchPages, maxRunsPerBatch } from '@pageferry/wire'
-import type { BulkLane } from './bulk-lane.js'
+import { BulkLane } from './bulk-lane.js'
 import type { PageReader } from './page-reader.js'
 
 export interface SentPages {
@@ -81,10 +81,6 @@ async function laneWithRoom(lanes: BulkLane[], signal: AbortSignal): Promise<num
     signal.throwIfAborted()
     const index = lanes.findIndex((lane) => lane.hasRoom)
     if (index >= 0) return index
-    await Promise.race([...lanes.map((lane) => lane.changed()), aborted(signal)])
+    await BulkLane.changed(lanes, signal)
   }
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }))
 }

@@ -7,11 +7,12 @@ import {
   type FrameOf,
   frameBufferBytes,
   headerReserveBytes,
+  faultPendingMax,
   maxBatchPages,
   maxRunsPerBatch,
   WireError,
 } from '@pageferry/wire'
-import type { BulkLane } from './bulk-lane.js'
+import { BulkLane } from './bulk-lane.js'
 import { PageReader } from './page-reader.js'
 
 export interface ServingOptions {
@@ -40,6 +41,8 @@ export class Serving {
   #faultLane: Lane | null = null
   #more: () => void = () => {}
   pushedPages = 0
+  /** Replies that the kernel has not taken yet. */
+  #replying = 0
 
   constructor(options: ServingOptions) {
     this.#options = options
@@ -88,6 +91,9 @@ export class Serving {
 
   #reply(lane: Lane, request: FrameOf<'pageRequest'>): void {
     const { asId, round, requestId, page, nrPages } = request
+    if (this.#replying >= faultPendingMax) {
+      throw new WireError('WINDOW_EXCEEDED', `more than ${faultPendingMax} page requests without taking the replies`)
+    }
     const buffer = this.#faultBuffer
     const wanted = Float64Array.of(page, nrPages)
     const read = this.#reader.read(wanted, 1, buffer.subarray(headerReserveBytes), false)
@@ -102,22 +108,22 @@ export class Serving {
       zeroRuns: read.zeroRuns,
     }
     // Copied: ws may still be sending the reply before, and 4 KiB cost nothing.
-    lane.sendBytes(Buffer.from(encodeFrameInto(frame, buffer, read.nrPages * pageBytes)))
+    this.#replying++
+    lane.sendBytes(Buffer.from(encodeFrameInto(frame, buffer, read.nrPages * pageBytes)), () => {
+      this.#replying--
+    })
     this.#order.remove(wanted)
     this.#order.noteFault(page + nrPages)
   }
 
   /** Pushes until told to stop; the destination says when it has everything. */
   async run(signal: AbortSignal): Promise<void> {
-    const stop = new Promise<void>((resolve) =>
-      signal.addEventListener('abort', () => resolve(), { once: true }),
-    )
+    signal.addEventListener('abort', () => this.#more(), { once: true })
     const table = new Float64Array(2 * maxRunsPerBatch)
     while (!signal.aborted) {
       const lane = this.#options.lanes.find((each) => each.hasRoom)
-      if (this.#order.isEmpty) await Promise.race([stop, this.#moreToPush()])
-      else if (lane === undefined)
-        await Promise.race([stop, ...this.#options.lanes.map((each) => each.changed())])
+      if (this.#order.isEmpty) await this.#moreToPush()
+      else if (lane === undefined) await BulkLane.changed(this.#options.lanes, signal)
       else {
         const { nrRuns, nrPages } = this.#order.next(table, maxBatchPages)
         if (nrPages > 0) this.#push(lane, sorted(table, nrRuns))

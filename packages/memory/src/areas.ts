@@ -43,6 +43,8 @@ export interface Area {
   readonly path?: string
   /** What is mapped, where the path may lie (renamed, deleted, memfd): "device:inode". */
   readonly backingId?: string
+  /** How a mapped file must be opened: O_RDWR (2) where a shared mapping is or may become writable, else 0. */
+  readonly fileFlags?: number
   /** Bytes into the file or shared object; 0n where nothing is behind the mapping. */
   readonly offset: bigint
 }
@@ -176,7 +178,7 @@ function mapOf(area: Area, first: number, nr: number): AreaChange {
 function isSameMapping(a: Area, b: Area): boolean {
   if (a.growsDown !== b.growsDown || (a.flags & ~MAP_LOCKED) !== (b.flags & ~MAP_LOCKED)) return false
   if (isPrivateAnon(a) && isPrivateAnon(b)) return true
-  if (a.kind !== b.kind) return false
+  if (a.kind !== b.kind || a.fileFlags !== b.fileFlags) return false
   const shift = BigInt(b.start - a.start) * BigInt(pageBytes)
   if (a.offset + shift !== b.offset) return false
   // A renamed file is still the same mapping; only without an identity does the name decide.

@@ -374,6 +374,7 @@ export class DestinationWorker {
     }
     // Also proves that this host can do it, before the workload is touched.
     await rehearse(this.#rehearsalDir, 'restore')
+    signal.throwIfAborted()
     const before = ownClocks()
     this.#control?.send({ type: 'clockRequest' })
     const reply = await this.#inbox.next('clockReply', signal)

@@ -1,6 +1,8 @@
 import { PageferryError, RemoteError } from '@pageferry/base'
-import { Lane, webSocketOptions } from '@pageferry/service/worker'
+import { Lane, mustBeBinary, webSocketOptions } from '@pageferry/service/worker'
 import {
+  closeCodeOf,
+  closeReason,
   decodeFrame,
   describeCloseCode,
   encodeFrame,
@@ -8,6 +10,7 @@ import {
   helloTimeoutMs,
   type Lane as LaneKind,
   supportedVersions,
+  WireError,
 } from '@pageferry/wire'
 import { WebSocket } from 'ws'
 
@@ -44,7 +47,9 @@ export function dial(options: DialOptions): Promise<Dialled> {
     const fail = (error: Error): void => {
       clearTimeout(timer)
       reject(error)
-      socket.terminate()
+      if (!(error instanceof WireError)) return socket.terminate()
+      socket.resume()
+      socket.close(closeCodeOf(error), closeReason(error.message))
     }
     const onError = (error: Error): void =>
       fail(new PageferryError('PEER_UNREACHABLE', `${what}: ${error.message}`, { cause: error }))
@@ -68,13 +73,16 @@ export function dial(options: DialOptions): Promise<Dialled> {
       } as const
       socket.send(encodeFrame(hello), { binary: true })
     })
-    socket.once('message', (data: Buffer) => {
+    socket.once('message', (data: Buffer, isBinary: boolean) => {
       socket.pause()
       try {
+        mustBeBinary(isBinary)
         const { frame } = decodeFrame(data, kind, 'to-destination')
         if (frame.type === 'refusal') return fail(new RemoteError('source', frameToError(frame)))
         if (frame.type !== 'welcome')
-          return fail(new PageferryError('PROTOCOL', `${what}: ${frame.type} instead of welcome`))
+          throw new WireError('OUT_OF_ORDER', `${what}: ${frame.type} instead of welcome`)
+        if (!supportedVersions.includes(frame.version))
+          throw new WireError('BAD_VALUE', `${what}: version ${frame.version} was not offered`)
         clearTimeout(timer)
         socket.off('error', onError)
         socket.off('close', onClose)

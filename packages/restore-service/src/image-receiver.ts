@@ -1,5 +1,4 @@
-import { PageferryError } from '@pageferry/base'
-import type { FrameOf } from '@pageferry/wire'
+import { type FrameOf, WireError } from '@pageferry/wire'
 
 /** Images that one process may have under way; each is bounded by the wire already. */
 const maxPartial = 4
@@ -8,7 +7,7 @@ const maxImages = 20_000
 
 /** Puts image files together from their pieces, which come in order on the control lane. */
 export class ImageReceiver {
-  readonly #partial = new Map<string, { bytes: Buffer; filled: number }>()
+  readonly #partial = new Map<string, { bytes: Buffer; filled: number; totalBytes: number }>()
   readonly #done: (name: string, bytes: Uint8Array) => void
   #count = 0
 
@@ -20,15 +19,16 @@ export class ImageReceiver {
     const { name, totalBytes, offset } = frame
     let image = this.#partial.get(name)
     if (offset === 0) {
-      if (this.#partial.size >= maxPartial || ++this.#count > maxImages) {
-        throw new PageferryError('PROTOCOL', 'too many image files')
+      if (this.#partial.size >= maxPartial || this.#count >= maxImages) {
+        throw new WireError('TOO_LARGE', 'too many image files')
       }
+      this.#count++
       // Not allocated by the announced size alone: it grows with what really arrives.
-      image = { bytes: Buffer.alloc(Math.min(totalBytes, 2 * payload.length)), filled: 0 }
+      image = { bytes: Buffer.alloc(Math.min(totalBytes, 2 * payload.length)), filled: 0, totalBytes }
       this.#partial.set(name, image)
     }
-    if (image === undefined || image.filled !== offset) {
-      throw new PageferryError('PROTOCOL', `image ${name}: piece at ${offset} out of order`)
+    if (image === undefined || image.filled !== offset || image.totalBytes !== totalBytes) {
+      throw new WireError('OUT_OF_ORDER', `image ${name}: piece at ${offset} of ${totalBytes} is not the next one`)
     }
     if (image.bytes.length < offset + payload.length) {
       const larger = Buffer.alloc(

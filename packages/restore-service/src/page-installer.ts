@@ -1,7 +1,8 @@
 import { PageferryError, pageBytes } from '@pageferry/base'
 import type { Restorer } from '@pageferry/checkpoint'
 import { memory as kernelMemory, uffd } from '@pageferry/kernel'
-import { maxZeroPagesPerBatch } from '@pageferry/wire'
+import { carriesPages } from '@pageferry/memory'
+import { WireError } from '@pageferry/wire'
 
 /** Zeros to write over pages that are there already. */
 const zeros = Buffer.alloc(256 * pageBytes)
@@ -18,7 +19,17 @@ export class PageInstaller {
     this.#restorer = restorer
   }
 
-  install(runs: Float64Array, data: Uint8Array): void {
+  /**
+   * Pages with content, and pages that are zeros.
+   * @throws WireError OUTSIDE_PROCESS when one of them is not memory of the process; nothing was installed then
+   */
+  installBatch(runs: Float64Array, data: Uint8Array, zeroRuns: Float64Array): void {
+    for (const table of [runs, zeroRuns]) this.#split(table, () => {})
+    this.#install(runs, data)
+    this.#zero(zeroRuns)
+  }
+
+  #install(runs: Float64Array, data: Uint8Array): void {
     let at = 0
     this.#split(runs, (first, nr, registered) => {
       const bytes = data.subarray(at, at + nr * pageBytes)
@@ -35,13 +46,11 @@ export class PageInstaller {
     })
   }
 
-  zero(runs: Float64Array): void {
+  #zero(runs: Float64Array): void {
     for (let r = 0; r < runs.length; r += 2) {
-      if (runs[r + 1] > maxZeroPagesPerBatch)
-        throw new PageferryError('PROTOCOL', 'too many zero pages at once')
       for (let done = 0; done < runs[r + 1]; done += 256) {
         const nr = Math.min(256, runs[r + 1] - done)
-        this.install(Float64Array.of(runs[r] + done, nr), zeros.subarray(0, nr * pageBytes))
+        this.#install(Float64Array.of(runs[r] + done, nr), zeros.subarray(0, nr * pageBytes))
       }
     }
   }
@@ -53,16 +62,9 @@ export class PageInstaller {
       const end = runs[r] + runs[r + 1]
       for (let page = runs[r]; page < end; ) {
         const area = map.find(page)
-        if (
-          area === undefined ||
-          area.kind === 'vdso' ||
-          area.kind === 'vvar' ||
-          area.kind === 'file-shared'
-        ) {
-          throw new PageferryError(
-            'PROTOCOL',
-            `page 0x${page.toString(16)} is outside the memory that can be installed`,
-          )
+        if (area === undefined || !carriesPages(area)) {
+          const where = area === undefined ? 'not mapped' : `in a ${area.kind} area`
+          throw new WireError('OUTSIDE_PROCESS', `page 0x${page.toString(16)} is ${where}`)
         }
         const stop = Math.min(end, area.start + area.nrPages)
         callback(page, stop - page, registered.has(page))

@@ -4,7 +4,7 @@ import type { ProcessImages, Restorer } from '@pageferry/checkpoint'
 import { decodePagemap, imageFileName } from '@pageferry/images'
 import { type PageSet, readPagemapEntries, reconcile } from '@pageferry/memory'
 import type { Lane } from '@pageferry/service/worker'
-import { bulkWindowBatches, type FrameOf, WireError } from '@pageferry/wire'
+import { bulkWindowBatches, bulkWindowBytes, type FrameOf, WireError } from '@pageferry/wire'
 import { PageInstaller } from './page-installer.js'
 
 export interface FinalSets {
@@ -30,6 +30,8 @@ export class RoundReceiver {
   readonly #asId: number
   readonly #installer: PageInstaller
   readonly #early: Waiting[] = []
+  /** What waits there, by lane: a lane has one window. */
+  readonly #waiting = new Map<number, { batches: number; bytes: number }>()
   #round = 0
   #open = false
   #final: FinalSets | null = null
@@ -58,7 +60,7 @@ export class RoundReceiver {
 
   begin(frame: FrameOf<'roundBegin'>): void {
     this.#checkSpace(frame.asId)
-    if (this.#open || frame.round !== this.#round + 1) {
+    if (this.#open || this.#final !== null || frame.round !== this.#round + 1) {
       throw new WireError('OUT_OF_ORDER', `round ${frame.round} begins after round ${this.#round}`)
     }
     this.#round = frame.round
@@ -80,32 +82,42 @@ export class RoundReceiver {
       this.#restorer.map.discard(discard)
       this.#final = sets
     }
+    this.#waiting.clear()
     for (const { lane, frame: batch, payload } of this.#early.splice(0)) this.batch(lane, batch, payload)
   }
 
   batch(lane: Lane, frame: FrameOf<'pageBatch'>, payload: Uint8Array): void {
     this.#checkSpace(frame.asId)
     if (frame.round === this.#round + 1 && !this.#open) {
-      if (this.#early.length >= bulkWindowBatches)
-        throw new WireError('WINDOW_EXCEEDED', 'too many early batches')
+      this.#countEarly(lane.index, payload.length)
       this.#early.push({ lane, frame, payload })
       return
     }
     if (!this.#open || frame.round !== this.#round) {
       throw new WireError('OUT_OF_ORDER', `a batch of round ${frame.round} in round ${this.#round}`)
     }
-    this.#installer.install(frame.runs, payload)
-    this.#installer.zero(frame.zeroRuns)
+    this.#installer.installBatch(frame.runs, payload, frame.zeroRuns)
     this.#pages += payload.length / pageBytes
     this.#batches[lane.index] = (this.#batches[lane.index] ?? 0) + 1
     lane.send({ type: 'batchAck', sequence: frame.sequence, bytes: payload.length })
     this.#finishIfComplete()
   }
 
+  #countEarly(lane: number, bytes: number): void {
+    const waiting = this.#waiting.get(lane) ?? { batches: 0, bytes: 0 }
+    waiting.batches++
+    waiting.bytes += bytes
+    if (waiting.batches > bulkWindowBatches || waiting.bytes > bulkWindowBytes) {
+      throw new WireError('WINDOW_EXCEEDED', `bulk lane ${lane} does not wait for its acknowledgements`)
+    }
+    this.#waiting.set(lane, waiting)
+  }
+
   /** Calls back when the whole round is installed. */
   end(frame: FrameOf<'roundEnd'>, applied: (pages: number, durationMs: number) => void): void {
     this.#checkSpace(frame.asId)
-    if (!this.#open || frame.round !== this.#round || this.#expected !== null) {
+    const known = this.#open && frame.round === this.#round && frame.final === (this.#final !== null)
+    if (!known || this.#expected !== null) {
       throw new WireError('OUT_OF_ORDER', `round ${frame.round} ends in round ${this.#round}`)
     }
     this.#expected = frame.batchesPerLane
@@ -114,8 +126,14 @@ export class RoundReceiver {
   }
 
   #finishIfComplete(): void {
-    if (this.#expected === null || !this.#expected.every((want, lane) => (this.#batches[lane] ?? 0) === want))
-      return
+    const expected = this.#expected
+    if (expected === null) return
+    for (const [lane, count] of this.#batches.entries()) {
+      if ((count ?? 0) > (expected[lane] ?? 0)) {
+        throw new WireError('OUT_OF_ORDER', `bulk lane ${lane} carried more batches than round ${this.#round} has`)
+      }
+    }
+    if (!expected.every((want, lane) => (this.#batches[lane] ?? 0) === want)) return
     this.#expected = null
     this.#open = false
     this.#complete()

@@ -19,6 +19,7 @@ export class Inbox {
 
   /** The next message of a type; rejects when the step is told to give up. */
   next<K extends Frame['type']>(type: K, signal: AbortSignal): Promise<FrameOf<K>> {
+    if (signal.aborted) return Promise.reject(signal.reason)
     const queued = this.#arrived.get(type)?.shift()
     if (queued !== undefined) return Promise.resolve(queued as FrameOf<K>)
     return new Promise((resolve, reject) => {

@@ -10,12 +10,15 @@ import {
   type Frame,
   type Lane as LaneKind,
   laneLimits,
+  WireError,
 } from '@pageferry/wire'
 import { WebSocket } from 'ws'
 
 /** Silence after which a connection counts as lost: TCP alone notices a dead peer only after many minutes. */
 const heartbeatMs = 5_000
 const maxMissedHeartbeats = 3
+/** How long a peer may take to answer a close frame before its connection is cut: two round trips of a bad link. */
+const closeTimeoutMs = 2_000
 
 export interface LaneHandlers {
   /** May throw: the lane is closed with the error's code, and nothing of the frame was applied. */
@@ -24,9 +27,21 @@ export interface LaneHandlers {
   onLost(error: PageferryError): void
 }
 
-/** Options that both ends pass to ws: no compression (pages pay for it twice), no message beyond the limit. */
+/**
+ * Options that both ends pass to ws: no compression (pages pay for it twice), no message beyond the limit, no
+ * connection that lingers because its peer does not answer.
+ */
 export function webSocketOptions(kind: LaneKind, incoming: Direction) {
-  return { perMessageDeflate: false, maxPayload: laneLimits(kind, incoming).messageBytes } as const
+  const maxPayload = laneLimits(kind, incoming).messageBytes
+  return { perMessageDeflate: false, maxPayload, closeTimeout: closeTimeoutMs } as const
+}
+
+/**
+ * ws hands out text messages as bytes too.
+ * @throws WireError MALFORMED: frames are binary
+ */
+export function mustBeBinary(isBinary: boolean): void {
+  if (!isBinary) throw new WireError('MALFORMED', 'a text message is not a frame')
 }
 
 /** One connection of a migration after its Hello: frames in and out. */
@@ -37,6 +52,11 @@ export class Lane {
   bytesReceived = 0
   readonly #socket: WebSocket
   readonly #incoming: Direction
+  /**
+   * Messages from before `open`: ws hands out everything of a chunk that it has read, paused or not. One chunk at
+   * most, because the socket is paused.
+   */
+  readonly #early: { data: Buffer; isBinary: boolean }[] = []
   #handlers: LaneHandlers | null = null
   #lost: PageferryError | null = null
   #missed = 0
@@ -47,7 +67,10 @@ export class Lane {
     this.kind = kind
     this.index = index
     this.#incoming = incoming
-    socket.on('message', (data: Buffer) => this.#receive(data))
+    socket.on('message', (data: Buffer, isBinary: boolean) => {
+      if (this.#handlers === null || this.#early.length > 0) this.#early.push({ data, isBinary })
+      else this.#receive(data, isBinary)
+    })
     socket.on('close', (code: number, reason: Buffer) => {
       this.#lose(new PageferryError('PEER_UNREACHABLE', `${this}: closed: ${describe(code, reason)}`))
     })
@@ -61,11 +84,18 @@ export class Lane {
     this.#heartbeat.unref()
   }
 
-  /** Frames that came before are not lost: reading begins here. */
+  /** Frames that came before are not lost: reading begins here, after the caller's turn. */
   open(handlers: LaneHandlers): void {
     this.#handlers = handlers
     if (this.#lost !== null) handlers.onLost(this.#lost)
-    else this.#socket.resume()
+    else if (this.#early.length === 0) this.#socket.resume()
+    else setImmediate(() => this.#catchUp())
+  }
+
+  #catchUp(): void {
+    for (const { data, isBinary } of this.#early) this.#receive(data, isBinary)
+    this.#early.length = 0
+    this.#socket.resume()
   }
 
   pause(): void {
@@ -109,19 +139,23 @@ export class Lane {
     }
   }
 
-  /** No closing handshake: for a peer that does not answer any more. */
+  /** No closing handshake: for a peer that does not answer any more. The lane is lost when this returns. */
   terminate(): void {
     this.#socket.terminate()
+    this.#lose(new PageferryError('PEER_UNREACHABLE', `${this}: cut off`))
   }
 
   async closed(): Promise<void> {
     if (this.#socket.readyState !== WebSocket.CLOSED) await once(this.#socket, 'close')
   }
 
-  #receive(data: Buffer): void {
+  #receive(data: Buffer, isBinary: boolean): void {
+    // Behind a frame that closed the lane ws goes on with what it has read already.
+    if (this.#lost !== null) return
     this.bytesReceived += data.length
     this.#missed = 0
     try {
+      mustBeBinary(isBinary)
       const { frame, payload } = decodeFrame(data, this.kind, this.#incoming)
       this.#handlers?.onFrame(frame, payload)
     } catch (error) {

@@ -1,6 +1,6 @@
 export { Inbox } from './inbox.js'
 /** The part of this package that workers use; loads neither fastify nor the supervisor. */
 export * from './ipc.js'
-export { Lane, type LaneHandlers, webSocketOptions } from './lane.js'
+export { Lane, type LaneHandlers, mustBeBinary, webSocketOptions } from './lane.js'
 export { tokensEqual } from './token.js'
 export { runWorker, type WorkerChannel } from './worker-channel.js'

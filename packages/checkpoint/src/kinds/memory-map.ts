@@ -7,6 +7,7 @@ import type { MapsLine, VmFlags } from '../proc/maps.js'
 import { readMaps } from '../proc/maps.js'
 import { type FileTable, regularFilePath } from './file-table.js'
 import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
+import { remoteError } from '../remote/workload-thread.js'
 
 /** The memory map: /proc/PID/maps on the source, CRIU's vma entries on the wire, mmap(2) in the skeleton. */
 
@@ -137,6 +138,8 @@ function areaOf(line: MapsLine, kind: AreaKind, vmFlags: Set<string>): Area {
     growsDown,
     lazyEligible: isLazyEligible(kind, flags),
     path: file ? line.name : undefined,
+    // mw: it may be made writable later, so it was opened for writing.
+    fileFlags: file ? (line.shared && (line.write || vmFlags.has('mw')) ? O_RDWR : 0) : undefined,
     backingId: backed ? `${line.device}:${line.inode}` : undefined,
     offset: backed ? line.offset : 0n,
   }
@@ -164,8 +167,7 @@ const statusOf: Record<AreaKind, number> = {
 /** CRIU's vma entries; mapped files are entered into the file table. */
 export function areasToVmas(map: AreaMap, files: FileTable): VmaEntry[] {
   return map.areas.map((area) => {
-    const shared = (area.flags & MAP_SHARED) !== 0
-    const fdflags = shared && (area.prot & PROT_WRITE) !== 0 ? O_RDWR : 0
+    const fdflags = area.fileFlags ?? 0
     let shmid = 0
     if (area.path !== undefined) shmid = files.mappedFile(area.path, area.backingId ?? area.path, fdflags)
     else if (area.backingId !== undefined) shmid = files.sharedMemory(area.backingId)
@@ -217,6 +219,7 @@ export function areasFromVmas(vmas: VmaEntry[], files: FileEntry[]): AreaMap {
       growsDown: (vma.flags & MAP_GROWSDOWN) !== 0,
       lazyEligible: isLazyEligible(kind, vma.flags),
       path,
+      fileFlags: file ? (vma.fdflags ?? 0) : undefined,
       backingId: file || kind === 'shared-anon' ? String(vma.shmid) : undefined,
       offset: vma.pgoff,
     }
@@ -261,7 +264,7 @@ export class SkeletonMap {
     this.#mapAreas(of('map').filter(({ area }) => !kernelKinds.has(area.kind)))
     this.#skeleton.all([
       ...of('protect').map(({ first, nr, prot }): RemoteCall => {
-        return { name: 'mprotect', args: [addressOf(first), nr * pageBytes, prot] }
+        return { name: 'mprotect', args: [addressOf(first), nr * pageBytes, installProt(target.find(first), prot)] }
       }),
       ...of('advise').flatMap(({ first, nr, from, to }) => adviseCalls(first, nr, from, to)),
     ])
@@ -285,12 +288,24 @@ export class SkeletonMap {
     lifted.forEachRun((first, nr) => this.#register(first, nr))
   }
 
-  /** Locks what the workload had locked: last, because locking fills the areas. */
-  lock(): void {
-    const locked = this.#map.areas.filter((area) => (area.flags & MAP_LOCKED) !== 0)
+  /** When all pages are installed: takes away what was allowed for that, and locks what the workload had locked. */
+  finish(): void {
+    const { areas } = this.#map
     this.#skeleton.all(
+      areas
+        .filter((area) => installProt(area, area.prot) !== area.prot)
+        .map((area) => ({ name: 'mprotect', args: [addressOf(area.start), area.nrPages * pageBytes, area.prot] })),
+    )
+    const locked = areas.filter((area) => (area.flags & MAP_LOCKED) !== 0)
+    const results = this.#skeleton.batch(
       locked.map((area) => ({ name: 'mlock', args: [addressOf(area.start), area.nrPages * pageBytes] })),
     )
+    for (const [i, result] of results.entries()) {
+      // An area that cannot be read is locked all the same, but not filled (mlock(2): ENOMEM).
+      if (result < 0n && !(result === -ENOMEM && locked[i].prot === 0)) {
+        throw remoteError('mlock', Number(-result), this.#skeleton.pid)
+      }
+    }
   }
 
   #isKernelArea(page: number): boolean {
@@ -328,7 +343,10 @@ export class SkeletonMap {
         const fd = area.path === undefined ? -1 : (descriptors.get(fileKey(area)) ?? -1)
         // Offsets of anonymous areas mean nothing to mmap; of shared memory they are kept by mapping it whole.
         const offset = area.path === undefined ? 0n : area.offset
-        return { name: 'mmap', args: [addressOf(first), nr * pageBytes, area.prot, flags, fd, offset] }
+        return {
+          name: 'mmap',
+          args: [addressOf(first), nr * pageBytes, installProt(area, area.prot), flags, fd, offset],
+        }
       }),
     )
     for (const { first, nr, area } of changes) if (area.lazyEligible) this.#register(first, nr)
@@ -343,7 +361,7 @@ export class SkeletonMap {
     for (const area of areas) {
       if (area.path === undefined || descriptors.has(fileKey(area))) continue
       const path = this.#skeleton.write(Buffer.from(`${area.path}\0`))
-      descriptors.set(fileKey(area), Number(this.#skeleton.call('open', path, openFlags(area), 0)))
+      descriptors.set(fileKey(area), Number(this.#skeleton.call('open', path, area.fileFlags ?? 0, 0)))
     }
     return descriptors
   }
@@ -384,6 +402,7 @@ export class SkeletonMap {
 }
 
 const madvDontneed = 4
+const ENOMEM = 12n
 const mremapMayMoveFixed = 3
 
 function mremapCall(from: number, to: number, nrPages: number): RemoteCall {
@@ -391,13 +410,16 @@ function mremapCall(from: number, to: number, nrPages: number): RemoteCall {
   return { name: 'mremap', args: [addressOf(from), length, length, mremapMayMoveFixed, addressOf(to)] }
 }
 
-function openFlags(area: Area): number {
-  const writable = (area.flags & MAP_SHARED) !== 0 && (area.prot & PROT_WRITE) !== 0
-  return writable ? O_RDWR : 0
+/**
+ * Protection while pages are installed. /proc/PID/mem writes private memory whatever its protection is, shared
+ * memory only where the process itself could (FOLL_FORCE in mm/gup.c).
+ */
+function installProt(area: Area | undefined, prot: number): number {
+  return area?.kind === 'shared-anon' ? prot | PROT_READ | PROT_WRITE : prot
 }
 
 function fileKey(area: Area): string {
-  return `${openFlags(area)}:${area.path}`
+  return `${area.fileFlags}:${area.path}`
 }
 
 function adviseCalls(first: number, nr: number, from: number, to: number): RemoteCall[] {

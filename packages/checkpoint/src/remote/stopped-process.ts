@@ -2,6 +2,7 @@ import { closeSync, openSync, readFileSync } from 'node:fs'
 import { PageferryError, addressOf, isKernelError, pageBytes } from '@pageferry/base'
 import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
 import { readMaps } from '../proc/maps.js'
+import { readStat } from '../proc/stat.js'
 import { readStatus } from '../proc/status.js'
 import { readTids } from '../proc/tasks.js'
 import { codeBytes } from './exit-sequence.js'
@@ -195,6 +196,8 @@ function seize(tid: number): boolean {
   } catch (error) {
     if (isKernelError(error, 'ESRCH')) return false
     if (isKernelError(error, 'EPERM')) {
+      // So is a thread refused that is about to be gone (exit_state in ptrace_attach).
+      if (hasExited(tid)) return false
       throw new PageferryError(
         'NOT_PERMITTED',
         `thread ${tid} cannot be traced: it is traced already, or this is not root`,
@@ -202,6 +205,14 @@ function seize(tid: number): boolean {
       )
     }
     throw error
+  }
+}
+
+function hasExited(tid: number): boolean {
+  try {
+    return ['Z', 'X'].includes(readStat(tid).state)
+  } catch {
+    return true
   }
 }
 

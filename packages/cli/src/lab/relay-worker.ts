@@ -20,3 +20,5 @@ process.on('message', (target: { id: number; host: string; port: number }, serve
 })
 
 process.on('disconnect', () => process.exit(0))
+// The caller may have been killed before this was loaded; then nobody says so any more.
+if (!process.connected) process.exit(0)

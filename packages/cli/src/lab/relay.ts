@@ -24,7 +24,7 @@ export class Relay {
   static async start(host: HostState): Promise<Relay> {
     const args = [`--net=/proc/${host.init.pid}/ns/net`, process.execPath, workerPath]
     const child = spawn('nsenter', args, {
-      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+      stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
       // Ctrl-C goes to the whole foreground group; what it asks for may have to be said through here.
       detached: true,
     })
