@@ -102,13 +102,21 @@ function checkNamespaces(pid: number): Problem[] {
   return problems
 }
 
+/** A thread may have ended since it was listed; its children belong to another one now. */
+function childrenOf(pid: number, tid: number): string[] {
+  let text = ''
+  try {
+    text = readFileSync(`/proc/${pid}/task/${tid}/children`, 'utf8')
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if ((code !== 'ENOENT' && code !== 'ESRCH') || tid === pid) throw error
+  }
+  return text.split(' ').filter((child) => child !== '')
+}
+
 /** One process without children; more come with a later version. */
 function checkFamily(pid: number): Problem[] {
-  const children = readTids(pid).flatMap((tid) =>
-    readFileSync(`/proc/${pid}/task/${tid}/children`, 'utf8')
-      .split(' ')
-      .filter((child) => child !== ''),
-  )
+  const children = readTids(pid).flatMap((tid) => childrenOf(pid, tid))
   if (children.length === 0) return []
   return [{ what: `child processes ${children.join(', ')}`, reason: 'only single processes are moved yet' }]
 }

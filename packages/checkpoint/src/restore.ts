@@ -21,7 +21,7 @@ import { restoreDescriptors } from './kinds/descriptors.js'
 import { SkeletonMap, areasFromVmas } from './kinds/memory-map.js'
 import { restoreComm, restoreFromOutside, restoreLimits, restoreProcessState } from './kinds/process-state.js'
 import { restorePendingSignals, restoreSignalActions } from './kinds/signals.js'
-import { restoreRegisters, restoreScheduling, restoreThreadState } from './kinds/threads.js'
+import { restoreDeathSignal, restoreRegisters, restoreScheduling, restoreThreadState } from './kinds/threads.js'
 import { restoreTimers } from './kinds/timers.js'
 import { SkeletonProcess, skeletonScratchPages } from './remote/skeleton-process.js'
 import { SYS } from './remote/syscalls.js'
@@ -202,6 +202,7 @@ export class Restorer {
     for (const { tid, core } of threads) restoreThreadState(skeleton, tid, core)
     for (const { tid, core } of threads) {
       if (core.threadCore?.creds !== undefined) restoreCredentials(skeleton, tid, core.threadCore.creds)
+      restoreDeathSignal(skeleton, tid, core)
     }
     restoreDumpable(skeleton, mm)
     for (const { tid, nsTid, core } of threads) {

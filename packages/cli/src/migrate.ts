@@ -18,6 +18,8 @@ export interface MigrationOptions {
   bulkLanes?: number
   newPidNamespace?: boolean
   verify?: boolean
+  /** Default: the best that the source's kernel has. */
+  tracker?: 'wp-async' | 'soft-dirty' | 'page-hash'
   /** Directory on the destination that also receives the CRIU images. */
   imagesDir?: string
   /** Test hook of the restore-service. */
@@ -117,11 +119,11 @@ class Migration {
 
   async run(request: MigrationRequest, signal?: AbortSignal): Promise<MigrationResult> {
     const { source, destination } = this.#clients
-    const { pid, mode = 'hybrid', maxRounds, maxDowntimeMs, bulkLanes, verify, imagesDir } = request
+    const { pid, mode = 'hybrid', maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, imagesDir } = request
     const { newPidNamespace, injectFault } = request
     signal?.throwIfAborted()
     const created = await source.createMigration({
-      ...{ pid, mode, maxRounds, maxDowntimeMs, bulkLanes, verify },
+      ...{ pid, mode, maxRounds, maxDowntimeMs, bulkLanes, verify, tracker },
     })
     const { id, token, dataUrl } = created
     this.#note(created)

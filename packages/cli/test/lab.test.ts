@@ -98,8 +98,9 @@ t.test('processes in a host', async (t) => {
     })
 
     await t.test('are children of pid 1, which reaps them', async (t) => {
-      const { pid } = await lab.b.start(['sleep', '0.1'])
+      const { pid } = await lab.b.start(['sleep', '600'])
       t.equal((await lab.b.run(['ps', '-o', 'ppid=', '-p', String(pid)])).stdout.trim(), '1')
+      await lab.b.run(['kill', '-KILL', String(pid)])
       t.ok(await eventually(() => lab.b.outerPid(pid) === null), 'no zombie stays')
     })
 

@@ -398,7 +398,7 @@ export class SourceWorker {
   }
 
   async #precopy(signal: AbortSignal): Promise<void> {
-    this.#tracker = openTracker(this.#pid)
+    this.#tracker = openTracker(this.#pid, this.#spec.request.tracker)
     this.#log.info({ tracker: this.#tracker.kind }, 'tracking')
     this.#rounds = await runRounds({
       pid: this.#pid,

@@ -43,6 +43,8 @@ export const DumpRequestSchema = Type.Object(
     maxRounds: Type.Optional(Type.Integer({ minimum: 0, maximum: 1000 })),
     maxDowntimeMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 3_600_000 })),
     verify: Type.Optional(Type.Boolean()),
+    /** Default: the best that the source's kernel has. */
+    tracker: Type.Optional(Type.Enum(['wp-async', 'soft-dirty', 'page-hash'])),
     bulkLanes: Type.Optional(Type.Integer({ minimum: 1, maximum: 16 })),
   },
   strict,

@@ -48,34 +48,35 @@ export function dumpCredentials({ pid }: CaptureContext, thread: WorkloadThread)
 }
 
 /**
- * Order: what needs privileges first (groups, bounding set, ids under NO_SETUID_FIXUP), then the capability
- * sets, then the real securebits and no_new_privs. Securebits are set once before the sets shrink.
+ * Order: what needs privileges first. Ids change under NO_SETUID_FIXUP, then all capabilities are taken again for:
+ * the inheritable set (it may hold more than the bounding set, but only if it was there before), the ambient set
+ * (securebits may forbid to raise it later), the bounding set, securebits. The final sets shrink last.
  */
 export function restoreCredentials(skeleton: SkeletonProcess, tid: number, creds: CredsEntry): void {
   const groups = new Uint32Array(creds.groups ?? [])
   const call: SkeletonProcess['callIn'] = (t, name, ...args) => skeleton.callIn(t, name, ...args)
   call(tid, 'setgroups', groups.length, skeleton.write(new Uint8Array(groups.buffer)))
   const own = readStatus(skeleton.pid, tid)
-  const bounding = fromWords(creds.capBnd)
-  for (let cap = 0; cap < 64; cap++) {
-    const bit = 1n << BigInt(cap)
-    if ((own.capBounding & bit) !== 0n && (bounding & bit) === 0n) call(tid, 'prctl', prCapbsetDrop, cap, 0, 0, 0)
-  }
   call(tid, 'prctl', prSetSecurebits, securebitsDuringRestore, 0, 0, 0)
   call(tid, 'setresgid', creds.gid, creds.egid, creds.sgid)
   call(tid, 'setfsgid', creds.fsgid)
   call(tid, 'setresuid', creds.uid, creds.euid, creds.suid)
   call(tid, 'setfsuid', creds.fsuid)
-  // Securebits want CAP_SETPCAP, which the final sets may lack: regain the effective set, set, then shrink.
-  setCapabilities(skeleton, tid, own.capPermitted, own.capPermitted, fromWords(creds.capInh))
-  call(tid, 'prctl', prSetSecurebits, creds.secbits, 0, 0, 0)
   const inheritable = fromWords(creds.capInh)
-  setCapabilities(skeleton, tid, fromWords(creds.capEff), fromWords(creds.capPrm), inheritable)
-  const ambient = fromWords(creds.capAmb)
-  for (let cap = 0; cap < 64; cap++) {
-    if ((ambient & (1n << BigInt(cap))) !== 0n) call(tid, 'prctl', prCapAmbient, prCapAmbientRaise, cap, 0, 0)
+  setCapabilities(skeleton, tid, own.capPermitted, own.capPermitted, inheritable)
+  for (const cap of capabilitiesIn(fromWords(creds.capAmb))) {
+    call(tid, 'prctl', prCapAmbient, prCapAmbientRaise, cap, 0, 0)
   }
+  for (const cap of capabilitiesIn(own.capBounding & ~fromWords(creds.capBnd))) {
+    call(tid, 'prctl', prCapbsetDrop, cap, 0, 0, 0)
+  }
+  call(tid, 'prctl', prSetSecurebits, creds.secbits, 0, 0, 0)
+  setCapabilities(skeleton, tid, fromWords(creds.capEff), fromWords(creds.capPrm), inheritable)
   if (creds.noNewPrivs === 1) call(tid, 'prctl', prSetNoNewPrivs, 1, 0, 0, 0)
+}
+
+function capabilitiesIn(set: bigint): number[] {
+  return Array.from({ length: 64 }, (_, cap) => cap).filter((cap) => (set & (1n << BigInt(cap))) !== 0n)
 }
 
 function setCapabilities(

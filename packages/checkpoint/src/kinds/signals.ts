@@ -10,6 +10,7 @@ import { readStatus } from '../proc/status.js'
 const nrSignals = 64
 const sigKill = 9
 const sigStop = 19
+const sigChld = 17
 /** struct kernel_sigaction: handler, flags, restorer, mask */
 const sigactionBytes = 32
 const sigsetBytes = 8
@@ -20,8 +21,9 @@ export function dumpSignalActions({ pid, process }: CaptureContext): SaEntry[] {
   const entries: SaEntry[] = []
   for (let signal = 1; signal <= nrSignals; signal++) {
     if (signal === sigKill || signal === sigStop) continue
-    // The kernel lists what is caught or ignored; everything else is SIG_DFL, whose flags have no effect.
-    if ((set & (1n << BigInt(signal - 1))) === 0n) {
+    // The kernel lists what is caught or ignored; everything else is SIG_DFL, whose flags have no effect, but for
+    // SIGCHLD: SA_NOCLDWAIT and SA_NOCLDSTOP say what becomes of children.
+    if ((set & (1n << BigInt(signal - 1))) === 0n && signal !== sigChld) {
       entries.push({ sigaction: 0n, flags: 0n, restorer: 0n, mask: 0n })
       continue
     }

@@ -153,8 +153,13 @@ export function restoreThreadState(skeleton: SkeletonProcess, tid: number, core:
     stack.writeBigUInt64LE(sas.ssSize, 16)
     calls.push({ name: 'sigaltstack', args: [skeleton.write(stack), 0] })
   }
-  if (threadCore.pdeathSig) calls.push({ name: 'prctl', args: [prSetPdeathsig, threadCore.pdeathSig, 0, 0, 0] })
   skeleton.all(calls, tid)
+}
+
+/** A change of user ids resets it, so it comes behind the credentials (prctl(2), PR_SET_PDEATHSIG). */
+export function restoreDeathSignal(skeleton: SkeletonProcess, tid: number, core: CoreEntry): void {
+  const signal = required(core).threadCore.pdeathSig
+  if (signal) skeleton.callIn(tid, 'prctl', prSetPdeathsig, signal, 0, 0, 0)
 }
 
 /** From outside: scheduling. */

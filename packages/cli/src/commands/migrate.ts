@@ -12,6 +12,7 @@ export interface MigrationFlags {
   bulkLanes?: number
   newPidNamespace?: boolean
   verify?: boolean
+  tracker?: 'wp-async' | 'soft-dirty' | 'page-hash'
   images?: string
   report?: string
 }
@@ -23,9 +24,9 @@ interface MigrateFlags extends MigrationFlags {
 }
 
 export function migrationOptions(flags: MigrationFlags): MigrationOptions {
-  const { mode, maxRounds, maxDowntime: maxDowntimeMs, bulkLanes, newPidNamespace, verify, images } = flags
+  const { mode, maxRounds, maxDowntime: maxDowntimeMs, bulkLanes, newPidNamespace, verify, tracker, images } = flags
   const imagesDir = images === undefined ? undefined : resolve(images)
-  return { mode, maxRounds, maxDowntimeMs, bulkLanes, newPidNamespace, verify, imagesDir }
+  return { mode, maxRounds, maxDowntimeMs, bulkLanes, newPidNamespace, verify, tracker, imagesDir }
 }
 
 /** `migrate`: progress and report while and after it, a last sentence that says where the process is. */

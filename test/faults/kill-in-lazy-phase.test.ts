@@ -1,0 +1,107 @@
+// test-timeout-s: 900
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Lab, withLab } from '@pageferry/cli'
+import t from 'tap'
+import {
+  baseSeed,
+  Driver,
+  ended,
+  endsWellOn,
+  hasNoGap,
+  kill9,
+  nothingLeft,
+  randomFrom,
+  Restless,
+  reached,
+  type Started,
+  soak,
+} from './harness.js'
+
+/*
+ * Everything that can die is killed while the workload runs on the destination and its memory is still on the way:
+ * it must end with status 0 and right memory. The cable between the hosts is made slow, so that this phase lasts for
+ * seconds; the workload discards, moves and unmaps memory and forks all the time.
+ */
+
+const mib = 96
+/** The lazy phase is then a few seconds long. */
+const linkMbit = 200
+const rounds = soak ? 20 : 3
+
+async function slowLink(lab: Lab, mbit: number): Promise<void> {
+  const limit = `tc qdisc replace dev eth0 root tbf rate ${mbit}mbit burst 256kb latency 400ms`
+  const { status, stderr } = await lab.a.run(['sh', '-c', limit], { cwd: '/' })
+  if (status !== 0) throw new Error(`tc: ${stderr}`)
+}
+
+interface Victim {
+  name: string
+  /** What it takes to kill it once, and to bring back what nobody else restarts. */
+  strike(lab: Lab, driver: Driver, started: Started): Promise<void>
+}
+
+const victims: Victim[] = [
+  {
+    name: 'the restore worker',
+    strike: async (_lab, driver, { id }) => void kill9(driver.worker('b', 'destination', id)),
+  },
+  {
+    name: 'the restore-service',
+    strike: async (lab) => {
+      kill9(lab.b.services.get('destination')?.process.pid)
+      await sleep(200)
+      await lab.b.startService('destination')
+    },
+  },
+  { name: 'the dump worker', strike: async (_lab, driver, { id }) => void kill9(driver.worker('a', 'source', id)) },
+  {
+    name: 'the dump-service',
+    strike: async (lab) => {
+      kill9(lab.a.services.get('source')?.process.pid)
+      await sleep(200)
+      await lab.a.startService('source')
+    },
+  },
+]
+
+const only = process.env.PAGEFERRY_VICTIM
+
+t.test('kill -9 in the lazy phase', { timeout: 900_000 }, async (t) => {
+  for (const [v, victim] of victims.entries()) {
+    if (only !== undefined && !victim.name.includes(only)) continue
+    for (const kind of ['calm', 'wild'] as const) {
+      await t.test(`${victim.name}, ${kind}`, { timeout: 600_000 }, async (t) => {
+        await withLab(async (lab) => {
+          await slowLink(lab, linkMbit)
+          const driver = new Driver(lab)
+          for (let round = 0; round < rounds; round++) {
+            const seed = baseSeed + 1000 * v + round
+            const random = randomFrom(seed)
+            const workload = await Restless.start(lab, { mib, kind })
+            const started = await driver.start(workload.pid, { mode: 'postcopy', newPidNamespace: round % 2 === 1 })
+            await reached(started.destination, started.id, ['running'])
+            if (kind === 'wild') workload.fork(true)
+            const kills = 1 + Math.floor(random() * 3)
+            for (let kill = 0; kill < kills; kill++) {
+              await sleep(random() * 1000)
+              await victim.strike(lab, driver, started)
+            }
+            await workload.runs()
+            workload.fork(false)
+            const source = await ended(started.source, started.id, 120_000)
+            const destination = await ended(started.destination, started.id, 120_000)
+            t.equal(source.state, 'finished', `seed ${seed}: ${kills} kills: ${JSON.stringify(source.error)}`)
+            t.equal(destination.state, 'finished', `${JSON.stringify(destination.error)}`)
+            const { verify } = destination.report as { verify: { mismatches: number } | null }
+            t.equal(verify?.mismatches ?? 0, 0, `pages compared: ${JSON.stringify(verify)}`)
+            await endsWellOn(lab, workload, started.id)
+            t.ok(hasNoGap(workload), 'its log goes on without a gap')
+            await nothingLeft(lab, [], 40_000)
+            workload.remove()
+            if (!t.passing()) break
+          }
+        })
+      })
+    }
+  }
+})
