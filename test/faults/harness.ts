@@ -14,6 +14,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { type HostName, type Lab, type MigrationOptions, waitForExit } from '@pageferry/cli'
+import type { Test } from 'tap'
 import { type CreatedMigration, isFinal, type Role, ServiceClient, type Status } from '@pageferry/service'
 
 /** `PAGEFERRY_SEED` repeats a run that failed; every test prints its seed. */
@@ -333,4 +334,32 @@ function processesIn(directory: string): number[] {
   } catch {
     return []
   }
+}
+
+/** What the services and their workers wrote last, for a failure. */
+export function logsOf(lab: Lab, nrLines = 40): string {
+  return [lab.a, lab.b]
+    .flatMap((host) => ['source', 'destination'].map((role) => join(host.directory, `${role}.log`)))
+    .filter((path) => existsSync(path))
+    .map((path) => `${path}\n${readFileSync(path, 'utf8').split('\n').slice(-nrLines).map(shorten).join('\n')}`)
+    .join('\n')
+}
+
+function shorten(line: string): string {
+  try {
+    const { time, name, msg, level: _level, pid, hostname: _hostname, ...rest } = JSON.parse(line)
+    return `${time} ${name} ${pid} ${msg} ${JSON.stringify(rest)}`.slice(0, 400)
+  } catch {
+    return line.slice(0, 400)
+  }
+}
+
+/** Runs the body of a test; when it fails, the logs come with it. */
+export async function explained(t: Test, lab: Lab, body: () => Promise<void>): Promise<void> {
+  try {
+    await body()
+  } catch (error) {
+    t.fail((error as Error).message)
+  }
+  if (!t.passing()) t.comment(logsOf(lab))
 }

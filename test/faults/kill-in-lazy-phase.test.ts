@@ -7,6 +7,7 @@ import {
   Driver,
   ended,
   endsWellOn,
+  explained,
   hasNoGap,
   kill9,
   nothingLeft,
@@ -26,7 +27,7 @@ import {
 const mib = 96
 /** The lazy phase is then a few seconds long. */
 const linkMbit = 200
-const rounds = soak ? 20 : 3
+const rounds = Number(process.env.PAGEFERRY_ROUNDS ?? (soak ? 20 : 3))
 
 async function slowLink(lab: Lab, mbit: number): Promise<void> {
   const limit = `tc qdisc replace dev eth0 root tbf rate ${mbit}mbit burst 256kb latency 400ms`
@@ -71,7 +72,7 @@ t.test('kill -9 in the lazy phase', { timeout: 900_000 }, async (t) => {
     if (only !== undefined && !victim.name.includes(only)) continue
     for (const kind of ['calm', 'wild'] as const) {
       await t.test(`${victim.name}, ${kind}`, { timeout: 600_000 }, async (t) => {
-        await withLab(async (lab) => {
+        await withLab((lab) => explained(t, lab, async () => {
           await slowLink(lab, linkMbit)
           const driver = new Driver(lab)
           for (let round = 0; round < rounds; round++) {
@@ -100,7 +101,7 @@ t.test('kill -9 in the lazy phase', { timeout: 900_000 }, async (t) => {
             workload.remove()
             if (!t.passing()) break
           }
-        })
+        }))
       })
     }
   }

@@ -1,6 +1,6 @@
 import { pageOf } from '@pageferry/base'
-import { type CoreEntry, IMG_VERSION, Lsm, type MmEntry, encodeImage, imageFileName } from '@pageferry/images'
-import { type AreaMap, PageSet, carriesPages } from '@pageferry/memory'
+import { type CoreEntry, encodeImage, IMG_VERSION, imageFileName, Lsm, type MmEntry } from '@pageferry/images'
+import { type AreaMap, carriesPages, PageSet } from '@pageferry/memory'
 import type { CaptureContext } from './capture-context.js'
 import { dumpAddressSpace } from './kinds/address-space.js'
 import { clocksOf, toTimens } from './kinds/clocks.js'
@@ -60,12 +60,14 @@ export function captureProcess(process: StoppedProcess, map: AreaMap, files: Fil
   const images = [
     named(
       'inventory',
-      encodeImage('inventory', { imgVersion: IMG_VERSION, fdinfoPerId: true, rootIds: ownIds, lsmtype: Lsm.NO_LSM }),
+      encodeImage('inventory', {
+        imgVersion: IMG_VERSION,
+        fdinfoPerId: true,
+        rootIds: ownIds,
+        lsmtype: Lsm.NO_LSM,
+      }),
     ),
-    named(
-      'pstree',
-      encodeImage('pstree', [{ pid: nsPid, ppid: 0, pgid: nsPid, sid: nsPid, threads: tids }]),
-    ),
+    named('pstree', encodeImage('pstree', [{ pid: nsPid, ppid: 0, pgid: nsPid, sid: nsPid, threads: tids }])),
     ...[...cores].map(([tid, core]) => named('core', encodeImage('core', core), tid)),
     named('ids', encodeImage('ids', ownIds), nsPid),
     mmImage(nsPid, mm),

@@ -32,7 +32,9 @@ function hierarchy(): Hierarchy {
     .map((line) => line.split(' '))
   const v2 = mounts.find((fields) => fields.at(-3) === 'cgroup2')
   if (v2 !== undefined) return { version: 2, mount: v2[4], root: v2[3] }
-  const v1 = mounts.find((fields) => fields.at(-3) === 'cgroup' && fields.at(-1)?.split(',').includes('freezer'))
+  const v1 = mounts.find(
+    (fields) => fields.at(-3) === 'cgroup' && fields.at(-1)?.split(',').includes('freezer'),
+  )
   if (v1 !== undefined) return { version: 1, mount: v1[4], root: v1[3] }
   throw new PageferryError(
     'UNSUPPORTED_HOST',

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
-import { openSync, closeSync, readFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync } from 'node:fs'
 import { arch, release } from 'node:os'
-import { PageferryError, addressOf, pageBytes } from '@pageferry/base'
+import { addressOf, PageferryError, pageBytes } from '@pageferry/base'
 import { memory as kernelMemory, processes } from '@pageferry/kernel'
 import { bootId } from './kinds/clocks.js'
 import { readMaps } from './proc/maps.js'
@@ -22,7 +22,9 @@ export interface HostFacts {
 export function hostFacts(): HostFacts {
   const maps = readMaps(process.pid)
   const vdso = maps.find((area) => area.name === '[vdso]')
-  const vvar = maps.filter((area) => area.name.startsWith('[vvar')).reduce((sum, area) => sum + area.nrPages, 0)
+  const vvar = maps
+    .filter((area) => area.name.startsWith('[vvar'))
+    .reduce((sum, area) => sum + area.nrPages, 0)
   const code = Buffer.alloc((vdso?.nrPages ?? 0) * pageBytes)
   if (vdso !== undefined) {
     const memFd = openSync('/proc/self/mem', 'r')
@@ -35,7 +37,8 @@ export function hostFacts(): HostFacts {
     kernelRelease: release(),
     machine: arch(),
     bootId: bootId(),
-    vdsoSha256: code.length === 0 ? new Uint8Array(0) : new Uint8Array(createHash('sha256').update(code).digest()),
+    vdsoSha256:
+      code.length === 0 ? new Uint8Array(0) : new Uint8Array(createHash('sha256').update(code).digest()),
     xcr0: features.xcr0,
     xsaveBytes: features.size,
     cpuFlags: flags.split(' ').filter((flag) => flag !== ''),
@@ -52,7 +55,10 @@ export function checkHosts(source: HostFacts, destination: HostFacts): void {
   if (source.machine !== destination.machine) {
     refuse(`the source is ${source.machine}, the destination ${destination.machine}`)
   }
-  if (!Buffer.from(source.vdsoSha256).equals(destination.vdsoSha256) || source.vvarPages !== destination.vvarPages) {
+  if (
+    !Buffer.from(source.vdsoSha256).equals(destination.vdsoSha256) ||
+    source.vvarPages !== destination.vvarPages
+  ) {
     refuse(
       `the kernels' vdso differ (source ${source.kernelRelease}, destination ${destination.kernelRelease}): ` +
         'both machines need the same kernel build',

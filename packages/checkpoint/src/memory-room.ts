@@ -14,7 +14,10 @@ export interface MemoryRoom {
  */
 export function memoryRoom(): MemoryRoom {
   const available = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1]
-  let room: MemoryRoom = { bytes: Number(available ?? 0) * 1024, limitedBy: 'available memory of the machine' }
+  let room: MemoryRoom = {
+    bytes: Number(available ?? 0) * 1024,
+    limitedBy: 'available memory of the machine',
+  }
   for (const directory of memoryCgroups()) {
     const limit = Number(readFileSync(`${directory}/memory.limit_in_bytes`, 'utf8'))
     const used = Number(readFileSync(`${directory}/memory.usage_in_bytes`, 'utf8'))

@@ -26,7 +26,8 @@ export function neededFiles(pid: number): NeededFile[] {
     })
   }
   for (const area of readMaps(pid)) {
-    if (!area.name.startsWith('/') || area.name.endsWith(' (deleted)') || area.name.startsWith('/dev/zero')) continue
+    if (!area.name.startsWith('/') || area.name.endsWith(' (deleted)') || area.name.startsWith('/dev/zero'))
+      continue
     add(area.name, area.shared && area.write, true)
   }
   const accessMode = 3
@@ -42,7 +43,12 @@ export function checkNeededFiles(files: NeededFile[]): void {
     const stat = tryStat(file.path)
     if (stat === null) return [{ what: file.path, reason: 'the destination has no such file' }]
     if (file.exactSize && stat.size !== file.bytes) {
-      return [{ what: file.path, reason: `it has ${stat.size} bytes on the destination and ${file.bytes} on the source` }]
+      return [
+        {
+          what: file.path,
+          reason: `it has ${stat.size} bytes on the destination and ${file.bytes} on the source`,
+        },
+      ]
     }
     return []
   })

@@ -35,6 +35,13 @@ export function preflight(pid: number): Preflight {
     if (code === 'ENOENT' || code === 'ESRCH') {
       throw new PageferryError('NO_SUCH_PROCESS', `process ${pid} has exited`, { cause: error })
     }
+    if (code === 'EACCES' || code === 'EPERM') {
+      throw new PageferryError(
+        'NOT_PERMITTED',
+        `process ${pid} cannot be inspected (${(error as Error).message}): it is init of this machine, or a security module protects it`,
+        { cause: error },
+      )
+    }
     throw error
   }
 }
@@ -52,7 +59,10 @@ function inspect(pid: number): Preflight {
     return { workload, problems: [{ what: `process ${pid}`, reason: 'it is a kernel thread' }] }
   }
   if (stat.state === 'Z' || stat.state === 'X') {
-    return { workload, problems: [{ what: `process ${pid}`, reason: 'it has exited and waits to be reaped' }] }
+    return {
+      workload,
+      problems: [{ what: `process ${pid}`, reason: 'it has exited and waits to be reaped' }],
+    }
   }
   const problems: Problem[] = [
     ...checkTask(pid, stat, status),
@@ -69,15 +79,25 @@ function inspect(pid: number): Preflight {
   return { workload, problems }
 }
 
-function checkTask(pid: number, stat: ReturnType<typeof readStat>, status: ReturnType<typeof readStatus>): Problem[] {
+function checkTask(
+  pid: number,
+  stat: ReturnType<typeof readStat>,
+  status: ReturnType<typeof readStatus>,
+): Problem[] {
   const what = `process ${pid}`
   const problems: Problem[] = []
   const add = (condition: boolean, reason: string): void => {
     if (condition) problems.push({ what, reason })
   }
-  add(status.tracerPid !== 0, `it is traced by process ${status.tracerPid} (a debugger, strace?): detach that first`)
+  add(
+    status.tracerPid !== 0,
+    `it is traced by process ${status.tracerPid} (a debugger, strace?): detach that first`,
+  )
   add(stat.state === 'T' || stat.state === 't', 'it is stopped: send it SIGCONT first')
-  add(stat.session !== pid || stat.pgrp !== pid, `it belongs to session ${stat.session} of another process: start it with setsid`)
+  add(
+    stat.session !== pid || stat.pgrp !== pid,
+    `it belongs to session ${stat.session} of another process: start it with setsid`,
+  )
   add(stat.ttyNr !== 0, 'it has a controlling terminal: start it with setsid, input and output redirected')
   add(status.seccomp !== 0, 'a seccomp filter is active, which cannot be rebuilt yet')
   add(status.coreDumping, 'it is dumping core')
@@ -96,7 +116,10 @@ function checkNamespaces(pid: number): Problem[] {
   const problems: Problem[] = []
   for (const name of namespaces) {
     if (readlinkSync(`/proc/${pid}/ns/${name}`) !== readlinkSync(`/proc/self/ns/${name}`)) {
-      problems.push({ what: `${name} namespace`, reason: 'the process is in another one than the dump service' })
+      problems.push({
+        what: `${name} namespace`,
+        reason: 'the process is in another one than the dump service',
+      })
     }
   }
   return problems

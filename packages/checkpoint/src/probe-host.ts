@@ -34,13 +34,33 @@ export function probeHost(): HostProbe {
       'matters only without write-protect tracking',
     ),
     ...uffdFeatures(),
-    feature('cgroup freezer', works(() => Freezer.atTop('probe')), 'nothing can be moved from or to this host'),
+    feature(
+      'cgroup freezer',
+      works(() => Freezer.atTop('probe')),
+      'nothing can be moved from or to this host',
+    ),
     feature('pidfd_getfd (Linux 5.6)', works(probePidfd), 'descriptors cannot be captured'),
-    feature('time namespaces (Linux 5.6)', existsSync('/proc/self/ns/time'), 'CLOCK_MONOTONIC jumps to that of the new host'),
-    feature('checkpoint/restore calls', existsSync('/proc/self/map_files'), 'executable links and pids cannot be restored'),
-    feature('skeleton and keeper programs', works(() => paths.skeleton) && works(() => paths.keeper), 'run "npm run setup"'),
+    feature(
+      'time namespaces (Linux 5.6)',
+      existsSync('/proc/self/ns/time'),
+      'CLOCK_MONOTONIC jumps to that of the new host',
+    ),
+    feature(
+      'checkpoint/restore calls',
+      existsSync('/proc/self/map_files'),
+      'executable links and pids cannot be restored',
+    ),
+    feature(
+      'skeleton and keeper programs',
+      works(() => paths.skeleton) && works(() => paths.keeper),
+      'run "npm run setup"',
+    ),
     feature('extended registers (XSAVE)', processes.cpuXfeatures().xcr0 !== 0n, 'registers cannot be moved'),
-    feature('capabilities', hasCapabilities(), 'CAP_SYS_ADMIN, CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE are needed'),
+    feature(
+      'capabilities',
+      hasCapabilities(),
+      'CAP_SYS_ADMIN, CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE are needed',
+    ),
   ]
   return { kernelRelease: release(), features }
 }
@@ -89,7 +109,11 @@ function uffdFeatures(): HostFeature[] {
       ),
       'no post-copy: the workload could not change its memory map meanwhile',
     ),
-    feature('userfaultfd thread ids', has(uffd.UFFD_FEATURE_THREAD_ID), 'prefetching cannot tell threads apart'),
+    feature(
+      'userfaultfd thread ids',
+      has(uffd.UFFD_FEATURE_THREAD_ID),
+      'prefetching cannot tell threads apart',
+    ),
   ]
 }
 

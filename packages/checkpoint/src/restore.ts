@@ -1,33 +1,37 @@
-import { closeSync } from 'node:fs'
-import { PageferryError, addressOf, pageBytes } from '@pageferry/base'
-import { type KeeperClient, fds, memory as kernelMemory, ptrace, uffd } from '@pageferry/kernel'
+import { closeSync, openSync } from 'node:fs'
+import { addressOf, PageferryError, pageBytes } from '@pageferry/base'
 import {
   type CoreEntry,
+  decodeImage,
+  type FdinfoEntry,
   type FileEntry,
   type FsEntry,
-  type MmEntry,
-  type PstreeEntry,
-  type FdinfoEntry,
-  type PipeData,
-  type TaskCoreEntry,
-  decodeImage,
   imageFileName,
+  type MmEntry,
+  type PipeData,
+  type PstreeEntry,
+  type TaskCoreEntry,
 } from '@pageferry/images'
+import { fds, type KeeperClient, memory as kernelMemory, ptrace, uffd } from '@pageferry/kernel'
 import { type AreaMap, PageSet } from '@pageferry/memory'
 import type { Freezer } from './freezer.js'
 import { restoreAddressSpace, restoreDumpable } from './kinds/address-space.js'
 import { restoreCredentials } from './kinds/credentials.js'
 import { restoreDescriptors } from './kinds/descriptors.js'
-import { SkeletonMap, areasFromVmas } from './kinds/memory-map.js'
+import { areasFromVmas, SkeletonMap } from './kinds/memory-map.js'
 import { restoreComm, restoreFromOutside, restoreLimits, restoreProcessState } from './kinds/process-state.js'
 import { restorePendingSignals, restoreSignalActions } from './kinds/signals.js'
-import { restoreDeathSignal, restoreRegisters, restoreScheduling, restoreThreadState } from './kinds/threads.js'
+import {
+  restoreDeathSignal,
+  restoreRegisters,
+  restoreScheduling,
+  restoreThreadState,
+} from './kinds/threads.js'
 import { restoreTimers } from './kinds/timers.js'
 import { SkeletonProcess, skeletonScratchPages } from './remote/skeleton-process.js'
 import { SYS } from './remote/syscalls.js'
 import { walkArea } from './trackers/pagemap-walk.js'
 import { trackedAreas } from './trackers/tracker.js'
-import { openSync } from 'node:fs'
 
 const { REG } = ptrace
 
@@ -209,7 +213,12 @@ export class Restorer {
       const target = { tid, nsTid, nsPid: this.nsPid, shared: false }
       restorePendingSignals(skeleton, core.threadCore?.signalsP, target)
     }
-    restorePendingSignals(skeleton, task.signalsS, { tid: this.pid, nsTid: 0, nsPid: this.nsPid, shared: true })
+    restorePendingSignals(skeleton, task.signalsS, {
+      tid: this.pid,
+      nsTid: 0,
+      nsPid: this.nsPid,
+      shared: true,
+    })
     if (task.timers !== undefined) restoreTimers(skeleton, task.timers)
     for (const { tid, core } of threads) {
       restoreScheduling(tid, core)
@@ -232,7 +241,8 @@ export class Restorer {
     regs[REG.rsi] = BigInt(skeletonScratchPages * pageBytes)
     ptrace.setRegs(this.pid, regs)
     const { result } = ptrace.syscallStep(this.pid, syscallTimeoutMs)
-    if (result !== 0n) throw new PageferryError('KERNEL', `munmap of the scratch area failed with errno ${-result}`)
+    if (result !== 0n)
+      throw new PageferryError('KERNEL', `munmap of the scratch area failed with errno ${-result}`)
   }
 
   #findSyscallInstruction(): bigint {

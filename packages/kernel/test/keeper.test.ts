@@ -14,6 +14,7 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import { packageRoot } from '../src/addon.js'
 import * as fds from '../src/fds.js'
@@ -174,7 +175,7 @@ t.test('survives its launcher and keeps nothing of it', async (t) => {
     stdio: ['ignore', 'pipe', 'inherit', 'ignore', leaked, leaked],
   })
   closeSync(leaked)
-  await once(launcher.stdout, 'data')
+  await once(launcher.stdout as Readable, 'data')
   const client = connectKeeper(dir)
   const { pid } = spawned(t, client, 0)
   const keeper = Number(status(pid, 'PPid'))

@@ -1,7 +1,7 @@
 import { readFileSync, readlinkSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
-import type { AreaMap } from '@pageferry/memory'
 import type { FileEntry, MmEntry } from '@pageferry/images'
+import type { AreaMap } from '@pageferry/memory'
 import type { CaptureContext } from '../capture-context.js'
 import { readStat } from '../proc/stat.js'
 import { readStatus } from '../proc/status.js'
@@ -70,7 +70,9 @@ export function restoreAddressSpace(skeleton: SkeletonProcess, mm: MmEntry, file
   // A skeleton of a skeleton (rehearsal.ts) has its link already, and the kernel refuses to replace a file by
   // itself while it is mapped.
   const isOwn = readlinkSync(`/proc/${skeleton.pid}/exe`) === exePath
-  const exe = isOwn ? -1 : Number(skeleton.call('open', skeleton.write(Buffer.from(`${exePath}\0`)), O_CLOEXEC, 0))
+  const exe = isOwn
+    ? -1
+    : Number(skeleton.call('open', skeleton.write(Buffer.from(`${exePath}\0`)), O_CLOEXEC, 0))
   const auxv = Buffer.alloc(mm.mmSavedAuxv.length * 8)
   for (const [i, word] of mm.mmSavedAuxv.entries()) auxv.writeBigUInt64LE(word, i * 8)
   const fields = [

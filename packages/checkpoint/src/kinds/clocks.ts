@@ -1,6 +1,6 @@
 import { readFileSync, readlinkSync } from 'node:fs'
-import { processes } from '@pageferry/kernel'
 import type { TimensEntry } from '@pageferry/images'
+import { processes } from '@pageferry/kernel'
 
 /** CLOCK_MONOTONIC and CLOCK_BOOTTIME as a process sees them: time_namespaces(7). All in ns. */
 

@@ -1,8 +1,8 @@
 import type { CredsEntry } from '@pageferry/images'
 import type { CaptureContext } from '../capture-context.js'
 import { readStatus } from '../proc/status.js'
-import type { WorkloadThread } from '../remote/workload-thread.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
+import type { WorkloadThread } from '../remote/workload-thread.js'
 
 /** Credentials of one thread (credentials(7), capabilities(7)): each thread has its own in the kernel. */
 
@@ -96,4 +96,3 @@ function setCapabilities(
   const address = skeleton.write(bytes)
   skeleton.callIn(tid, 'capset', address, address + 8n)
 }
-

@@ -1,7 +1,7 @@
 import { closeSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
+import { type FdinfoEntry, FdType, type FileEntry, type PipeData } from '@pageferry/images'
 import { fds } from '@pageferry/kernel'
-import { FdType, type FdinfoEntry, type FileEntry, type PipeData } from '@pageferry/images'
 import type { Problem } from '../capture-context.js'
 import { type FdInfo, readFds } from '../proc/fdinfo.js'
 import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
@@ -60,7 +60,10 @@ export function checkDescriptors(pid: number): Problem[] {
 /** Whether something may write the workload's memory without any tracker noticing. */
 export function hasUntrackedWriters(pid: number): boolean {
   return readFds(pid).some(
-    (info) => escapesTracking(info) || info.target.includes('[io_uring]') || info.target.startsWith('/dev/infiniband'),
+    (info) =>
+      escapesTracking(info) ||
+      info.target.includes('[io_uring]') ||
+      info.target.startsWith('/dev/infiniband'),
   )
 }
 
@@ -91,9 +94,14 @@ export function dumpDescriptors(pid: number, pidfd: number, files: FileTable): D
           pipesData.push(dumpPipeData(copy, pipe))
         }
       } else {
-        const problem = isRegularFile(info) ? checkRegularFile(info, copy) : { what: info.target, reason: 'unknown' }
+        const problem = isRegularFile(info)
+          ? checkRegularFile(info, copy)
+          : { what: info.target, reason: 'unknown' }
         if (problem !== null) {
-          throw new PageferryError('WORKLOAD_CHANGED', `descriptor ${info.fd} cannot be moved: ${problem.reason}`)
+          throw new PageferryError(
+            'WORKLOAD_CHANGED',
+            `descriptor ${info.fd} cannot be moved: ${problem.reason}`,
+          )
         }
         dumpRegularFile(info, copy, id, files)
       }
@@ -119,10 +127,12 @@ export function restoreDescriptors(
   const descriptors = restorePipes(pipes, pipesData)
   try {
     for (const file of open) {
-      if (file.reg !== undefined && file.type === FdType.REG) descriptors.set(file.id, restoreRegularFile(file.reg))
+      if (file.reg !== undefined && file.type === FdType.REG)
+        descriptors.set(file.id, restoreRegularFile(file.reg))
     }
     for (const id of used) {
-      if (!descriptors.has(id)) throw new PageferryError('PROTOCOL', `descriptors refer to the unknown file ${id}`)
+      if (!descriptors.has(id))
+        throw new PageferryError('PROTOCOL', `descriptors refer to the unknown file ${id}`)
     }
     const ids = [...descriptors.keys()]
     const top = Math.max(63, ...fdinfo.map((entry) => entry.fd)) + 1

@@ -1,13 +1,13 @@
-import { PageferryError, addressOf, pageBytes, pageOf } from '@pageferry/base'
-import { uffd } from '@pageferry/kernel'
+import { addressOf, PageferryError, pageBytes, pageOf } from '@pageferry/base'
 import { type FileEntry, VMA_STATUS, type VmaEntry } from '@pageferry/images'
-import { type Area, type AreaChange, type AreaKind, AreaMap, PageSet, diffAreas } from '@pageferry/memory'
+import { uffd } from '@pageferry/kernel'
+import { type Area, type AreaChange, type AreaKind, AreaMap, diffAreas, PageSet } from '@pageferry/memory'
 import type { Problem } from '../capture-context.js'
 import type { MapsLine, VmFlags } from '../proc/maps.js'
 import { readMaps } from '../proc/maps.js'
-import { type FileTable, regularFilePath } from './file-table.js'
 import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
 import { remoteError } from '../remote/workload-thread.js'
+import { type FileTable, regularFilePath } from './file-table.js'
 
 /** The memory map: /proc/PID/maps on the source, CRIU's vma entries on the wire, mmap(2) in the skeleton. */
 
@@ -264,7 +264,10 @@ export class SkeletonMap {
     this.#mapAreas(of('map').filter(({ area }) => !kernelKinds.has(area.kind)))
     this.#skeleton.all([
       ...of('protect').map(({ first, nr, prot }): RemoteCall => {
-        return { name: 'mprotect', args: [addressOf(first), nr * pageBytes, installProt(target.find(first), prot)] }
+        return {
+          name: 'mprotect',
+          args: [addressOf(first), nr * pageBytes, installProt(target.find(first), prot)],
+        }
       }),
       ...of('advise').flatMap(({ first, nr, from, to }) => adviseCalls(first, nr, from, to)),
     ])
@@ -294,7 +297,10 @@ export class SkeletonMap {
     this.#skeleton.all(
       areas
         .filter((area) => installProt(area, area.prot) !== area.prot)
-        .map((area) => ({ name: 'mprotect', args: [addressOf(area.start), area.nrPages * pageBytes, area.prot] })),
+        .map((area) => ({
+          name: 'mprotect',
+          args: [addressOf(area.start), area.nrPages * pageBytes, area.prot],
+        })),
     )
     const locked = areas.filter((area) => (area.flags & MAP_LOCKED) !== 0)
     const results = this.#skeleton.batch(

@@ -1,7 +1,7 @@
 import { closeSync, readSync, writeSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
-import { fds } from '@pageferry/kernel'
 import type { PipeData, PipeEntry } from '@pageferry/images'
+import { fds } from '@pageferry/kernel'
 import type { FdInfo } from '../proc/fdinfo.js'
 import { noOwner } from './file-table.js'
 
@@ -66,7 +66,8 @@ export function restorePipes(entries: PipeEntry[], contents: PipeData[]): Map<nu
       const write = isWriteEnd(entry.flags)
       const taken: number | null = write ? freeWrite : freeRead
       const end: number =
-        taken ?? fds.open(`/proc/self/fd/${write ? writeEnd : readEnd}`, (entry.flags & O_ACCMODE) | O_CLOEXEC)
+        taken ??
+        fds.open(`/proc/self/fd/${write ? writeEnd : readEnd}`, (entry.flags & O_ACCMODE) | O_CLOEXEC)
       if (write) freeWrite = null
       else freeRead = null
       fds.fcntl(end, fds.F_SETFL, entry.flags & ~O_ACCMODE)

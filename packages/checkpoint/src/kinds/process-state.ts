@@ -1,6 +1,12 @@
 import { readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
-import { type FsEntry, type FileEntry, type RlimitEntry, type TaskCoreEntry, TASK_STATE } from '@pageferry/images'
+import {
+  type FileEntry,
+  type FsEntry,
+  type RlimitEntry,
+  TASK_STATE,
+  type TaskCoreEntry,
+} from '@pageferry/images'
 import type { CaptureContext } from '../capture-context.js'
 import { readLimits } from '../proc/limits.js'
 import { readStat } from '../proc/stat.js'
@@ -47,7 +53,10 @@ export function restoreLimits(skeleton: SkeletonProcess, state: TaskCoreEntry): 
   const table = new BigUint64Array(limits.flatMap(({ cur, max }) => [cur, max]))
   const address = skeleton.write(new Uint8Array(table.buffer))
   const results = skeleton.batch(
-    limits.map((_, resource) => ({ name: 'prlimit64', args: [0, resource, address + BigInt(16 * resource), 0] })),
+    limits.map((_, resource) => ({
+      name: 'prlimit64',
+      args: [0, resource, address + BigInt(16 * resource), 0],
+    })),
   )
   for (const [resource, result] of results.entries()) {
     if (result === 0n) continue

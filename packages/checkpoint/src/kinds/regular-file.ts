@@ -1,7 +1,7 @@
 import { closeSync, fstatSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
-import { fds } from '@pageferry/kernel'
 import type { RegFileEntry } from '@pageferry/images'
+import { fds } from '@pageferry/kernel'
 import type { Problem } from '../capture-context.js'
 import type { FdInfo } from '../proc/fdinfo.js'
 import { type FileTable, noOwner } from './file-table.js'

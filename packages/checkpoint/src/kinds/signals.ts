@@ -1,8 +1,8 @@
-import { ptrace } from '@pageferry/kernel'
 import type { SaEntry, SignalQueueEntry } from '@pageferry/images'
+import { ptrace } from '@pageferry/kernel'
 import type { CaptureContext } from '../capture-context.js'
-import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
 import { readStatus } from '../proc/status.js'
+import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
 
 /** Signal actions and pending signals (sigaction(2), rt_sigqueueinfo(2)). */
 

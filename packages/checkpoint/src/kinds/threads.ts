@@ -1,16 +1,16 @@
 import { PageferryError } from '@pageferry/base'
-import { processes, ptrace } from '@pageferry/kernel'
 import {
   type CoreEntry,
-  Machine,
-  type ThreadCoreEntry,
-  type ThreadInfoX86,
   entryToRegs,
   fpregsToXstate,
+  Machine,
   regsToEntry,
+  type ThreadCoreEntry,
+  type ThreadInfoX86,
   xstateLayoutOf,
   xstateToFpregs,
 } from '@pageferry/images'
+import { processes, ptrace } from '@pageferry/kernel'
 import type { CaptureContext } from '../capture-context.js'
 import { readStat } from '../proc/stat.js'
 import { withRemainingTime } from '../remote/interrupted.js'
@@ -55,7 +55,11 @@ export function dumpThread(context: CaptureContext, thread: WorkloadThread): Cor
     schedPolicy: scheduler.policy,
     schedPrio: scheduler.priority,
     blkSigset: thread.mask,
-    sas: { ssSp: stack.readBigUInt64LE(0), ssFlags: stack.readUInt32LE(8), ssSize: stack.readBigUInt64LE(16) },
+    sas: {
+      ssSp: stack.readBigUInt64LE(0),
+      ssFlags: stack.readUInt32LE(8),
+      ssSize: stack.readBigUInt64LE(16),
+    },
     pdeathSig: pdeathsig,
     signalsP: dumpPendingSignals(tid, false),
     creds: dumpCredentials(context, thread),
@@ -68,7 +72,10 @@ export function dumpThread(context: CaptureContext, thread: WorkloadThread): Cor
   return { mtype: Machine.X86_64, threadInfo, threadCore }
 }
 
-function dumpRobustList({ process }: CaptureContext, thread: WorkloadThread): { address: bigint; length: number } {
+function dumpRobustList(
+  { process }: CaptureContext,
+  thread: WorkloadThread,
+): { address: bigint; length: number } {
   thread.call('get_robust_list', 0, process.scratch, process.scratch + 8n)
   const bytes = process.read(process.scratch, 16)
   return { address: bytes.readBigUInt64LE(0), length: Number(bytes.readBigUInt64LE(8)) }
@@ -78,7 +85,8 @@ function dumpRobustList({ process }: CaptureContext, thread: WorkloadThread): { 
 function movableRegisters({ process }: CaptureContext, thread: WorkloadThread): BigUint64Array {
   const before = process.preStop.get(thread.tid)
   const nr = before?.nr ?? thread.interruptedIn
-  const elapsed = before === undefined ? 0n : processes.clockGettime(processes.CLOCK_MONOTONIC) - before.beganNs
+  const elapsed =
+    before === undefined ? 0n : processes.clockGettime(processes.CLOCK_MONOTONIC) - before.beganNs
   const { regs, timespec } = withRemainingTime(thread.regs, nr, elapsed > 0n ? elapsed : 0n, (address) => {
     const bytes = process.read(address, 16)
     return bytes.readBigInt64LE(0) * 1_000_000_000n + bytes.readBigInt64LE(8)
@@ -101,11 +109,18 @@ export function untouchableAddresses({ process }: CaptureContext, core: CoreEntr
   const regs = core.threadInfo?.gpregs
   const thread = core.threadCore
   if (regs === undefined || thread === undefined) return []
-  const addresses = [regs.ip, regs.fsBase, regs.fsBase - 4096n, regs.fsBase + 4096n, core.threadInfo?.clearTidAddr ?? 0n]
+  const addresses = [
+    regs.ip,
+    regs.fsBase,
+    regs.fsBase - 4096n,
+    regs.fsBase + 4096n,
+    core.threadInfo?.clearTidAddr ?? 0n,
+  ]
   // The red zone, a signal frame, the timespec of an interrupted sleep, and what the next calls push.
   for (let below = -8192n; below <= 4096n; below += 4096n) addresses.push(regs.sp + below)
   if (thread.rseqEntry !== undefined) addresses.push(thread.rseqEntry.rseqAbiPointer)
-  if (thread.futexRla !== 0n) addresses.push(...robustListAddresses(process.read.bind(process), thread.futexRla))
+  if (thread.futexRla !== 0n)
+    addresses.push(...robustListAddresses(process.read.bind(process), thread.futexRla))
   return addresses.filter((address) => address > 0n)
 }
 
@@ -143,7 +158,10 @@ export function restoreThreadState(skeleton: SkeletonProcess, tid: number, core:
   }
   const { rseqEntry, sas } = threadCore
   if (rseqEntry !== undefined) {
-    calls.push({ name: 'rseq', args: [rseqEntry.rseqAbiPointer, rseqEntry.rseqAbiSize, 0, rseqEntry.signature] })
+    calls.push({
+      name: 'rseq',
+      args: [rseqEntry.rseqAbiPointer, rseqEntry.rseqAbiSize, 0, rseqEntry.signature],
+    })
   }
   if (sas !== undefined && (sas.ssFlags & ssDisable) === 0) {
     const stack = Buffer.alloc(stackBytes)

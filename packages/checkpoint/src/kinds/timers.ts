@@ -54,8 +54,12 @@ export function restoreTimers(skeleton: SkeletonProcess, timers: TaskTimersEntry
     [itimerProf, timers.prof],
   ]
   for (const [which, entry] of itimers) {
-    if (entry.vsec === 0n && entry.vusec === 0n) continue
-    const spec = new BigUint64Array([entry.isec, entry.iusec, entry.vsec, entry.vusec])
+    // No time left but an interval: it has expired, its signal is pending, and the kernel would have started it
+    // again when that is delivered.
+    const expired = entry.vsec === 0n && entry.vusec === 0n
+    const [sec, usec] = expired ? [entry.isec, entry.iusec] : [entry.vsec, entry.vusec]
+    if (sec === 0n && usec === 0n) continue
+    const spec = new BigUint64Array([entry.isec, entry.iusec, sec, usec])
     skeleton.call('setitimer', which, skeleton.write(new Uint8Array(spec.buffer)), 0)
   }
   for (const timer of timers.posix ?? []) {
@@ -93,4 +97,3 @@ function createPosixTimers(skeleton: SkeletonProcess, timers: PosixTimerEntry[])
   }
   if (exact) skeleton.call('prctl', prTimerCreateRestoreIds, 0, 0, 0, 0)
 }
-

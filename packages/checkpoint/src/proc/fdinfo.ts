@@ -1,4 +1,4 @@
-import { readFileSync, readdirSync, readlinkSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 
 /** /proc/PID/fdinfo/N with the link of /proc/PID/fd/N (proc_pid_fdinfo(5)). */
 export interface FdInfo {

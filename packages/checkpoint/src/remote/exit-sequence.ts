@@ -83,6 +83,8 @@ export function injectionCode(resume: BigUint64Array, mask: bigint): Buffer {
 export function isInjectionCode(bytes: Uint8Array): boolean {
   const code = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const ours = injectionCode(new BigUint64Array(27), 0n)
-  const constant = [code, ours].map((each) => Buffer.concat([each.subarray(0, 32), each.subarray(closeEntryOffset)]))
+  const constant = [code, ours].map((each) =>
+    Buffer.concat([each.subarray(0, 32), each.subarray(closeEntryOffset)]),
+  )
   return constant[0].equals(constant[1])
 }

@@ -1,4 +1,4 @@
-import { PageferryError, addressOf, pageBytes } from '@pageferry/base'
+import { addressOf, PageferryError, pageBytes } from '@pageferry/base'
 import { memory as kernelMemory, ptrace } from '@pageferry/kernel'
 import { type MapsLine, readMaps } from '../proc/maps.js'
 import { codeBytes, isInjectionCode } from './exit-sequence.js'
@@ -42,7 +42,8 @@ export function removeLeftovers(pid: number, scratchPage: number | undefined): v
       else stopped.detach()
     }
     if (settled) return
-    if (attempt === attempts) throw new PageferryError('TIMEOUT', `a thread of process ${pid} stays in injected code`)
+    if (attempt === attempts)
+      throw new PageferryError('TIMEOUT', `a thread of process ${pid} stays in injected code`)
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, pauseMs)
   }
 }

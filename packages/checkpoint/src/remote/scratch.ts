@@ -1,4 +1,4 @@
-import { PageferryError, addressOf, hex, pageBytes } from '@pageferry/base'
+import { addressOf, hex, PageferryError, pageBytes } from '@pageferry/base'
 import { memory as kernelMemory } from '@pageferry/kernel'
 import type { MapsLine } from '../proc/maps.js'
 import { codeBytes, isInjectionCode } from './exit-sequence.js'
@@ -41,7 +41,10 @@ export function findCodeSite(maps: MapsLine[], memFd: number): bigint {
   const site = end - BigInt(codeBytes)
   const bytes = new Uint8Array(codeBytes)
   if (kernelMemory.pread(memFd, site, bytes) !== codeBytes) {
-    throw new PageferryError('REFUSED', `the vdso at ${hex(end - BigInt(vdso.nrPages * pageBytes))} cannot be read`)
+    throw new PageferryError(
+      'REFUSED',
+      `the vdso at ${hex(end - BigInt(vdso.nrPages * pageBytes))} cannot be read`,
+    )
   }
   if (bytes.some((byte) => byte !== 0) && !isInjectionCode(bytes)) {
     throw new PageferryError('REFUSED', 'the vdso has no unused room at its end')

@@ -1,10 +1,10 @@
 import { closeSync, openSync } from 'node:fs'
-import { PageferryError, addressOf, hex, pageBytes } from '@pageferry/base'
+import { addressOf, hex, PageferryError, pageBytes } from '@pageferry/base'
 import { fds, memory as kernelMemory, ptrace } from '@pageferry/kernel'
 import { readMaps } from '../proc/maps.js'
-import { remoteError } from './workload-thread.js'
 import { findGap } from './scratch.js'
 import { SYS, type SyscallName } from './syscalls.js'
+import { remoteError } from './workload-thread.js'
 
 const { REG } = ptrace
 
@@ -91,7 +91,8 @@ export class SkeletonProcess {
     ptrace.seize(pid, skeletonOptions)
     ptrace.interrupt(pid)
     const stop = ptrace.wait(pid, batchTimeoutMs)
-    if (stop.kind !== 'stopped') throw new PageferryError('INTERNAL', `the skeleton (pid ${pid}) did not stop`)
+    if (stop.kind !== 'stopped')
+      throw new PageferryError('INTERNAL', `the skeleton (pid ${pid}) did not stop`)
     const own = readMaps(pid)
     skeleton.#base = ptrace.getRegs(pid)
     const page = findGap([...own, ...workloadMaps], skeletonScratchPages)

@@ -1,5 +1,5 @@
 import { closeSync, openSync, readFileSync } from 'node:fs'
-import { PageferryError, addressOf, isKernelError, pageBytes } from '@pageferry/base'
+import { addressOf, isKernelError, PageferryError, pageBytes } from '@pageferry/base'
 import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
 import { readMaps } from '../proc/maps.js'
 import { readStat } from '../proc/stat.js'
@@ -9,7 +9,7 @@ import { codeBytes } from './exit-sequence.js'
 import { schedulerClockOffset, sleepBegan } from './interrupted.js'
 import { findCodeSite, findGap, scratchPages } from './scratch.js'
 import { SYS } from './syscalls.js'
-import { type InjectionSite, WorkloadThread, stopTimeoutMs } from './workload-thread.js'
+import { type InjectionSite, stopTimeoutMs, WorkloadThread } from './workload-thread.js'
 
 /** TRACESYSGOOD marks syscall stops; SUSPEND_SECCOMP lets injected calls pass a filter (CAP_SYS_ADMIN). */
 const seizeOptions = ptrace.PTRACE_O_TRACESYSGOOD
@@ -55,7 +55,10 @@ export class StoppedProcess {
       const offset = schedulerClockOffset()
       for (let pass = 0; ; pass++) {
         if (pass === maxStopPasses) {
-          throw new PageferryError('TIMEOUT', `process ${pid} creates threads faster than they can be stopped`)
+          throw new PageferryError(
+            'TIMEOUT',
+            `process ${pid} creates threads faster than they can be stopped`,
+          )
         }
         const fresh = readTids(pid).filter((tid) => !seized.includes(tid))
         if (fresh.length === 0) break
@@ -133,7 +136,8 @@ export class StoppedProcess {
   read(address: bigint, length: number): Buffer {
     const bytes = Buffer.alloc(length)
     const got = kernelMemory.pread(this.memFd, address, bytes)
-    if (got !== length) throw new PageferryError('WORKLOAD_CHANGED', `memory at 0x${address.toString(16)} vanished`)
+    if (got !== length)
+      throw new PageferryError('WORKLOAD_CHANGED', `memory at 0x${address.toString(16)} vanished`)
     return bytes
   }
 

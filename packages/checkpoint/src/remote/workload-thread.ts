@@ -1,4 +1,4 @@
-import { PageferryError, isKernelError } from '@pageferry/base'
+import { isKernelError, PageferryError } from '@pageferry/base'
 import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
 import { errnoName } from './errno.js'
 import { closeEntryOffset, entryOffset, injectionCode } from './exit-sequence.js'
@@ -188,4 +188,3 @@ function leaveRestartableSequence(
 function bytesOf(array: BigUint64Array): Uint8Array {
   return new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
 }
-

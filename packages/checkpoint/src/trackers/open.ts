@@ -1,13 +1,20 @@
 import { closeSync, existsSync, openSync } from 'node:fs'
 import { isKernelError, PageferryError } from '@pageferry/base'
 import { pagemap, uffd } from '@pageferry/kernel'
-import { type AreaMap } from '@pageferry/memory'
+import type { AreaMap } from '@pageferry/memory'
 import { readMaps } from '../proc/maps.js'
 import { readStat } from '../proc/stat.js'
 import { PageHashTracker } from './page-hash.js'
 import { noteThere, walkArea } from './pagemap-walk.js'
 import { SoftDirtyTracker } from './soft-dirty.js'
-import { emptyScan, type MemoryScan, scanSharedMemory, trackedAreas, type Tracker, type TrackerKind } from './tracker.js'
+import {
+  emptyScan,
+  type MemoryScan,
+  scanSharedMemory,
+  type Tracker,
+  type TrackerKind,
+  trackedAreas,
+} from './tracker.js'
 import { WpAsyncTracker } from './wp-async.js'
 
 /** The trackers that this kernel has, best first. The last one always works. */
@@ -87,6 +94,7 @@ function hasSoftDirty(): boolean {
 function stackPageOfThisProcess(): number {
   const { startStack } = readStat(process.pid)
   const page = Number(startStack >> 12n)
-  if (readMaps(process.pid).some((area) => page >= area.start && page < area.start + area.nrPages)) return page
+  if (readMaps(process.pid).some((area) => page >= area.start && page < area.start + area.nrPages))
+    return page
   throw new PageferryError('INTERNAL', 'our own stack is not mapped')
 }

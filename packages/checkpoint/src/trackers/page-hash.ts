@@ -2,7 +2,7 @@ import { closeSync, openSync } from 'node:fs'
 import { pageBytes } from '@pageferry/base'
 import { memory as kernelMemory, pagemap } from '@pageferry/kernel'
 import { type AreaMap, PageSet, type RunTable } from '@pageferry/memory'
-import { emptyScan, type MemoryScan, type Tracker, scanSharedMemory, trackedAreas } from './tracker.js'
+import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedAreas } from './tracker.js'
 
 const pagesPerRead = 1024
 const entriesPerRead = 65_536

@@ -19,7 +19,8 @@ export function walkArea(
   const end = area.start + area.nrPages
   // Asking for FILE makes the kernel look up the struct page of every page: three times the time, and
   // anonymous areas have none.
-  const notOurs = area.kind === 'file-private' ? pagemap.PAGE_IS_FILE | pagemap.PAGE_IS_PFNZERO : pagemap.PAGE_IS_PFNZERO
+  const notOurs =
+    area.kind === 'file-private' ? pagemap.PAGE_IS_FILE | pagemap.PAGE_IS_PFNZERO : pagemap.PAGE_IS_PFNZERO
   let from = area.start
   while (from < end) {
     const { regions } = pagemap.scan(

@@ -2,7 +2,7 @@ import { closeSync, openSync } from 'node:fs'
 import { pagemap } from '@pageferry/kernel'
 import { type AreaMap, PageSet, type RunTable } from '@pageferry/memory'
 import { StoppedProcess } from '../remote/stopped-process.js'
-import { emptyScan, type MemoryScan, type Tracker, scanSharedMemory, trackedAreas } from './tracker.js'
+import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedAreas } from './tracker.js'
 
 const entriesPerRead = 65_536
 

@@ -1,7 +1,7 @@
 import { closeSync, openSync, readdirSync } from 'node:fs'
 import { addressOf, pageBytes } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
-import { type Area, type AreaMap, PageSet, type RunTable, carriesPages } from '@pageferry/memory'
+import { type Area, type AreaMap, carriesPages, PageSet, type RunTable } from '@pageferry/memory'
 
 /** What a look at the workload's page tables found. */
 export interface MemoryScan {
@@ -32,7 +32,12 @@ export const trackerKinds = ['wp-async', 'soft-dirty', 'page-hash'] as const
 export type TrackerKind = (typeof trackerKinds)[number]
 
 export function emptyScan(): MemoryScan {
-  return { present: new PageSet(), doubtful: new PageSet(), objectPages: new PageSet(), written: new PageSet() }
+  return {
+    present: new PageSet(),
+    doubtful: new PageSet(),
+    objectPages: new PageSet(),
+    written: new PageSet(),
+  }
 }
 
 /** Pages of a shared anonymous object. Nothing tracks writes through other mappings, so they never are clean. */

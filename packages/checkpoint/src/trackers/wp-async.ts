@@ -1,11 +1,11 @@
 import { closeSync, openSync } from 'node:fs'
 import { addressOf, isKernelError, pageBytes } from '@pageferry/base'
 import { pagemap, uffd } from '@pageferry/kernel'
-import { type Area, type AreaMap, type RunTable } from '@pageferry/memory'
+import type { Area, AreaMap, RunTable } from '@pageferry/memory'
 import { StoppedProcess } from '../remote/stopped-process.js'
 import { takeFd } from '../remote/workload-thread.js'
 import { noteThere, walkArea } from './pagemap-walk.js'
-import { emptyScan, type MemoryScan, type Tracker, scanSharedMemory, trackedAreas } from './tracker.js'
+import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedAreas } from './tracker.js'
 
 const O_CLOEXEC = 0o2000000
 const O_NONBLOCK = 0o4000
@@ -43,7 +43,10 @@ export class WpAsyncTracker implements Tracker {
     } finally {
       stopped.resume()
     }
-    uffd.api(fd, uffd.UFFD_FEATURE_WP_ASYNC | uffd.UFFD_FEATURE_WP_UNPOPULATED | uffd.UFFD_FEATURE_PAGEFAULT_FLAG_WP)
+    uffd.api(
+      fd,
+      uffd.UFFD_FEATURE_WP_ASYNC | uffd.UFFD_FEATURE_WP_UNPOPULATED | uffd.UFFD_FEATURE_PAGEFAULT_FLAG_WP,
+    )
     return new WpAsyncTracker(pid, fd)
   }
 

@@ -24,7 +24,16 @@ interface MigrateFlags extends MigrationFlags {
 }
 
 export function migrationOptions(flags: MigrationFlags): MigrationOptions {
-  const { mode, maxRounds, maxDowntime: maxDowntimeMs, bulkLanes, newPidNamespace, verify, tracker, images } = flags
+  const {
+    mode,
+    maxRounds,
+    maxDowntime: maxDowntimeMs,
+    bulkLanes,
+    newPidNamespace,
+    verify,
+    tracker,
+    images,
+  } = flags
   const imagesDir = images === undefined ? undefined : resolve(images)
   return { mode, maxRounds, maxDowntimeMs, bulkLanes, newPidNamespace, verify, tracker, imagesDir }
 }

@@ -1,0 +1,148 @@
+import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync } from 'node:fs'
+import t, { type Test } from 'tap'
+import { preflight } from '../src/preflight.js'
+import { StoppedProcess } from '../src/remote/stopped-process.js'
+import { adopt, compile, eventually, kill, scratchDirectory, startCommand, startOrphan, type Subject } from './fixtures/start.js'
+
+const binary = compile('odd')
+
+async function odd(t: Test, kind: string, ...wrapper: string[]): Promise<Subject> {
+  const subject = await startCommand([...wrapper, 'env', '-C', scratchDirectory(), binary, kind])
+  t.teardown(() => kill(subject.pid))
+  return subject
+}
+
+function reasons(pid: number): string[] {
+  return preflight(pid).problems.map(({ what, reason }) => `${what}: ${reason}`)
+}
+
+t.test('an ordinary process can move', async (t) => {
+  const { pid } = await odd(t, 'nothing')
+  const { workload, problems } = preflight(pid)
+  t.same(problems, [])
+  t.match(workload, { pid, comm: 'odd', threads: 1 })
+  t.ok(workload.residentPages > 50)
+  t.match(/^State:\s+(\w)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1], 'S', 'it was not stopped')
+})
+
+/** Each kind gives exactly one reason, and it is this one. */
+const refused: Record<string, RegExp> = {
+  seccomp: /seccomp filter/,
+  child: /^child processes \d+: only single processes/,
+  'own-files': /descriptors of its own/,
+  'own-fs': /working directory of its own/,
+  memfd: /^descriptor 3 \(\/memfd:x.*of this kind/,
+  'memfd-mapping': /memfd mappings/,
+  sysv: /System V shared memory/,
+  'deleted-mapping': /mapped file is deleted/,
+  'shared-twice': /mapped twice/,
+  aio: /asynchronous I\/O context/,
+  io_uring: /^descriptor 3 \(anon_inode:\[io_uring\]\): descriptors of this kind/,
+  mseal: /sealed/,
+  droppable: /droppable/,
+  socket: /^descriptor 3 \(socket:.*of this kind/,
+  epoll: /^descriptor 3 \(anon_inode:\[eventpoll\]\)/,
+  'half-pipe': /only one end of the pipe/,
+  fifo: /special file/,
+  'path-only': /O_PATH/,
+  flock: /file lock/,
+  'posix-lock': /file lock/,
+  'deleted-file': /deleted/,
+  'deleted-link': /no longer leads to it/,
+  device: /terminal or device/,
+  'many-timers': /POSIX timer \d+: its id is too high/,
+}
+
+for (const [kind, reason] of Object.entries(refused)) {
+  t.test(`refused: ${kind}`, async (t) => {
+    const { pid, output } = await odd(t, kind)
+    if (output().startsWith('unsupported')) return t.skip(`kernel: ${output()}`)
+    const found = reasons(pid)
+    t.equal(found.length, 1, found.join('\n'))
+    t.match(found[0], reason)
+  })
+}
+
+/** These break more than one rule. */
+const refusedTwice: Record<string, RegExp[]> = {
+  userfaultfd: [/^memory area.*uses userfaultfd itself/, /^descriptor 3 \(anon_inode:\[userfaultfd\]\)/],
+  'device-mapping': [/device mappings/],
+  hugetlb: [/hugetlbfs/],
+  tty: [/controlling terminal/, /terminal or device/],
+  'packet-pipe': [/packet mode/],
+  'replaced-file': [/no longer leads to it/],
+}
+
+for (const [kind, all] of Object.entries(refusedTwice)) {
+  t.test(`refused: ${kind}`, async (t) => {
+    const { pid, output } = await odd(t, kind)
+    if (output().startsWith('unsupported')) return t.skip(`kernel: ${output()}`)
+    const found = reasons(pid)
+    for (const reason of all) t.ok(found.some((each) => reason.test(each)), `${reason}: ${found.join('\n')}`)
+  })
+}
+
+t.test('all problems are named, not only the first', async (t) => {
+  const { pid } = await odd(t, 'socket', 'unshare', '-u')
+  const found = reasons(pid)
+  t.equal(found.length, 2)
+  t.ok(found.some((each) => each.startsWith('uts namespace')))
+})
+
+t.test('namespaces of its own; but a time namespace is rebuilt', async (t) => {
+  for (const [flag, name] of [
+    ['-i', 'ipc'],
+    ['-n', 'net'],
+    ['-u', 'uts'],
+    ['-C', 'cgroup'],
+    ['-m', 'mnt'],
+  ]) {
+    const { pid } = await odd(t, 'nothing', 'unshare', flag)
+    t.match(reasons(pid), [new RegExp(`^${name} namespace`)])
+  }
+})
+
+t.test('stopped, traced, not a session leader', async (t) => {
+  const { pid } = await odd(t, 'nothing')
+  process.kill(pid, 'SIGSTOP')
+  await eventually('it is stopped', () => /^State:\s+T/m.test(readFileSync(`/proc/${pid}/status`, 'utf8')))
+  t.match(reasons(pid), [/it is stopped/])
+  process.kill(pid, 'SIGCONT')
+  const stopped = StoppedProcess.stop(pid, 'all')
+  t.match(reasons(pid)[0], /traced by process/)
+  stopped.resume()
+  t.same(reasons(pid), [])
+
+  const member = startOrphan(binary, 'nothing')
+  t.teardown(() => kill(member.pid))
+  await eventually('it runs', () => readFileSync(member.output, 'utf8') === 'ready\n')
+  t.match(reasons(member.pid), [/session/])
+})
+
+t.test('no process, a zombie, a kernel thread', async (t) => {
+  t.throws(() => preflight(0x3f_ffff), { code: 'NO_SUCH_PROCESS' })
+  const shell = startOrphan('sh', '-c', 'sleep 0 & exec sleep 60')
+  t.teardown(() => kill(shell.pid))
+  const child = (): number => Number(readFileSync(`/proc/${shell.pid}/task/${shell.pid}/children`, 'utf8').split(' ')[0])
+  await eventually('there is a zombie', () => child() > 0 && /^State:\s+Z/m.test(readFileSync(`/proc/${child()}/status`, 'utf8')))
+  adopt(child())
+  t.match(reasons(child()), [/has exited/])
+  const kthread = 2
+  if (!existsSync(`/proc/${kthread}`) || !/^Kthread:\s+1/m.test(readFileSync(`/proc/${kthread}/status`, 'utf8'))) {
+    return t.skip('kernel: pid 2 is no kernel thread here')
+  }
+  t.match(reasons(kthread), [/kernel thread/])
+})
+
+t.test('only root', async (t) => {
+  const loader = new URL('../../../scripts/typescript-loader.mjs', import.meta.url)
+  const script = `
+    process.setuid(65534)
+    const { preflight } = await import(${JSON.stringify(new URL('../src/preflight.ts', import.meta.url).href)})
+    try { preflight(1) } catch (error) { console.log(error.code) }`
+  const { stdout, stderr } = spawnSync(process.execPath, ['--import', loader.href, '--input-type=module', '-e', script], {
+    encoding: 'utf8',
+  })
+  t.equal(stdout, 'NOT_PERMITTED\n', stderr)
+})
