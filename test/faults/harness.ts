@@ -363,3 +363,10 @@ export async function explained(t: Test, lab: Lab, body: () => Promise<void>): P
   }
   if (!t.passing()) t.comment(logsOf(lab))
 }
+
+/** The lazy phase of a small workload then takes seconds. Both directions share it: host a sends nearly everything. */
+export async function slowLink(lab: Lab, mbit: number): Promise<void> {
+  const limit = `tc qdisc replace dev eth0 root tbf rate ${mbit}mbit burst 256kb latency 400ms`
+  const { status, stderr } = await lab.a.run(['sh', '-c', limit], { cwd: '/' })
+  if (status !== 0) throw new Error(`tc: ${stderr}`)
+}

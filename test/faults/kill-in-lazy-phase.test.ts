@@ -15,6 +15,7 @@ import {
   Restless,
   reached,
   type Started,
+  slowLink,
   soak,
 } from './harness.js'
 
@@ -28,12 +29,6 @@ const mib = 96
 /** The lazy phase is then a few seconds long. */
 const linkMbit = 200
 const rounds = Number(process.env.PAGEFERRY_ROUNDS ?? (soak ? 20 : 3))
-
-async function slowLink(lab: Lab, mbit: number): Promise<void> {
-  const limit = `tc qdisc replace dev eth0 root tbf rate ${mbit}mbit burst 256kb latency 400ms`
-  const { status, stderr } = await lab.a.run(['sh', '-c', limit], { cwd: '/' })
-  if (status !== 0) throw new Error(`tc: ${stderr}`)
-}
 
 interface Victim {
   name: string

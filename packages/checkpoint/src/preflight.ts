@@ -1,5 +1,6 @@
-import { existsSync, readFileSync, readlinkSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
+import { fds } from '@pageferry/kernel'
 import type { Problem } from './capture-context.js'
 import { checkDescriptors } from './kinds/descriptors.js'
 import { dumpMemoryMap } from './kinds/memory-map.js'
@@ -67,6 +68,7 @@ function inspect(pid: number): Preflight {
   const problems: Problem[] = [
     ...checkTask(pid, stat, status),
     ...checkNamespaces(pid),
+    ...checkThreads(pid),
     ...checkFamily(pid),
     ...dumpMemoryMap(pid, readVmFlags(pid)).problems,
     ...checkDescriptors(pid),
@@ -107,8 +109,32 @@ function checkTask(
 }
 
 function is32Bit(pid: number): boolean {
+  const header = Buffer.alloc(5)
+  const fd = openSync(`/proc/${pid}/exe`, 'r')
+  try {
+    readSync(fd, header)
+  } finally {
+    closeSync(fd)
+  }
   // EI_CLASS of the executable: 1 is ELFCLASS32 (elf(5)).
-  return readFileSync(`/proc/${pid}/exe`).subarray(0, 5)[4] === 1
+  return header[4] === 1
+}
+
+/** What threads share unless they were made apart (clone(2)) is restored as shared. */
+function checkThreads(pid: number): Problem[] {
+  const problems: Problem[] = []
+  for (const tid of readTids(pid).slice(1)) {
+    const what = `thread ${tid}`
+    try {
+      if (fds.kcmp(pid, tid, fds.KCMP_FILES) !== 0) problems.push({ what, reason: 'it has descriptors of its own' })
+      if (fds.kcmp(pid, tid, fds.KCMP_FS) !== 0) problems.push({ what, reason: 'it has a working directory of its own' })
+      if (readStatus(pid, tid).seccomp !== 0) problems.push({ what, reason: 'a seccomp filter is active in it' })
+    } catch (error) {
+      // It has ended meanwhile.
+      if (!['ENOENT', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
+    }
+  }
+  return problems
 }
 
 /** Namespaces of its own (but for time, which is rebuilt) would have to be moved with it. */

@@ -1,4 +1,5 @@
 import { chmodSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { processes } from '@pageferry/kernel'
 import t from 'tap'
 import { readFds } from '../src/proc/fdinfo.js'
@@ -7,6 +8,7 @@ import { readStat } from '../src/proc/stat.js'
 import { readStatus } from '../src/proc/status.js'
 import { readTids } from '../src/proc/tasks.js'
 import { readTimers } from '../src/proc/timers.js'
+import { StoppedProcess } from '../src/remote/stopped-process.js'
 import { eventually, isAlive, kill, scratchDirectory, start } from './fixtures/start.js'
 import { move } from './fixtures/move.js'
 
@@ -93,3 +95,25 @@ for (const how of ['nothing', 'uid', 'caps']) {
     t.equal(exitStatus(), undefined, 'it is alive')
   })
 }
+
+t.test('a sleep that was interrupted before goes on for the time that remains', async (t) => {
+  const ms = 2500
+  for (const how of ['clock_nanosleep', 'poll', 'futex']) {
+    const began = Date.now()
+    const subject = await start('waiter', how, String(ms))
+    t.teardown(() => kill(subject.pid))
+    for (const pauseMs of [300, 300]) {
+      // What opening a tracker does. From here on the kernel shows nothing but restart_syscall.
+      await sleep(pauseMs)
+      StoppedProcess.stop(subject.pid, 'one').resume()
+    }
+    await sleep(600)
+    const { pid } = await move(t, subject.pid)
+    const moved = Date.now() - began
+    await eventually('it ends', () => subject.output().includes('}') || !isAlive(pid))
+    const facts = subject.facts()
+    t.same([facts.result, facts.errno], how === 'futex' ? [-1, 110] : [0, 0], how)
+    // Started anew when it was moved, or by a stop, it would take at least 600 ms more.
+    t.ok(Number(facts.ms) >= ms - 1 && Number(facts.ms) < Math.max(ms, moved) + 500, `${how}: ${facts.ms} ms of ${ms}`)
+  }
+})

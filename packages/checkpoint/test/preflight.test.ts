@@ -71,7 +71,7 @@ const refusedTwice: Record<string, RegExp[]> = {
   hugetlb: [/hugetlbfs/],
   tty: [/controlling terminal/, /terminal or device/],
   'packet-pipe': [/packet mode/],
-  'replaced-file': [/no longer leads to it/],
+  'replaced-file': [/deleted/],
 }
 
 for (const [kind, all] of Object.entries(refusedTwice)) {

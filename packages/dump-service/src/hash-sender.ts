@@ -28,7 +28,10 @@ export async function sendHashes(
     if (nrPages > 0) {
       const got = kernelMemory.readRuns(pid, memFd, table, nrRuns, buffer)
       if (got !== nrPages) {
-        throw new PageferryError('WORKLOAD_CHANGED', `only ${got} of ${nrPages} pages of the original can be read`)
+        throw new PageferryError(
+          'WORKLOAD_CHANGED',
+          `only ${got} of ${nrPages} pages of the original can be read`,
+        )
       }
       kernelMemory.hashPages(buffer, nrPages, hashes)
     }

@@ -9,7 +9,6 @@ import {
   encodeFrame,
   errorToFrame,
   helloTimeoutMs,
-  maxHelloBytes,
   negotiate,
   WireError,
 } from '@pageferry/wire'

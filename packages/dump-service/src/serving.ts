@@ -5,9 +5,9 @@ import {
   encodeFrameInto,
   type Frame,
   type FrameOf,
+  faultPendingMax,
   frameBufferBytes,
   headerReserveBytes,
-  faultPendingMax,
   maxBatchPages,
   maxRunsPerBatch,
   WireError,
@@ -38,7 +38,6 @@ export class Serving {
   readonly #order: PushOrder
   readonly #reader: PageReader
   readonly #faultBuffer = Buffer.allocUnsafeSlow(frameBufferBytes)
-  #faultLane: Lane | null = null
   #more: () => void = () => {}
   pushedPages = 0
   /** Replies that the kernel has not taken yet. */
@@ -48,10 +47,6 @@ export class Serving {
     this.#options = options
     this.#order = new PushOrder(options.lazy.clone(), options.history)
     this.#reader = new PageReader(options.pid, options.memFd, null)
-  }
-
-  attachFaultLane(lane: Lane): void {
-    this.#faultLane = lane
   }
 
   /** What was on its way when a bulk lane broke goes back to the queue. */
@@ -92,7 +87,10 @@ export class Serving {
   #reply(lane: Lane, request: FrameOf<'pageRequest'>): void {
     const { asId, round, requestId, page, nrPages } = request
     if (this.#replying >= faultPendingMax) {
-      throw new WireError('WINDOW_EXCEEDED', `more than ${faultPendingMax} page requests without taking the replies`)
+      throw new WireError(
+        'WINDOW_EXCEEDED',
+        `more than ${faultPendingMax} page requests without taking the replies`,
+      )
     }
     const buffer = this.#faultBuffer
     const wanted = Float64Array.of(page, nrPages)

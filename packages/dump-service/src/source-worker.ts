@@ -1,17 +1,9 @@
-import {
-  closeSync,
-  existsSync,
-  openSync,
-  readFileSync,
-  writeFileSync,
-} from 'node:fs'
+import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
 import { createLogger, type ErrorInfo, type Logger, PageferryError, RecordFile } from '@pageferry/base'
 import {
-  captureProcess,
   chooseScratch,
   clocksOf,
-  dumpMemoryMap,
   endRehearsal,
   FileTable,
   Freezer,
@@ -25,16 +17,13 @@ import {
   preflight,
   readStat,
   readStatus,
-  readVmFlags,
   rehearse,
   removeLeftovers,
-  scanPresent,
   StoppedProcess,
   type Tracker,
 } from '@pageferry/checkpoint'
-import { decodePagemap, encodePagemap, imageFileName, PE_LAZY } from '@pageferry/images'
 import { fds, Poller } from '@pageferry/kernel'
-import { type AreaMap, type FinalPagemap, PageSet, pagemapEntries, SourcePages } from '@pageferry/memory'
+import type { FinalPagemap } from '@pageferry/memory'
 import {
   Driver,
   type Message,
@@ -54,6 +43,7 @@ import type { DumpRequest } from '@pageferry/service'
 import { Inbox, type Lane, type WorkerChannel, type WorkerSpec } from '@pageferry/service/worker'
 import { errorToFrame, type Frame, type FrameOf, frameToError, imagePieceBytes } from '@pageferry/wire'
 import { BulkLane } from './bulk-lane.js'
+import { dumpFrozen, lazyFromImage } from './frozen-dump.js'
 import { sendHashes } from './hash-sender.js'
 import { LaneServer } from './lane-server.js'
 import { PageReader } from './page-reader.js'
@@ -175,7 +165,8 @@ export class SourceWorker {
       this.#openProcess()
       // Another process by now: a pid comes again.
       const { startTime } = this.#records
-      if (startTime !== undefined && String(readStat(this.#pid).startTime) !== startTime) this.#forgetProcess()
+      if (startTime !== undefined && String(readStat(this.#pid).startTime) !== startTime)
+        this.#forgetProcess()
       if (this.#pidfd < 0) throw new PageferryError('NO_SUCH_PROCESS', `process ${this.#pid} is gone`)
     } catch {
       // It is gone; `#openProcess` has posted nothing, so the machine learns it from the first event.
@@ -263,7 +254,12 @@ export class SourceWorker {
     const freezer = Freezer.forProcess(this.#pid, this.#spec.id)
     this.#records.freezer = freezer.record
     const startTime = String(readStat(this.#pid).startTime)
-    await this.#channel.record({ port: this.#server?.port, nsPid: this.#nsPid, startTime, freezer: freezer.record })
+    await this.#channel.record({
+      port: this.#server?.port,
+      nsPid: this.#nsPid,
+      startTime,
+      freezer: freezer.record,
+    })
     this.#channel.send({
       type: 'listening',
       dataUrl: this.#server?.url ?? '',
@@ -308,7 +304,6 @@ export class SourceWorker {
       this.#serving?.requeue(this.#bulk[index].lost())
       this.#bulk[index].attach(lane)
     }
-    if (kind === 'fault') this.#serving?.attachFaultLane(lane)
     if (kind === 'fault') this.#faultLane = lane
     if (resumed) {
       this.#driver.post({ type: 'reconnected', lane: kind, index })
@@ -355,15 +350,19 @@ export class SourceWorker {
   #send(message: Message): void {
     switch (message.type) {
       case 'begin':
-        return this.#control?.send(this.#beginFrame())
+        this.#control?.send(this.#beginFrame())
+        return
       case 'dumpEnd':
-        return this.#control?.send({ type: 'dumpEnd', freezeMonotonicNs: clocksOf(this.#pid).monotonicNs })
+        this.#control?.send({ type: 'dumpEnd', freezeMonotonicNs: clocksOf(this.#pid).monotonicNs })
+        return
       case 'commit':
       case 'released':
-        return this.#control?.send({ type: message.type })
+        this.#control?.send({ type: message.type })
+        return
       case 'cancel':
       case 'failed':
-        return this.#control?.send(errorToFrame(message.type, message.error as ErrorInfo))
+        this.#control?.send(errorToFrame(message.type, message.error as ErrorInfo))
+        return
       default:
         throw new PageferryError('INTERNAL', `the source does not send ${message.type}`)
     }
@@ -437,12 +436,12 @@ export class SourceWorker {
     const stopped = this.#stopped
     if (stopped === null) throw new PageferryError('INTERNAL', 'dump without a freeze')
     const round = (this.#rounds?.lastRound ?? 0) + 1
-    const { final, images, map } = await this.#phases.run('capture', () => this.#capture(stopped))
+    const { final, images, pagemap, map } = await this.#phases.run('capture', () => this.#capture(stopped))
     this.#final = final
     this.#report.blackout.captureMs = performance.now() - this.#frozenAt - this.#report.blackout.freezeMs
     this.#report.pages = { ...final.counts }
     await this.#phases.run('transfer', async () => {
-      for (const image of images) this.#sendImage(image, round)
+      for (const image of [...images, pagemap]) this.#sendImage(image, round)
       this.#control?.send({ type: 'roundBegin', asId, round, final: true })
       const reader = new PageReader(this.#pid, this.#memFd, null)
       const sent = await sendPages(final.present, reader, this.#bulk, {
@@ -465,48 +464,29 @@ export class SourceWorker {
       this.#control?.send({ type: 'roundEnd', asId, round, final: true, batchesPerLane: sent.batchesPerLane })
     })
     // Read by a successor after kill -9 only, which needs no fsync: a host that crashes takes the original along.
-    writeFileSync(this.#finalFile, JSON.stringify({ finalRound: round, report: this.#reportNow() }), { mode: 0o600 })
+    writeFileSync(this.#finalFile, JSON.stringify({ finalRound: round, report: this.#reportNow() }), {
+      mode: 0o600,
+    })
   }
 
   /** Between the stop and the moment that its threads are themselves again; blocks the workload. */
   #capture(stopped: StoppedProcess) {
-    const rounds = this.#rounds
-    const tracked = rounds !== null
-    const flags = rounds === null ? readVmFlags(this.#pid) : rounds.vmFlags
-    let { map, problems } = dumpMemoryMap(this.#pid, flags, { tracked })
-    if (rounds !== null && !sameAreas(map, rounds.map)) {
-      ;({ map, problems } = dumpMemoryMap(this.#pid, readVmFlags(this.#pid), { tracked }))
-    }
-    if (problems.length > 0) {
-      throw new PageferryError('WORKLOAD_CHANGED', `${problems[0].what}: ${problems[0].reason}`, {
-        details: { problems },
-      })
-    }
     this.#untracked ||= hasUntrackedWriters(this.#pid)
     // On record before it exists: a successor removes it. No fsync, a host that crashes takes the workload along.
     const scratch = chooseScratch(this.#pid)
     writeFileSync(this.#scratchFile, String(scratch), { mode: 0o600 })
-    stopped.mapScratch(scratch)
-    const captured = captureProcess(stopped, map, this.#files)
-    stopped.leave()
-    const scan = this.#tracker?.scan(map) ?? scanPresent(this.#pid, map)
-    const pages = rounds?.pages ?? new SourcePages()
-    const final = pages.finalPagemap({
-      areas: map,
-      presentOrSwapped: scan.present,
-      doubtful: scan.doubtful,
-      objectPages: scan.objectPages,
-      written: scan.written,
-      neverLazy: captured.neverLazy,
+    const dump = dumpFrozen({
+      stopped,
+      nsPid: this.#nsPid,
+      files: this.#files,
+      rounds: this.#rounds,
+      tracker: this.#tracker,
       trackingTrusted: !this.#untracked,
       mode: this.#settings.mode,
-      history: rounds?.history,
-      presentBudgetPages: hotPagesInFreeze,
+      scratch,
     })
-    const pagemap = pagemapImage(this.#nsPid, final)
-    writeFileSync(this.#pagemapFile, pagemap.bytes, { mode: 0o600 })
-    const images = [...captured.images, pagemap]
-    return { final, images, map }
+    writeFileSync(this.#pagemapFile, dump.pagemap.bytes, { mode: 0o600 })
+    return dump
   }
 
   get #scratchFile(): string {
@@ -562,7 +542,6 @@ export class SourceWorker {
         lanes: this.#bulk,
         log: this.#log,
       })
-      if (this.#faultLane !== null) this.#serving.attachFaultLane(this.#faultLane)
       await this.#serving.run(signal)
     })
   }
@@ -577,7 +556,9 @@ export class SourceWorker {
       this.#freezer?.dissolve()
     }
     if (this.#takenOver && this.#pidfd >= 0) {
-      const scratch = existsSync(this.#scratchFile) ? Number(readFileSync(this.#scratchFile, 'utf8')) : undefined
+      const scratch = existsSync(this.#scratchFile)
+        ? Number(readFileSync(this.#scratchFile, 'utf8'))
+        : undefined
       removeLeftovers(this.#pid, scratch)
     }
   }
@@ -654,7 +635,9 @@ export class SourceWorker {
       this.#whenHeard = () => {
         if (this.#control === null) leave()
       }
-      void this.#reachable().catch((cause: Error) => this.#log.warn(`the destination is not answered: ${cause.message}`))
+      void this.#reachable().catch((cause: Error) =>
+        this.#log.warn(`the destination is not answered: ${cause.message}`),
+      )
     }
   }
 
@@ -669,9 +652,6 @@ export class SourceWorker {
 /** How long a control lane must be down before it counts as hung up and not as broken: it is dialled again. */
 const hangUpMs = 1_500
 
-/** A few milliseconds of the freeze for the pages that are most likely touched at once. */
-const hotPagesInFreeze = 1024
-
 function whereIs(state: SourceState): 'running' | 'frozen' | 'gone' | 'unknown' {
   switch (state.name) {
     case 'preparing':
@@ -685,40 +665,4 @@ function whereIs(state: SourceState): 'running' | 'frozen' | 'gone' | 'unknown' 
     default:
       return 'frozen'
   }
-}
-
-function sameAreas(a: AreaMap, b: AreaMap): boolean {
-  if (a.areas.length !== b.areas.length) return false
-  return a.areas.every((area, i) => {
-    const other = b.areas[i]
-    return (
-      area.start === other.start &&
-      area.nrPages === other.nrPages &&
-      area.prot === other.prot &&
-      area.path === other.path
-    )
-  })
-}
-
-function pagemapImage(nsPid: number, final: FinalPagemap): NamedImage {
-  const entries = [...pagemapEntries(final)]
-  const runs = new Float64Array(entries.length * 2)
-  const flags = new Uint8Array(entries.length)
-  for (const [i, entry] of entries.entries()) {
-    runs[2 * i] = entry.first
-    runs[2 * i + 1] = entry.nr
-    flags[i] = entry.flags
-  }
-  return {
-    name: imageFileName('pagemap', nsPid),
-    bytes: encodePagemap({ pagesId: 1, runs, nrRuns: entries.length, flags }),
-  }
-}
-
-/** The lazy pages of a dump whose worker died. */
-function lazyFromImage(file: string): PageSet {
-  const { runs, nrRuns, flags } = decodePagemap(readFileSync(file))
-  const lazy = new PageSet()
-  for (let i = 0; i < nrRuns; i++) if ((flags[i] & PE_LAZY) !== 0) lazy.addRange(runs[2 * i], runs[2 * i + 1])
-  return lazy
 }

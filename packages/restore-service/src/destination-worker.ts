@@ -1,11 +1,18 @@
-import { closeSync, existsSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, rmSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
-import { createLogger, type ErrorInfo, type Logger, PageferryError, pageBytes, RecordFile } from '@pageferry/base'
+import {
+  createLogger,
+  type ErrorInfo,
+  type Logger,
+  PageferryError,
+  pageBytes,
+  RecordFile,
+} from '@pageferry/base'
 import {
   bootId,
+  type Clocks,
   checkHosts,
   checkNeededFiles,
-  type Clocks,
   endRehearsal,
   Freezer,
   type FreezerRecord,
@@ -14,18 +21,25 @@ import {
   offsetsFor,
   ownClocks,
   ProcessImages,
-  rehearse,
   Restorer,
+  rehearse,
 } from '@pageferry/checkpoint'
-import { connectKeeper, fds, type KeeperClient, launchKeeper, Poller, readExitStatus } from '@pageferry/kernel'
+import {
+  connectKeeper,
+  fds,
+  type KeeperClient,
+  launchKeeper,
+  Poller,
+  readExitStatus,
+} from '@pageferry/kernel'
 import { checkInstalled, LazyMap } from '@pageferry/memory'
 import {
   type DestinationEffect,
   type DestinationEvent,
   type DestinationReport,
   type DestinationState,
-  destinationStateFromJournal,
   Driver,
+  destinationStateFromJournal,
   faultNamed,
   type Message,
   NO_FAULTS,
@@ -262,7 +276,9 @@ export class DestinationWorker {
   /** In the background, until it is up or the migration is over. */
   #redial(kind: 'control' | 'fault' | 'bulk', index?: number): void {
     const indices =
-      kind === 'bulk' && index === undefined ? [...Array(this.#records.nrBulkLanes ?? 1).keys()] : [index ?? 0]
+      kind === 'bulk' && index === undefined
+        ? [...Array(this.#records.nrBulkLanes ?? 1).keys()]
+        : [index ?? 0]
     for (const each of indices) void this.#redialOne(kind, each)
   }
 
@@ -282,7 +298,8 @@ export class DestinationWorker {
         break
       } catch (error) {
         this.#log.debug({ error: (error as Error).message }, `${kind} lane is still down`)
-        if (error instanceof PageferryError && error.code === 'NOT_FOUND') this.#driver.post({ type: 'peerUnknown' })
+        if (error instanceof PageferryError && error.code === 'NOT_FOUND')
+          this.#driver.post({ type: 'peerUnknown' })
       }
     }
     this.#redialling.delete(key)
@@ -292,15 +309,18 @@ export class DestinationWorker {
     switch (frame.type) {
       case 'pageBatch':
         if (this.#postcopy !== null) this.#postcopy.onBatch(lane, frame, payload)
-        else if (this.#receiver === null) throw new PageferryError('PROTOCOL', 'pages before there is a skeleton')
-        else if (this.#finalRound !== undefined && frame.round > this.#finalRound) this.#early.push({ lane, frame, payload })
+        else if (this.#receiver === null)
+          throw new PageferryError('PROTOCOL', 'pages before there is a skeleton')
+        else if (this.#finalRound !== undefined && frame.round > this.#finalRound)
+          this.#early.push({ lane, frame, payload })
         else this.#receiver.batch(lane, frame, payload)
         return
       case 'pageReply':
         this.#postcopy?.onReply(frame, payload)
         return
       case 'image':
-        if (this.#driver.state.name !== 'receiving') throw new PageferryError('PROTOCOL', 'an image at the wrong time')
+        if (this.#driver.state.name !== 'receiving')
+          throw new PageferryError('PROTOCOL', 'an image at the wrong time')
         this.#imageReceiver.add(frame, payload)
         return
       case 'pageHashes':
@@ -346,7 +366,10 @@ export class DestinationWorker {
     try {
       apply()
     } catch (error) {
-      const info = error instanceof PageferryError ? error : new PageferryError('KERNEL', (error as Error).message, { cause: error })
+      const info =
+        error instanceof PageferryError
+          ? error
+          : new PageferryError('KERNEL', (error as Error).message, { cause: error })
       this.#driver.post({ type: 'stepFailed', step: 'prepare', error: info.toInfo() })
     }
   }
@@ -381,7 +404,12 @@ export class DestinationWorker {
     const offsets = offsetsFor({ monotonicNs: reply.monotonicNs, boottimeNs: reply.boottimeNs }, before)
     const sameClock = begin.source.bootId === bootId() && wasReadBetween(reply, before, ownClocks())
     this.#freezer = Freezer.atTop(this.#spec.id)
-    await this.#channel.record({ freezer: this.#freezer.record, nsPid: begin.pid, comm: begin.comm, threads: begin.tids.length })
+    await this.#channel.record({
+      freezer: this.#freezer.record,
+      nsPid: begin.pid,
+      comm: begin.comm,
+      threads: begin.tids.length,
+    })
     Object.assign(this.#records, { nsPid: begin.pid, comm: begin.comm, threads: begin.tids.length })
     this.#freezer.create()
     this.#keeper = await launchKeeper({
@@ -422,7 +450,8 @@ export class DestinationWorker {
   }
 
   #built(): { restorer: Restorer; receiver: RoundReceiver } {
-    if (this.#restorer === null || this.#receiver === null) throw new PageferryError('INTERNAL', 'no skeleton')
+    if (this.#restorer === null || this.#receiver === null)
+      throw new PageferryError('INTERNAL', 'no skeleton')
     return { restorer: this.#restorer, receiver: this.#receiver }
   }
 
@@ -519,25 +548,31 @@ export class DestinationWorker {
   #send(message: Message): void {
     switch (message.type) {
       case 'prepared':
-        return this.#control?.send({ type: 'prepared', destination: hostFacts(), pid: this.#pid })
+        this.#control?.send({ type: 'prepared', destination: hostFacts(), pid: this.#pid })
+        return
       case 'ready':
-        return this.#control?.send({
+        this.#control?.send({
           type: 'ready',
           restoreMs: this.#report.blackout.restoreMs,
           partsJson: toJsonText(this.#readyParts),
         })
+        return
       case 'running':
-        return this.#control?.send({ type: 'running', resumeMs: this.#report.blackout.resumeMs, pid: this.#pid })
+        this.#control?.send({ type: 'running', resumeMs: this.#report.blackout.resumeMs, pid: this.#pid })
+        return
       case 'drained':
-        return this.#control?.send({
+        this.#control?.send({
           type: 'drained',
           statsJson: toJsonText(this.#report as unknown as Record<string, unknown>),
         })
+        return
       case 'abandoned':
-        return this.#control?.send({ type: 'abandoned', reason: message.reason ?? '' })
+        this.#control?.send({ type: 'abandoned', reason: message.reason ?? '' })
+        return
       case 'failed':
       case 'cancel':
-        return this.#control?.send(errorToFrame(message.type, message.error as ErrorInfo))
+        this.#control?.send(errorToFrame(message.type, message.error as ErrorInfo))
+        return
       default:
         throw new PageferryError('INTERNAL', `the destination does not send ${message.type}`)
     }

@@ -47,7 +47,10 @@ export function dial(options: DialOptions): Promise<Dialled> {
     const fail = (error: Error): void => {
       clearTimeout(timer)
       reject(error)
-      if (!(error instanceof WireError)) return socket.terminate()
+      if (!(error instanceof WireError)) {
+        socket.terminate()
+        return
+      }
       socket.resume()
       socket.close(closeCodeOf(error), closeReason(error.message))
     }

@@ -28,7 +28,10 @@ export class ImageReceiver {
       this.#partial.set(name, image)
     }
     if (image === undefined || image.filled !== offset || image.totalBytes !== totalBytes) {
-      throw new WireError('OUT_OF_ORDER', `image ${name}: piece at ${offset} of ${totalBytes} is not the next one`)
+      throw new WireError(
+        'OUT_OF_ORDER',
+        `image ${name}: piece at ${offset} of ${totalBytes} is not the next one`,
+      )
     }
     if (image.bytes.length < offset + payload.length) {
       const larger = Buffer.alloc(

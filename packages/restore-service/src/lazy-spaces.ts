@@ -115,7 +115,8 @@ export function readSpace(keeper: Holder, space: Space): uffd.UffdEvent[] {
 export function changeSpace(space: Space, event: uffd.UffdEvent): void {
   applyEvent(space.lazy, event)
   if (event.type === 'remap') wakeRange(space, event.from, event.length)
-  else if (event.type === 'remove' || event.type === 'unmap') wakeRange(space, event.start, event.end - event.start)
+  else if (event.type === 'remove' || event.type === 'unmap')
+    wakeRange(space, event.start, event.end - event.start)
 }
 
 export function wakeRange(space: Space, address: bigint, length: bigint): void {

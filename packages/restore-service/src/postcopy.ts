@@ -4,7 +4,7 @@ import { Poller, uffd } from '@pageferry/kernel'
 import { PageSet } from '@pageferry/memory'
 import { type FaultsReport, faultsFromSamples } from '@pageferry/migration'
 import type { Lane } from '@pageferry/service/worker'
-import { faultPendingMax, type FrameOf, maxFaultPages, WireError } from '@pageferry/wire'
+import { type FrameOf, faultPendingMax, maxFaultPages, WireError } from '@pageferry/wire'
 import {
   changeSpace,
   type Holder,
@@ -309,7 +309,10 @@ export class Postcopy {
 
   #checkIdentity(frame: { asId: number; round: number }): void {
     if (frame.asId !== this.#options.asId || frame.round !== this.#options.round) {
-      throw new WireError('OUT_OF_ORDER', `address space ${frame.asId}, round ${frame.round} is not being received`)
+      throw new WireError(
+        'OUT_OF_ORDER',
+        `address space ${frame.asId}, round ${frame.round} is not being received`,
+      )
     }
   }
 

@@ -130,7 +130,10 @@ export class RoundReceiver {
     if (expected === null) return
     for (const [lane, count] of this.#batches.entries()) {
       if ((count ?? 0) > (expected[lane] ?? 0)) {
-        throw new WireError('OUT_OF_ORDER', `bulk lane ${lane} carried more batches than round ${this.#round} has`)
+        throw new WireError(
+          'OUT_OF_ORDER',
+          `bulk lane ${lane} carried more batches than round ${this.#round} has`,
+        )
       }
     }
     if (!expected.every((want, lane) => (this.#batches[lane] ?? 0) === want)) return

@@ -1,6 +1,6 @@
-import { mkdirSync, openSync, closeSync, rmSync, symlinkSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, rmSync, symlinkSync, writeFileSync, writeSync } from 'node:fs'
 import { PageferryError, pageBytes } from '@pageferry/base'
-import { encodeImage, encodePagemap, imageFileName, IMG_VERSION, PE_PRESENT } from '@pageferry/images'
+import { encodeImage, encodePagemap, IMG_VERSION, imageFileName, PE_PRESENT } from '@pageferry/images'
 import { memory as kernelMemory } from '@pageferry/kernel'
 import type { PageSet } from '@pageferry/memory'
 
@@ -28,7 +28,10 @@ export class StoredImages {
   }
 
   /** The contents, read from the stopped skeleton: what is stored is what runs. */
-  storePages(process: { pid: number; memFd: number; nsPid: number }, sets: { parent: PageSet; present: PageSet }): void {
+  storePages(
+    process: { pid: number; memFd: number; nsPid: number },
+    sets: { parent: PageSet; present: PageSet },
+  ): void {
     this.#writePages(`${this.#directory}/${imageFileName('pages', pagesId)}`, process, sets.present)
     const parent = `${this.#directory}/${parentDirectory}`
     this.#writePages(`${parent}/${imageFileName('pages', pagesId)}`, process, sets.parent)
@@ -51,7 +54,8 @@ export class StoredImages {
         const { nrRuns, nrPages, nextPage } = pages.fillRunTable(table, from, pagesPerWrite, pagesPerWrite)
         from = nextPage
         const got = kernelMemory.readRuns(pid, memFd, table, nrRuns, buffer)
-        if (got !== nrPages) throw new PageferryError('INTERNAL', `only ${got} of ${nrPages} pages can be stored`)
+        if (got !== nrPages)
+          throw new PageferryError('INTERNAL', `only ${got} of ${nrPages} pages can be stored`)
         for (let at = 0; at < got * pageBytes; ) at += writeSync(fd, buffer, at, got * pageBytes - at)
       }
     } finally {

@@ -18,6 +18,7 @@ import {
 /** The table of descriptors: numbers, close-on-exec, and which of them share one open file description. */
 
 const O_CLOEXEC = 0o2000000
+const O_DIRECT = 0o40000
 const FD_CLOEXEC = 1
 
 export interface DescriptorDump {
@@ -39,6 +40,7 @@ export function checkDescriptors(pid: number): Problem[] {
         if (!ends.some((end) => isWriteEnd(end.flags)) || !ends.some((end) => !isWriteEnd(end.flags))) {
           problems.push({ what, reason: 'only one end of the pipe is in the process: redirect it to a file' })
         }
+        if ((info.flags & O_DIRECT) !== 0) problems.push({ what, reason: 'a pipe in packet mode is not moved' })
       } else if (isRegularFile(info)) {
         const copy = fds.pidfdGetfd(pidfd, info.fd)
         try {

@@ -1,4 +1,4 @@
-import { closeSync, fstatSync } from 'node:fs'
+import { closeSync, fstatSync, statSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import type { RegFileEntry } from '@pageferry/images'
 import { fds } from '@pageferry/kernel'
@@ -34,12 +34,21 @@ export function checkRegularFile(info: FdInfo, fd: number): Problem | null {
   if (info.target.endsWith(' (deleted)') && stat.nlink === 0) {
     return { what, reason: 'the file is deleted: the destination cannot open it' }
   }
+  if (!leadsTo(info.target, fd)) {
+    return { what, reason: 'the path no longer leads to it: the file was deleted, renamed over or mounted over' }
+  }
   if ((info.flags & O_PATH) !== 0) return { what, reason: 'descriptors opened with O_PATH are not moved' }
   if (info.lock.length > 0) return { what, reason: 'it holds a file lock, which would be lost' }
   if (type === regular || type === directory) return null
   if (type === characterDevice && memoryDevices.has(stat.rdev)) return null
   if (type === characterDevice) return { what, reason: 'a terminal or device is not moved' }
   return { what, reason: 'a special file (FIFO, socket or block device) is not moved' }
+}
+
+function leadsTo(path: string, fd: number): boolean {
+  const ours = fstatSync(fd, { bigint: true })
+  const there = statSync(path, { bigint: true, throwIfNoEntry: false })
+  return there !== undefined && there.dev === ours.dev && there.ino === ours.ino
 }
 
 /** O_DIRECT reads write memory behind every tracker's back. */

@@ -1,6 +1,6 @@
 import { closeSync, openSync, readFileSync } from 'node:fs'
 import { addressOf, isKernelError, PageferryError, pageBytes } from '@pageferry/base'
-import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
+import { fds, memory as kernelMemory, ptrace } from '@pageferry/kernel'
 import { readMaps } from '../proc/maps.js'
 import { readStat } from '../proc/stat.js'
 import { readStatus } from '../proc/status.js'
@@ -97,10 +97,17 @@ export class StoppedProcess {
 
   #notePreStop(tid: number, clockOffsetNs: bigint): void {
     try {
-      const nr = Number.parseInt(readFileSync(`/proc/${this.pid}/task/${tid}/syscall`, 'utf8'), 10)
+      const call = readFileSync(`/proc/${this.pid}/task/${tid}/syscall`, 'utf8')
+      const nr = Number.parseInt(call, 10)
+      if (nr !== SYS.restart_syscall) interruptedSleeps.delete(tid)
       if (!timedCalls.has(nr)) return
-      const call = nr === SYS.restart_syscall ? restartedCall(this.pid, tid) : nr
-      this.preStop.set(tid, { nr: call, beganNs: sleepBegan(this.pid, tid, clockOffsetNs) })
+      const known = interruptedSleeps.get(tid)
+      const sleep = known ?? {
+        nr: nr === SYS.restart_syscall ? restartedCall(this.pid, tid, call) : nr,
+        beganNs: sleepBegan(this.pid, tid, clockOffsetNs),
+      }
+      interruptedSleeps.set(tid, sleep)
+      this.preStop.set(tid, sleep)
     } catch {
       // The thread is gone; the stop will say so.
     }
@@ -173,6 +180,10 @@ export class StoppedProcess {
   }
 }
 
+/** User addresses; clock numbers are small, or negative for the clocks of a process (32 or 64 bits). */
+const lowestPointer = 0x1_0000
+const highestPointer = 0x7fff_ffff_ffff
+
 const timedCalls = new Set<number>([
   SYS.nanosleep,
   SYS.clock_nanosleep,
@@ -183,10 +194,22 @@ const timedCalls = new Set<number>([
   SYS.epoll_pwait,
 ])
 
-/** restart_syscall says only that some call was interrupted before; where the thread sleeps tells which. */
-function restartedCall(pid: number, tid: number): number {
+/**
+ * Sleeps that an earlier stop of ours has interrupted, by tid: from then on the kernel shows restart_syscall, and
+ * no longer when the sleep began.
+ */
+const interruptedSleeps = new Map<number, PreStop>()
+
+/**
+ * restart_syscall says only that some call was interrupted before, by somebody else; where the thread sleeps tells
+ * which. Its registers still hold that call's arguments: a clock's number where nanosleep has a pointer.
+ */
+function restartedCall(pid: number, tid: number, call: string): number {
   const wchan = readFileSync(`/proc/${pid}/task/${tid}/wchan`, 'utf8')
-  if (wchan.includes('nanosleep')) return SYS.nanosleep
+  if (wchan.includes('nanosleep')) {
+    const first = Number(call.split(' ')[1])
+    return first >= lowestPointer && first <= highestPointer ? SYS.nanosleep : SYS.clock_nanosleep
+  }
   if (wchan.includes('poll')) return SYS.poll
   if (wchan.includes('futex')) return SYS.futex
   return SYS.restart_syscall

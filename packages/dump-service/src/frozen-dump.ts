@@ -1,0 +1,121 @@
+import { readFileSync } from 'node:fs'
+import { PageferryError } from '@pageferry/base'
+import {
+  captureProcess,
+  dumpMemoryMap,
+  type FileTable,
+  type NamedImage,
+  readVmFlags,
+  type StoppedProcess,
+  scanPresent,
+  type Tracker,
+} from '@pageferry/checkpoint'
+import { decodePagemap, encodePagemap, imageFileName, PE_LAZY } from '@pageferry/images'
+import { type AreaMap, type FinalPagemap, PageSet, pagemapEntries, SourcePages } from '@pageferry/memory'
+import type { Mode } from '@pageferry/migration'
+import type { RoundsResult } from './rounds.js'
+
+/** A few milliseconds of the freeze for the pages that are most likely touched at once. */
+const hotPagesInFreeze = 1024
+
+export interface FrozenDumpOptions {
+  stopped: StoppedProcess
+  nsPid: number
+  files: FileTable
+  /** null: mode postcopy, there were no rounds. */
+  rounds: RoundsResult | null
+  tracker: Tracker | null
+  trackingTrusted: boolean
+  mode: Mode
+  /** First page of the scratch area, chosen and written down beforehand. */
+  scratch: number
+}
+
+export interface FrozenDump {
+  final: FinalPagemap
+  /** Everything about the process but the contents of its memory. */
+  images: NamedImage[]
+  /** pagemap-PID.img, the authority on the contents. */
+  pagemap: NamedImage
+  map: AreaMap
+}
+
+/**
+ * Captures the stopped workload and classifies every page of its memory. All of it is blackout. The scan comes last:
+ * what the capture itself writes (the timespec of an interrupted sleep) must count as written.
+ */
+export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
+  const { stopped, rounds, tracker, files, nsPid } = options
+  const map = finalMap(stopped.pid, rounds)
+  stopped.mapScratch(options.scratch)
+  const captured = captureProcess(stopped, map, files)
+  stopped.leave()
+  const scan = tracker?.scan(map) ?? scanPresent(stopped.pid, map)
+  const pages = rounds?.pages ?? new SourcePages()
+  const final = pages.finalPagemap({
+    areas: map,
+    presentOrSwapped: scan.present,
+    doubtful: scan.doubtful,
+    objectPages: scan.objectPages,
+    written: scan.written,
+    neverLazy: captured.neverLazy,
+    trackingTrusted: options.trackingTrusted,
+    mode: options.mode,
+    history: rounds?.history,
+    presentBudgetPages: hotPagesInFreeze,
+  })
+  return { final, images: captured.images, pagemap: pagemapImage(nsPid, final), map }
+}
+
+/** Flags come from the last round where no area changed since: reading them walks all page tables. */
+function finalMap(pid: number, rounds: RoundsResult | null): AreaMap {
+  const tracked = rounds !== null
+  let { map, problems } = dumpMemoryMap(pid, rounds?.vmFlags ?? readVmFlags(pid), { tracked })
+  if (rounds !== null && !sameAreas(map, rounds.map)) {
+    ;({ map, problems } = dumpMemoryMap(pid, readVmFlags(pid), { tracked }))
+  }
+  if (problems.length > 0) {
+    throw new PageferryError('WORKLOAD_CHANGED', `${problems[0].what}: ${problems[0].reason}`, {
+      details: { problems },
+    })
+  }
+  return map
+}
+
+function sameAreas(a: AreaMap, b: AreaMap): boolean {
+  if (a.areas.length !== b.areas.length) return false
+  return a.areas.every((area, i) => {
+    const other = b.areas[i]
+    return (
+      area.start === other.start &&
+      area.nrPages === other.nrPages &&
+      area.prot === other.prot &&
+      area.kind === other.kind &&
+      area.backingId === other.backingId &&
+      area.offset === other.offset
+    )
+  })
+}
+
+function pagemapImage(nsPid: number, final: FinalPagemap): NamedImage {
+  const entries = [...pagemapEntries(final)]
+  const runs = new Float64Array(entries.length * 2)
+  const flags = new Uint8Array(entries.length)
+  for (const [i, entry] of entries.entries()) {
+    runs[2 * i] = entry.first
+    runs[2 * i + 1] = entry.nr
+    flags[i] = entry.flags
+  }
+  return {
+    name: imageFileName('pagemap', nsPid),
+    bytes: encodePagemap({ pagesId: 1, runs, nrRuns: entries.length, flags }),
+  }
+}
+
+/** The lazy pages of a dump whose worker died. */
+export function lazyFromImage(file: string): PageSet {
+  const { runs, nrRuns, flags } = decodePagemap(readFileSync(file))
+  const lazy = new PageSet()
+  for (let i = 0; i < nrRuns; i++) if ((flags[i] & PE_LAZY) !== 0) lazy.addRange(runs[2 * i], runs[2 * i + 1])
+  return lazy
+}

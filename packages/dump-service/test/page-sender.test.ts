@@ -1,0 +1,166 @@
+import { pageBytes } from '@pageferry/base'
+import { memory as kernelMemory } from '@pageferry/kernel'
+import { PageSet } from '@pageferry/memory'
+import { type FrameOf, maxBatchPages, payloadToHashes } from '@pageferry/wire'
+import t, { type Test } from 'tap'
+import { BulkLane } from '../src/bulk-lane.js'
+import { sendHashes } from '../src/hash-sender.js'
+import { PageReader } from '../src/page-reader.js'
+import { sendPages, type SendOptions } from '../src/page-sender.js'
+import { areaMap, connectBulk, contentOf, pagesOf, Receiver, startPages, type Workload } from './fixtures/workload.js'
+
+/** More than the windows of three lanes hold. */
+const nrPages = 4000
+const indices = Array.from({ length: nrPages }, (_, i) => i)
+const content = indices.filter((i) => contentOf(i) !== 0n)
+const never = new AbortController().signal
+
+async function prepare(test: Test, workload: Workload, nrLanes: number) {
+  const lanes = Array.from({ length: nrLanes }, () => new BulkLane())
+  const receiver = new Receiver(workload.first)
+  const connections = await Promise.all(lanes.map((lane, index) => connectBulk(test, lane, receiver, index)))
+  const idle = async (): Promise<void> => {
+    while (lanes.some((lane) => !lane.isIdle)) await BulkLane.changed(lanes, never)
+  }
+  return { lanes, receiver, connections, idle, reader: new PageReader(workload.pid, workload.memFd, null) }
+}
+
+const optionsFor = (workload: Workload, more: Partial<SendOptions> = {}): SendOptions => ({
+  asId: 1,
+  round: 2,
+  map: areaMap(workload.first, nrPages, 'anon'),
+  final: false,
+  signal: never,
+  ...more,
+})
+
+t.test('sending a set of pages', async (t) => {
+  const workload = await startPages(t, nrPages)
+  const all = PageSet.of([workload.first, nrPages])
+
+  for (const nrLanes of [1, 3]) {
+    await t.test(`every page arrives once, over ${nrLanes} lane(s); zeros are left out`, async (t) => {
+      const { lanes, receiver, reader, idle } = await prepare(t, workload, nrLanes)
+      const [sentRuns, zeroRuns] = [new PageSet(), new PageSet()]
+      let progress = 0
+      const sent = await sendPages(all, reader, lanes, {
+        ...optionsFor(workload),
+        onSent: (runs) => sentRuns.addRuns(runs),
+        onZero: (runs) => zeroRuns.addRuns(runs),
+        onVanished: () => t.fail('nothing vanishes'),
+        onProgress: (pages) => {
+          progress = pages
+        },
+      })
+      await idle()
+      t.same(receiver.wrong(content), [])
+      t.equal(receiver.pages.size, content.length)
+      t.match(sent, { pages: nrPages, zeroPages: nrPages / 5 })
+      t.equal(
+        sent.bytes,
+        lanes.reduce((sum, lane) => sum + lane.bytesSent, 0),
+      )
+      t.ok(sent.bytes > content.length * pageBytes && sent.bytes < (content.length + 40) * pageBytes)
+      t.same(sent.batchesPerLane, receiver.perLane, 'the barrier counts what arrives')
+      t.ok(sent.batchesPerLane.every((batches) => batches > 0), 'no lane is idle')
+      t.ok(receiver.batches.every(({ asId, round }) => asId === 1 && round === 2))
+      t.equal(sentRuns.count, content.length)
+      t.equal(zeroRuns.count, nrPages / 5)
+      t.equal(progress, nrPages)
+    })
+  }
+
+  await t.test('the final round sends zeros too', async (t) => {
+    const { lanes, receiver, reader, idle } = await prepare(t, workload, 2)
+    const sent = await sendPages(all, reader, lanes, optionsFor(workload, { final: true }))
+    await idle()
+    t.same(receiver.wrong(indices), [])
+    t.match(sent, { pages: nrPages, zeroPages: nrPages / 5 })
+  })
+
+  await t.test('zeros of a private file mapping hide what is in the file: they travel in every round', async (t) => {
+    const { lanes, receiver, reader, idle } = await prepare(t, workload, 1)
+    // The first thousand pages are the file's, the others anonymous.
+    const map = areaMap(workload.first, 1000, 'file-private')
+    await sendPages(all, reader, lanes, optionsFor(workload, { map }))
+    await idle()
+    t.same(receiver.wrong(indices.slice(0, 1000)), [])
+    t.equal(receiver.pages.size, 1000 + (nrPages - 1000) * 0.8)
+  })
+
+  await t.test('a batch of nothing but left-out zeros is no batch', async (t) => {
+    const { lanes, receiver, reader, idle } = await prepare(t, workload, 1)
+    const zeros = PageSet.of([workload.first + 4, 1], [workload.first + 9, 1])
+    const sent = await sendPages(zeros, reader, lanes, optionsFor(workload))
+    await idle()
+    t.match(sent, { pages: 2, zeroPages: 2, bytes: 0, batchesPerLane: [0] })
+    t.same(receiver.batches, [])
+    t.match(await sendPages(new PageSet(), reader, lanes, optionsFor(workload)), { pages: 0, batchesPerLane: [0] })
+    t.ok(lanes[0].hasRoom, 'its buffer is free again')
+  })
+
+  await t.test('pages that vanished are reported', async (t) => {
+    const { lanes, receiver, reader, idle } = await prepare(t, workload, 1)
+    // Page 0 is never mapped.
+    const vanished: number[] = []
+    await sendPages(PageSet.of([0, 1], [workload.first, 2]), reader, lanes, {
+      ...optionsFor(workload),
+      onVanished: (runs) => vanished.push(...runs),
+    })
+    await idle()
+    t.same(vanished, [0, 1])
+    t.same(receiver.wrong([0, 1]), [])
+    const final = optionsFor(workload, { final: true })
+    await t.rejects(sendPages(PageSet.of([0, 1]), reader, lanes, final), { code: 'WORKLOAD_CHANGED' })
+  })
+
+  await t.test('an abort ends it, also while no lane has room', async (t) => {
+    const { lanes, receiver, reader } = await prepare(t, workload, 1)
+    receiver.acknowledges = false
+    const controller = new AbortController()
+    let progress = 0
+    const sending = sendPages(all, reader, lanes, {
+      ...optionsFor(workload, { signal: controller.signal }),
+      onProgress: (pages) => {
+        progress = pages
+      },
+    })
+    setTimeout(() => controller.abort(new Error('enough')), 300)
+    await t.rejects(sending, { message: 'enough' })
+    t.ok(progress >= maxBatchPages && progress < nrPages, `stopped by the window after ${progress} pages`)
+    t.notOk(lanes[0].hasRoom)
+  })
+
+  await t.test('hashes are of the memory itself, zeros too, and end with the last frame', async (t) => {
+    const frames: FrameOf<'pageHashes'>[] = []
+    const received = new Map<number, bigint>()
+    const pages = PageSet.of([workload.first, 1500], [workload.first + 2000, 10])
+    const send: Parameters<typeof sendHashes>[3] = (frame, payload) => {
+      if (frame.type !== 'pageHashes') throw new Error(frame.type)
+      frames.push(frame)
+      const hashes = payloadToHashes(payload)
+      let at = 0
+      for (const page of pagesOf(frame.runs)) received.set(page - workload.first, hashes[at++])
+    }
+    await sendHashes(pages, workload.pid, workload.memFd, send, 1)
+    t.equal(received.size, 1510)
+    const page = new BigUint64Array(pageBytes / 8)
+    const hash = new BigUint64Array(1)
+    const wrong = [...received].filter(([index, value]) => {
+      kernelMemory.hashPages(new Uint8Array(page.fill(contentOf(index)).buffer), 1, hash)
+      return hash[0] !== value
+    })
+    t.same(wrong, [])
+    t.ok(frames.length > 1)
+    t.same(
+      frames.map(({ last }) => last),
+      frames.map((_, i) => i === frames.length - 1),
+    )
+
+    frames.length = 0
+    await sendHashes(new PageSet(), workload.pid, workload.memFd, send, 1)
+    t.match(frames, [{ last: true, runs: new Float64Array(0) }], 'also when there is nothing to hash')
+    const unreadable = sendHashes(PageSet.of([0, 1]), workload.pid, workload.memFd, send, 1)
+    await t.rejects(unreadable, { code: 'WORKLOAD_CHANGED' })
+  })
+})

@@ -1,0 +1,214 @@
+import { createLogger, pageBytes } from '@pageferry/base'
+import { PageSet, WriteHistory } from '@pageferry/memory'
+import type { Lane } from '@pageferry/service/worker'
+import { type Frame, type FrameOf, maxBatchPages, maxFaultPages } from '@pageferry/wire'
+import t, { type Test } from 'tap'
+import { eventually, lanePair, Recorder } from '../../service/test/fixtures/sockets.js'
+import { BulkLane } from '../src/bulk-lane.js'
+import { Serving } from '../src/serving.js'
+import { connectBulk, contentOf, pagesOf, Receiver, startPages, type Workload } from './fixtures/workload.js'
+
+const nrPages = 3000
+const asId = 1
+const round = 4
+const log = createLogger('test', 'silent')
+
+interface Setup {
+  serving: Serving
+  bulk: BulkLane[]
+  receiver: Receiver
+  /** The destination's end of the fault lane, and what came in on it. */
+  fault: Lane
+  replies: Recorder
+  /** Starts to push. */
+  run(): void
+  /** Sends a request; the ids count from 1. */
+  request(page: number, nrPages?: number, more?: Partial<FrameOf<'pageRequest'>>): void
+}
+
+async function setUp(test: Test, workload: Workload, lazy: PageSet, history?: WriteHistory): Promise<Setup> {
+  const bulk = [new BulkLane()]
+  const receiver = new Receiver(workload.first)
+  const serving = new Serving({ ...workload, asId, round, lazy, history, lanes: bulk, log })
+  const { source, destination: fault } = await lanePair(test, 'fault')
+  source.open({
+    onFrame: (frame) => {
+      if (frame.type !== 'pageRequest') throw new Error(frame.type)
+      serving.onFrame(source, frame)
+    },
+    onLost: () => {},
+  })
+  const replies = new Recorder()
+  fault.open(replies)
+  const controller = new AbortController()
+  let running: Promise<void> = Promise.resolve()
+  test.teardown(async () => {
+    controller.abort()
+    await running
+  })
+  let requestId = 0
+  return {
+    serving,
+    bulk,
+    receiver,
+    fault,
+    replies,
+    run: () => {
+      running = serving.run(controller.signal)
+    },
+    request: (page, nrPages = 1, more = {}) => {
+      const frame: Frame = { type: 'pageRequest', asId, round, requestId: ++requestId, page, nrPages, ...more }
+      fault.send(frame)
+    },
+  }
+}
+
+t.test('serving', async (t) => {
+  const workload = await startPages(t, nrPages)
+  const { first } = workload
+  const all = PageSet.of([first, nrPages])
+  const indices = Array.from({ length: nrPages }, (_, i) => i)
+
+  await t.test('everything is pushed once, zeros as such', async (t) => {
+    const { serving, bulk, receiver, run } = await setUp(t, workload, all)
+    await connectBulk(t, bulk[0], receiver)
+    run()
+    await eventually('all arrive', () => receiver.pages.size === nrPages)
+    t.same(receiver.wrong(indices), [])
+    t.equal(serving.pushedPages, nrPages)
+    t.ok(receiver.batches.every((batch) => batch.asId === asId && batch.round === round))
+    t.equal(all.count, nrPages, 'the lazy set is not consumed: a page may be asked for again')
+  })
+
+  await t.test('a request is answered with the right bytes, and those pages are not pushed', async (t) => {
+    const { bulk, receiver, replies, run, request } = await setUp(t, workload, all)
+    request(first + 100)
+    request(first + 104)
+    request(first + 200, maxFaultPages)
+    await eventually('the replies arrive', () => replies.frames.length === 3)
+    const answered = new Receiver(first)
+    for (const [i, frame] of replies.frames.entries()) {
+      if (frame.type !== 'pageReply') throw new Error(frame.type)
+      answered.note(frame.runs, frame.zeroRuns, replies.payloads[i])
+    }
+    t.match(replies.frames[0], { asId, round, requestId: 1, page: first + 100, nrPages: 1 })
+    t.match(replies.frames[2], { requestId: 3, page: first + 200, nrPages: maxFaultPages })
+    const asked = [100, 104, ...indices.slice(200, 200 + maxFaultPages)]
+    t.same(answered.wrong(asked), [])
+    t.equal(answered.pages.size, asked.length)
+
+    await connectBulk(t, bulk[0], receiver)
+    run()
+    const rest = indices.filter((i) => !asked.includes(i))
+    await eventually('the rest is pushed', () => receiver.pages.size === rest.length)
+    t.same(receiver.wrong(rest), [])
+
+    request(first + 100)
+    await eventually('it is answered again', () => replies.frames.length === 4)
+    t.ok(replies.payloads[3].equals(replies.payloads[0]), 'a page may be asked for twice: the original is frozen')
+  })
+
+  await t.test('nothing but lazy pages may be asked for', async (t) => {
+    const lazy = PageSet.of([first + 10, 20], [first + 40, 5])
+    const cases: [what: string, send: (setup: Setup) => void, code: number, reason: RegExp][] = [
+      ['a page before', ({ request }) => request(first + 9), 4108, /is not a lazy page/],
+      ['a page behind', ({ request }) => request(first + 45), 4108, /is not a lazy page/],
+      ['a range that leaves the set', ({ request }) => request(first + 28, 3), 4108, /is not a lazy page/],
+      ['a range with a hole', ({ request }) => request(first + 29, 12), 4108, /is not a lazy page/],
+      ['another address space', ({ request }) => request(first + 10, 1, { asId: 2 }), 4107, /address space 2/],
+      ['another round', ({ request }) => request(first + 10, 1, { round: 3 }), 4107, /round 3/],
+    ]
+    for (const [what, send, code, reason] of cases) {
+      const setup = await setUp(t, workload, lazy)
+      send(setup)
+      setup.request(first + 10)
+      await eventually(`the lane is closed after ${what}`, () => setup.replies.losses.length === 1)
+      t.same(setup.replies.frames, [], `${what} is not answered, nor is anything behind it`)
+      t.match(setup.replies.losses[0].message, reason)
+      t.match(setup.replies.losses[0].message, code === 4108 ? /OUTSIDE_PROCESS/ : /OUT_OF_ORDER/)
+
+      await connectBulk(t, setup.bulk[0], setup.receiver)
+      setup.run()
+      await eventually('everything is still pushed', () => setup.receiver.pages.size === 25)
+    }
+  })
+
+  await t.test('what was discarded is not pushed; only what is lazy can be', async (t) => {
+    const { serving, bulk, receiver, run } = await setUp(t, workload, all)
+    const { source } = await connectBulk(t, bulk[0], receiver)
+    const discard = (from: number, nr: number): Frame => {
+      return { type: 'discard', asId, round, runs: Float64Array.of(from, nr) }
+    }
+    serving.onFrame(source, discard(first + 100, 500) as FrameOf<'discard'>)
+    t.throws(() => serving.onFrame(source, discard(first - 1, 1) as FrameOf<'discard'>), { closeCode: 4108 })
+    const stale = { ...discard(first, 1), round: 1 } as FrameOf<'discard'>
+    t.throws(() => serving.onFrame(source, stale), { closeCode: 4107 })
+    run()
+    const rest = indices.filter((i) => i < 100 || i >= 600)
+    await eventually('the rest is pushed', () => receiver.pages.size === rest.length)
+    t.same(receiver.wrong(rest), [])
+  })
+
+  await t.test('often written pages first, then around the latest fault, then the rest', async (t) => {
+    const history = new WriteHistory()
+    history.record(PageSet.of([first + 2000, 100]), 2)
+    history.record(PageSet.of([first + 2000, 100]), 3)
+    const { bulk, receiver, replies, run, request } = await setUp(t, workload, all, history)
+    request(first + 1000)
+    await eventually('it is answered', () => replies.frames.length === 1)
+    await connectBulk(t, bulk[0], receiver)
+    run()
+    await eventually('all arrive', () => receiver.pages.size === nrPages - 1)
+    const order = receiver.batches.map(({ runs, zeroRuns }) => [...pagesOf(runs), ...pagesOf(zeroRuns)].map((p) => p - first))
+    const early = new Set(order[0])
+    t.ok(
+      indices.slice(2000, 2100).every((i) => early.has(i)),
+      'hot pages are in the first batch',
+    )
+    t.ok(
+      indices.slice(1001, 1100).every((i) => early.has(i)),
+      'so is what follows the fault',
+    )
+    t.notOk(early.has(1500))
+    t.ok(early.size <= maxBatchPages)
+    t.ok(
+      order.slice(2).every((pages, i) => Math.min(...pages) > Math.min(...order[i + 1])),
+      'the rest ascends',
+    )
+  })
+
+  await t.test('what a broken lane had in flight is pushed again over the next one', async (t) => {
+    const { serving, bulk, receiver, run } = await setUp(t, workload, all)
+    const lossy = new Receiver(first)
+    lossy.acknowledges = false
+    const { source, destination } = await connectBulk(t, bulk[0], lossy)
+    run()
+    await eventually('the window is full', () => lossy.batches.length > 0 && !bulk[0].hasRoom)
+    destination.terminate()
+    await source.closed()
+    serving.requeue(bulk[0].lost())
+    await connectBulk(t, bulk[0], receiver)
+    await eventually('all arrive', () => receiver.pages.size === nrPages)
+    t.same(receiver.wrong(indices), [])
+
+    // Everything was sent by now: the loop sleeps, and wakes for what is given back.
+    const twice = [{ runs: Float64Array.of(first + 50, 2), zeroRuns: Float64Array.of(first + 54, 1) }]
+    serving.requeue(twice)
+    await eventually('they come again', () => receiver.pages.get(54)?.length === 2)
+    t.same(receiver.pages.get(50), [contentOf(50), contentOf(50)])
+    t.equal(receiver.pages.get(53)?.length, 1)
+  })
+
+  await t.test('a peer that asks and does not take the replies is cut off', async (t) => {
+    const { fault, replies, request } = await setUp(t, workload, all)
+    fault.pause()
+    for (let i = 0; i < 2500; i++) request(first, 8)
+    // The close frame stands behind the replies that the kernel had taken.
+    await new Promise((resolve) => setTimeout(resolve, 300))
+    fault.resume()
+    await eventually('the lane is closed', () => replies.losses.length === 1, 20_000)
+    t.match(replies.losses[0].message, /WINDOW_EXCEEDED/)
+    t.ok(replies.frames.length >= 1024 && replies.frames.length < 2500, `after ${replies.frames.length} replies`)
+    t.ok(replies.payloads.every((payload) => payload.length === 7 * pageBytes))
+  })
+})

@@ -1,0 +1,114 @@
+// test-timeout-s: 600
+import { setTimeout as sleep } from 'node:timers/promises'
+import { execFileSync } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { type Lab, withLab } from '@pageferry/cli'
+import t from 'tap'
+import {
+  baseSeed,
+  Driver,
+  ended,
+  endsWellOn,
+  explained,
+  hasNoGap,
+  nothingLeft,
+  randomFrom,
+  Restless,
+  reached,
+  slowLink,
+} from './harness.js'
+
+/* The cable between the hosts is pulled: before the commit the workload stays, after it everything waits. */
+
+async function link(lab: Lab, up: boolean): Promise<void> {
+  const { status, stderr } = await lab.a.run(['ip', 'link', 'set', 'eth0', up ? 'up' : 'down'], { cwd: '/' })
+  if (status !== 0) throw new Error(`ip link: ${stderr}`)
+}
+
+t.test('a break of some seconds in the lazy phase', { timeout: 300_000 }, (t) =>
+  withLab((lab) =>
+    explained(t, lab, async () => {
+      await slowLink(lab, 200)
+      const driver = new Driver(lab)
+      const workload = await Restless.start(lab, { mib: 96, kind: 'wild' })
+      const started = await driver.start(workload.pid, { mode: 'postcopy' })
+      await reached(started.destination, started.id, ['running'])
+      await sleep(300)
+      await link(lab, false)
+      // Longer than the three heartbeats after which a silent lane counts as lost.
+      await sleep(22_000)
+      await link(lab, true)
+      const source = await ended(started.source, started.id, 90_000)
+      t.equal(source.state, 'finished')
+      const destination = await ended(started.destination, started.id)
+      t.equal(destination.state, 'finished')
+      t.equal((destination.report as { verify: { mismatches: number } }).verify.mismatches, 0)
+      await endsWellOn(lab, workload, started.id)
+      t.ok(hasNoGap(workload), 'its log goes on without a gap')
+      await nothingLeft(lab)
+      workload.remove()
+    }),
+  ),
+)
+
+t.test('a break before the commit', { timeout: 300_000 }, (t) =>
+  withLab((lab) =>
+    explained(t, lab, async () => {
+      await slowLink(lab, 100)
+      const driver = new Driver(lab)
+      const workload = await Restless.start(lab, { mib: 96, kind: 'calm' })
+      const clean = workload.traces()
+      const started = await driver.start(workload.pid)
+      await reached(started.source, started.id, ['precopy'])
+      await sleep(500)
+      await link(lab, false)
+      const source = await ended(started.source, started.id, 60_000)
+      t.equal(source.state, 'failed')
+      t.equal(source.error?.code, 'PEER_UNREACHABLE', source.error?.message)
+      t.equal(source.workload?.where, 'running')
+      await workload.runs()
+      t.same(workload.traces(), clean)
+      await link(lab, true)
+      const destination = await ended(started.destination, started.id, 60_000)
+      t.equal(destination.state, 'failed')
+      await nothingLeft(lab, [lab.a.outerPid(workload.pid) ?? 0], 40_000)
+      const again = await driver.start(workload.pid)
+      t.equal((await ended(again.source, again.id, 60_000)).state, 'finished', 'the second migration succeeds')
+      await endsWellOn(lab, workload, again.id)
+      await nothingLeft(lab)
+      workload.remove()
+    }),
+  ),
+)
+
+t.test('the command line says so', { timeout: 300_000 }, (t) =>
+  withLab((lab) =>
+    explained(t, lab, async () => {
+      await slowLink(lab, 100)
+      const workload = await Restless.start(lab, { mib: 96, kind: 'calm' })
+      const program = fileURLToPath(new URL('../../packages/cli/bin/pageferry.js', import.meta.url))
+      const args = ['migrate', '--source', lab.a.url('source'), '--destination', lab.b.url('destination')]
+      setTimeout(() => void link(lab, false), 2500)
+      let status = 0
+      let said = ''
+      try {
+        said = await new Promise<string>((resolve, reject) => {
+          import('node:child_process').then(({ execFile }) =>
+            execFile(process.execPath, [program, ...args, '--pid', String(workload.pid)], (error, stdout, stderr) =>
+              error === null ? resolve(stdout + stderr) : reject(Object.assign(error, { said: stdout + stderr })),
+            ),
+          )
+        })
+      } catch (error) {
+        status = (error as { code: number }).code
+        said = (error as { said: string }).said
+      }
+      t.equal(status, 4, said)
+      t.match(said, /runs on the source/)
+      await workload.runs()
+      workload.conclude()
+      await workload.endedWell()
+      workload.remove()
+    }),
+  ),
+)
