@@ -64,7 +64,7 @@ t.test('a break before the commit', { timeout: 300_000 }, (t) =>
       await link(lab, false)
       const source = await ended(started.source, started.id, 60_000)
       t.equal(source.state, 'failed')
-      t.equal(source.error?.code, 'PEER_UNREACHABLE', source.error?.message)
+      t.equal(source.error?.code, 'PEER_UNREACHABLE', `it says: ${source.error?.message}`)
       t.equal(source.workload?.where, 'running')
       await workload.runs()
       t.same(workload.traces(), clean)

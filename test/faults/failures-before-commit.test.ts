@@ -27,7 +27,7 @@ import {
 /** Fails a migration in some way; answers when that has been done. */
 type Strike = (lab: Lab, driver: Driver, started: Started, random: () => number) => Promise<void>
 
-async function failsThenSucceeds(t: Test, nrFailures: number, strike: Strike, fault?: (i: number) => string) {
+async function failsThenSucceeds(t: Test, nrFailures: number, strike: Strike) {
   await withLab((lab) =>
     explained(t, lab, async () => {
       const driver = new Driver(lab)
@@ -37,11 +37,10 @@ async function failsThenSucceeds(t: Test, nrFailures: number, strike: Strike, fa
       const allowed = [lab.a.outerPid(workload.pid) ?? 0]
       let last: Started | null = null
       for (let i = 0; i < nrFailures; i++) {
-        const injectFault = fault?.(i)
-        const started = await driver.start(workload.pid, { injectFault })
+        const started = await driver.start(workload.pid)
         await strike(lab, driver, started, random)
         const source = await ended(started.source, started.id)
-        const what = `failure ${i}, seed ${baseSeed}, ${injectFault ?? ''}: ${source.error?.message}`
+        const what = `failure ${i}, seed ${baseSeed}: ${source.error?.message}`
         if (source.state === 'finished') {
           last = started
           t.comment(`${what}: too late`)
@@ -102,23 +101,6 @@ t.test('it is cancelled', { timeout: 600_000 }, (t) =>
     // Either side can be asked; after the commit both refuse.
     await (random() < 0.7 ? source : destination).cancel(id).catch(() => {})
   }),
-)
-
-const injected = [
-  'destination-crash-skeleton',
-  'destination-crash-receive',
-  'destination-crash-restore',
-  'destination-error-skeleton',
-  'destination-error-restore',
-]
-
-t.test('injected faults on the destination', { timeout: 600_000 }, (t) =>
-  failsThenSucceeds(
-    t,
-    injected.length,
-    async () => {},
-    (i) => `${injected[i]}:${baseSeed}`,
-  ),
 )
 
 async function untilState(client: Started['source'], id: string, states: string[]): Promise<void> {

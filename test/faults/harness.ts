@@ -194,13 +194,16 @@ export class Driver {
     return client as ServiceClient<R>
   }
 
-  async start(pid: number, options: MigrationOptions = {}): Promise<Started> {
+  /** @param options with `fault`: one of migration/faults.ts, given to the side that it belongs to */
+  async start(pid: number, options: MigrationOptions & { fault?: string } = {}): Promise<Started> {
     const source = await this.client('a', 'source')
     const destination = await this.client('b', 'destination')
-    const { newPidNamespace, injectFault, verify = true, ...rest } = options
-    const created = await source.createMigration({ pid, verify, mode: 'hybrid', ...rest })
+    const { newPidNamespace, fault, verify = true, mode = 'hybrid', maxRounds, bulkLanes } = options
+    const onSource = fault?.startsWith('source-') ? { injectFault: fault } : {}
+    const onDestination = fault?.startsWith('destination-') ? { injectFault: fault } : {}
+    const created = await source.createMigration({ pid, verify, mode, maxRounds, bulkLanes, ...onSource })
     const { id, token, dataUrl } = created
-    await destination.createMigration({ id, token, source: dataUrl, verify, newPidNamespace, injectFault })
+    await destination.createMigration({ id, token, source: dataUrl, verify, newPidNamespace, ...onDestination })
     return { id, source, destination, created }
   }
 

@@ -293,12 +293,10 @@ int main(int argc, char **argv)
 	stopping = true;
 	close(work_pipe[1]);
 	pthread_join(reader, NULL);
-	for (unsigned long before = nr_paused;;) {
-		/* Until it has seen that we are stopping. */
+	/* Until it has seen that we are stopping. */
+	while (pthread_tryjoin_np(pauser, NULL) != 0) {
 		pthread_kill(pauser, SIGUSR1);
 		pause_ns(5 * MS);
-		if (nr_paused != before && pthread_tryjoin_np(pauser, NULL) == 0)
-			break;
 	}
 	for (size_t i = 0; i < 2 * NR_WAYS; i++)
 		pthread_join(threads[i], NULL);

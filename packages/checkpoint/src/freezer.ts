@@ -24,18 +24,18 @@ interface Hierarchy {
   root: string
 }
 
-/** The hierarchy with a freezer, cgroup v2 preferred. */
-function hierarchy(): Hierarchy {
+/** The hierarchy with a freezer, cgroup v2 preferred unless one is asked for. */
+function hierarchy(wanted?: 1 | 2): Hierarchy {
   // proc_pid_mountinfo(5): id, parent, device, root, mount point, ..., type, source, options of the file system
   const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')
     .map((line) => line.split(' '))
   const v2 = mounts.find((fields) => fields.at(-3) === 'cgroup2')
-  if (v2 !== undefined) return { version: 2, mount: v2[4], root: v2[3] }
+  if (v2 !== undefined && wanted !== 1) return { version: 2, mount: v2[4], root: v2[3] }
   const v1 = mounts.find(
     (fields) => fields.at(-3) === 'cgroup' && fields.at(-1)?.split(',').includes('freezer'),
   )
-  if (v1 !== undefined) return { version: 1, mount: v1[4], root: v1[3] }
+  if (v1 !== undefined && wanted !== 2) return { version: 1, mount: v1[4], root: v1[3] }
   throw new PageferryError(
     'UNSUPPORTED_HOST',
     'neither a cgroup v2 nor a v1 freezer hierarchy is mounted: nothing could hold the workload still',
@@ -68,15 +68,15 @@ export class Freezer {
   }
 
   /** A cgroup below the process's own, so that its limits go on to apply. Nothing is moved yet. */
-  static forProcess(pid: number, id: string): Freezer {
-    const found = hierarchy()
+  static forProcess(pid: number, id: string, wanted?: 1 | 2): Freezer {
+    const found = hierarchy(wanted)
     const home = directoryOf(cgroupOf(pid, found.version), found)
     return new Freezer({ version: found.version, path: `${home}/${prefix}${id}`, home })
   }
 
   /** A cgroup of its own at the top, for a skeleton. */
-  static atTop(id: string): Freezer {
-    const { version, mount } = hierarchy()
+  static atTop(id: string, wanted?: 1 | 2): Freezer {
+    const { version, mount } = hierarchy(wanted)
     return new Freezer({ version, path: `${mount}/${prefix}${id}`, home: null })
   }
 

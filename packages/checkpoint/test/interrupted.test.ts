@@ -1,6 +1,6 @@
 import { ptrace } from '@pageferry/kernel'
 import t from 'tap'
-import { repairSpuriousEintr, rewound, signed, withRemainingTime } from '../src/remote/interrupted.js'
+import { repairSpuriousEintr, rewound, signed, withRemainingTime, withRemainingWait } from '../src/remote/interrupted.js'
 import { SYS } from '../src/remote/syscalls.js'
 
 const { REG } = ptrace
@@ -96,4 +96,22 @@ t.test('what remains of a relative timeout', async (t) => {
     read,
   )
   t.equal(restarted.regs[REG.orig_rax], BigInt(SYS.clock_nanosleep), 'not restart_syscall, which is not known there')
+})
+
+t.test('calls that never restart are given the time that remains', async (t) => {
+  const again = -514
+  const wait = (nr: number, fields: Fields) =>
+    withRemainingWait(registers({ orig_rax: nr, rax: again, ...fields }), 3n * second, (address) => {
+      t.equal(address, 0x5000n)
+      return 10n * second
+    })
+  const signal = wait(SYS.rt_sigtimedwait, { rdx: 0x5000 })
+  const below = (0x7fff_0008n - 256n) & ~15n
+  t.same(signal.timespec, { address: below, ns: 7n * second })
+  t.equal(signal.regs[REG.rdx], below)
+  t.equal(wait(SYS.rt_sigtimedwait, { rdx: 0 }).timespec, undefined, 'no timeout')
+  t.equal(wait(SYS.epoll_wait, { r10: 5000 }).regs[REG.r10], 2000n)
+  t.equal(wait(SYS.epoll_wait, { r10: 100 }).regs[REG.r10], 1n, 'over, but still a wait')
+  t.equal(wait(SYS.epoll_wait, { r10: -1 }).regs[REG.r10], BigInt.asUintN(64, -1n), 'for ever')
+  t.equal(wait(SYS.nanosleep, { rdi: 0x5000 }).timespec, undefined, 'the kernel knows')
 })

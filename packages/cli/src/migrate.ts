@@ -19,6 +19,8 @@ export interface MigrationOptions {
   newPidNamespace?: boolean
   verify?: boolean
   /** Default: the best that the source's kernel has. */
+  /** Pages are sent only when they are asked for, for so long after the handover. */
+  pushDelayMs?: number
   tracker?: 'wp-async' | 'soft-dirty' | 'page-hash'
   /** Directory on the destination that also receives the CRIU images. */
   imagesDir?: string
@@ -120,10 +122,10 @@ class Migration {
   async run(request: MigrationRequest, signal?: AbortSignal): Promise<MigrationResult> {
     const { source, destination } = this.#clients
     const { pid, mode = 'hybrid', maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, imagesDir } = request
-    const { newPidNamespace, injectFault } = request
+    const { newPidNamespace, injectFault, pushDelayMs } = request
     signal?.throwIfAborted()
     const created = await source.createMigration({
-      ...{ pid, mode, maxRounds, maxDowntimeMs, bulkLanes, verify, tracker },
+      ...{ pid, mode, maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, pushDelayMs },
     })
     const { id, token, dataUrl } = created
     this.#note(created)

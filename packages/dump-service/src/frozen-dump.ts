@@ -27,6 +27,8 @@ export interface FrozenDumpOptions {
   tracker: Tracker | null
   trackingTrusted: boolean
   mode: Mode
+  /** Pages that are written all the time and travel inside the freeze instead of lazily, at most so many. */
+  hotPages?: number
   /** First page of the scratch area, chosen and written down beforehand. */
   scratch: number
 }
@@ -62,7 +64,7 @@ export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
     trackingTrusted: options.trackingTrusted,
     mode: options.mode,
     history: rounds?.history,
-    presentBudgetPages: hotPagesInFreeze,
+    presentBudgetPages: options.hotPages ?? hotPagesInFreeze,
   })
   return { final, images: captured.images, pagemap: pagemapImage(nsPid, final), map }
 }

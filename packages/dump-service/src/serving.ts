@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Logger, pageBytes } from '@pageferry/base'
 import { type PageSet, PushOrder, type WriteHistory } from '@pageferry/memory'
 import type { Lane } from '@pageferry/service/worker'
@@ -25,6 +26,8 @@ export interface ServingOptions {
   lazy: PageSet
   history?: WriteHistory
   lanes: BulkLane[]
+  /** Nothing is pushed for so long, only what is asked for is sent. Default 0. */
+  pushDelayMs?: number
   log: Logger
 }
 
@@ -117,6 +120,8 @@ export class Serving {
   /** Pushes until told to stop; the destination says when it has everything. */
   async run(signal: AbortSignal): Promise<void> {
     signal.addEventListener('abort', () => this.#more(), { once: true })
+    const { pushDelayMs = 0 } = this.#options
+    if (pushDelayMs > 0) await sleep(pushDelayMs, undefined, { signal }).catch(() => {})
     const table = new Float64Array(2 * maxRunsPerBatch)
     while (!signal.aborted) {
       const lane = this.#options.lanes.find((each) => each.hasRoom)

@@ -28,6 +28,7 @@ import {
   Driver,
   type Message,
   type Outcome,
+  parseFault,
   Phases,
   parseSettings,
   type Settings,
@@ -128,14 +129,19 @@ export class SourceWorker {
       totalMs: 0,
       blackout: { freezeMs: 0, captureMs: 0 },
     }
-    this.#phases = new Phases({
-      now: () => performance.now(),
-      sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
-      crash: () => process.kill(process.pid, 'SIGKILL'),
-      onStart: (phase) => this.#show({ phase }),
-      onEnd: ({ phase, durationMs, error }) =>
-        this.#log.info({ phase, durationMs, error: error?.message }, 'phase ended'),
-    })
+    const { injectFault } = spec.request
+    this.#phases = new Phases(
+      {
+        now: () => performance.now(),
+        sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+        crash: () => process.kill(process.pid, 'SIGKILL'),
+        onStart: (phase) => this.#show({ phase }),
+        onEnd: ({ phase, durationMs, error }) =>
+          this.#log.info({ phase, durationMs, error: error?.message }, 'phase ended'),
+      },
+      // A fault strikes once: the worker that takes over after a crash must be able to succeed.
+      injectFault === undefined || takeover ? [] : [parseFault(injectFault, 'source')],
+    )
     this.#journal = RecordFile.open(`${spec.stateDir}/journal`)
     const records = this.#journal.records as { type: string }[]
     this.#takenOver = takeover
@@ -481,6 +487,7 @@ export class SourceWorker {
       files: this.#files,
       rounds: this.#rounds,
       tracker: this.#tracker,
+      hotPages: this.#spec.request.pushDelayMs ? 0 : undefined,
       trackingTrusted: !this.#untracked,
       mode: this.#settings.mode,
       scratch,
@@ -540,6 +547,7 @@ export class SourceWorker {
         lazy,
         history: this.#rounds?.history,
         lanes: this.#bulk,
+        pushDelayMs: this.#spec.request.pushDelayMs,
         log: this.#log,
       })
       await this.#serving.run(signal)

@@ -1,3 +1,4 @@
+import { PageferryError } from '@pageferry/base'
 import type { PhaseName } from './phases.js'
 
 export type FaultKind = 'crash' | 'error' | 'delay'
@@ -54,6 +55,19 @@ export function faultNamed(name: string, seed: number): FaultSpec | undefined {
   if (!Object.hasOwn(FAULTS, name)) return undefined
   const { phase, kind } = FAULTS[name as FaultName]
   return { phase, kind, seed }
+}
+
+/**
+ * The `injectFault` of a request: "name" or "name:seed".
+ * @throws BAD_REQUEST for a name that does not exist, or that is a fault of the other side
+ */
+export function parseFault(text: string, side: 'source' | 'destination'): FaultSpec {
+  const [name, seed = '1'] = text.split(':')
+  const fault = /^\d{1,9}$/.test(seed) ? faultNamed(name, Number(seed)) : undefined
+  if (fault === undefined || FAULTS[name as FaultName].side !== side) {
+    throw new PageferryError('BAD_REQUEST', `there is no fault "${text}" to inject on the ${side}`)
+  }
+  return fault
 }
 
 export type FaultMoment = 'before' | 'during' | 'after'

@@ -1,13 +1,6 @@
 import { closeSync, existsSync, rmSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
-import {
-  createLogger,
-  type ErrorInfo,
-  type Logger,
-  PageferryError,
-  pageBytes,
-  RecordFile,
-} from '@pageferry/base'
+import { createLogger, type ErrorInfo, type Logger, PageferryError, pageBytes, RecordFile, toErrorInfo } from '@pageferry/base'
 import {
   bootId,
   type Clocks,
@@ -40,10 +33,10 @@ import {
   type DestinationState,
   Driver,
   destinationStateFromJournal,
-  faultNamed,
   type Message,
   NO_FAULTS,
   type Outcome,
+  parseFault,
   Phases,
   startDestination,
   stepDestination,
@@ -95,6 +88,7 @@ export class DestinationWorker {
   readonly #imageReceiver: ImageReceiver
   readonly #records: DestinationRecords
   readonly #report: DestinationReport
+  readonly #takenOver: boolean
   #begin: FrameOf<'begin'> | null = null
   #control: Lane | null = null
   #faultLane: Lane | null = null
@@ -129,7 +123,7 @@ export class DestinationWorker {
       verify: null,
       blackout: { restoreMs: 0, resumeMs: 0 },
     }
-    const fault = spec.request.injectFault === undefined ? undefined : parseFault(spec.request.injectFault)
+    const fault = spec.request.injectFault === undefined ? undefined : parseFault(spec.request.injectFault, 'destination')
     this.#phases = new Phases(
       {
         now: () => performance.now(),
@@ -146,6 +140,7 @@ export class DestinationWorker {
     this.#imageReceiver = new ImageReceiver((name, bytes) => this.#onImage(name, bytes))
     this.#journal = RecordFile.open(`${spec.stateDir}/journal`)
     const records = this.#journal.records as { type: string }[]
+    this.#takenOver = takeover
     if (takeover) this.#adopt()
     this.#driver = new Driver(takeover ? destinationStateFromJournal(records) : startDestination(), {
       step: stepDestination,
@@ -424,7 +419,12 @@ export class DestinationWorker {
     this.#freezer.add(this.#pid)
     this.#watchProcess(fds.dup(this.#restorer.skeleton.pidfd))
     if (begin.verify || this.#spec.request.verify === true) this.#verifier = new Verifier()
-    this.#receiver = new RoundReceiver(this.#restorer, this.#images, begin.asId)
+    const receiver = new RoundReceiver(this.#restorer, this.#images, begin.asId)
+    this.#receiver = receiver
+    const all = this.#phases.run('receive', () => untilAborted(receiver.finalInstalled, signal))
+    all.catch((cause: unknown) => {
+      if (!signal.aborted) this.#driver.post({ type: 'stepFailed', step: 'prepare', error: toErrorInfo(cause) })
+    })
   }
 
   async #restore(signal: AbortSignal): Promise<void> {
@@ -608,7 +608,23 @@ export class DestinationWorker {
     })
   }
 
-  #finish(outcome: Outcome, error?: ErrorInfo): void {
+  /** A source that has never been dialled cannot notice that we were killed: it waits for us. */
+  async #sayFailed(error: ErrorInfo): Promise<void> {
+    const { id, token, request } = this.#spec
+    const target = { url: request.source, migrationId: id, token, kind: 'control', index: 0, resume: false } as const
+    try {
+      const { lane } = await dial(target)
+      lane.open({ onFrame: () => {}, onLost: () => {} })
+      lane.send(errorToFrame('failed', error))
+      lane.close()
+      await lane.closed()
+    } catch {
+      // It knows: its lanes broke, or it has ended.
+    }
+  }
+
+  async #finish(outcome: Outcome, error?: ErrorInfo): Promise<void> {
+    if (this.#takenOver && outcome === 'discarded' && error !== undefined) await this.#sayFailed(error)
     const workload = this.#workload(this.#driver.state)
     const report = this.#report as unknown as Record<string, unknown>
     if (outcome === 'migrated') this.#channel.send({ type: 'finished', report, workload })
@@ -675,10 +691,3 @@ function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   ])
 }
 
-/** "name" or "name:seed". */
-function parseFault(text: string) {
-  const [name, seed] = text.split(':')
-  const fault = faultNamed(name, Number(seed ?? 1))
-  if (fault === undefined) throw new PageferryError('BAD_REQUEST', `there is no fault named ${name}`)
-  return fault
-}

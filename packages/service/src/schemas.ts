@@ -44,8 +44,15 @@ export const DumpRequestSchema = Type.Object(
     maxDowntimeMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 3_600_000 })),
     verify: Type.Optional(Type.Boolean()),
     /** Default: the best that the source's kernel has. */
+    /**
+     * For so long after the handover pages are sent only when they are asked for, and none is moved into the
+     * freeze because it is hot: whoever measures faults sees all of them.
+     */
+    pushDelayMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 3_600_000 })),
     tracker: Type.Optional(Type.Enum(['wp-async', 'soft-dirty', 'page-hash'])),
     bulkLanes: Type.Optional(Type.Integer({ minimum: 1, maximum: 16 })),
+    /** For tests: a fault of migration/faults.ts, "name" or "name:seed". */
+    injectFault: Type.Optional(Type.String({ minLength: 1, maxLength: 100 })),
   },
   strict,
 )

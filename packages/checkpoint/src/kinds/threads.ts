@@ -15,7 +15,7 @@ import type { CaptureContext } from '../capture-context.js'
 import { readStat } from '../proc/stat.js'
 import { withRemainingTime } from '../remote/interrupted.js'
 import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
-import type { WorkloadThread } from '../remote/workload-thread.js'
+import { readTimespec, timespecBytes, type WorkloadThread } from '../remote/workload-thread.js'
 import { dumpCredentials } from './credentials.js'
 import { dumpPendingSignals } from './signals.js'
 
@@ -83,20 +83,11 @@ function dumpRobustList(
 
 /** Registers with which another kernel resumes the thread: a relative timeout gets the time that remains. */
 function movableRegisters({ process }: CaptureContext, thread: WorkloadThread): BigUint64Array {
-  const before = process.preStop.get(thread.tid)
-  const nr = before?.nr ?? thread.interruptedIn
-  const elapsed =
-    before === undefined ? 0n : processes.clockGettime(processes.CLOCK_MONOTONIC) - before.beganNs
-  const { regs, timespec } = withRemainingTime(thread.regs, nr, elapsed > 0n ? elapsed : 0n, (address) => {
-    const bytes = process.read(address, 16)
-    return bytes.readBigInt64LE(0) * 1_000_000_000n + bytes.readBigInt64LE(8)
-  })
-  if (timespec !== undefined) {
-    const bytes = Buffer.alloc(16)
-    bytes.writeBigInt64LE(timespec.ns / 1_000_000_000n, 0)
-    bytes.writeBigInt64LE(timespec.ns % 1_000_000_000n, 8)
-    process.write(timespec.address, bytes)
-  }
+  const { memFd, preStop } = process
+  const nr = preStop.get(thread.tid)?.nr ?? thread.interruptedIn
+  const elapsed = process.elapsedNs(thread.tid)
+  const { regs, timespec } = withRemainingTime(thread.regs, nr, elapsed, (address) => readTimespec(memFd, address))
+  if (timespec !== undefined) process.write(timespec.address, timespecBytes(timespec.ns))
   return regs
 }
 

@@ -55,6 +55,53 @@ export function repairSpuriousEintr(regs: BigUint64Array, signalDeliverable: boo
   return repaired
 }
 
+/** Calls of `neverRestarted` with a relative timeout: where it is, and whether it is milliseconds or a timespec. */
+const timeoutOf = new Map<number, { register: number; milliseconds: boolean }>([
+  [SYS.epoll_wait, { register: REG.r10, milliseconds: true }],
+  [SYS.epoll_pwait, { register: REG.r10, milliseconds: true }],
+  [SYS.epoll_pwait2, { register: REG.r10, milliseconds: false }],
+  [SYS.rt_sigtimedwait, { register: REG.rdx, milliseconds: false }],
+  [SYS.semtimedop, { register: REG.r10, milliseconds: false }],
+  [SYS.io_getevents, { register: REG.r8, milliseconds: false }],
+])
+
+/**
+ * A repaired call would wait for its whole timeout again, after every stop: it is given the time that remains,
+ * also on the source, because the kernel keeps no deadline for it.
+ *
+ * @param regs as `repairSpuriousEintr` gave them
+ * @param read reads a timespec of the workload, in ns
+ */
+export function withRemainingWait(
+  regs: BigUint64Array,
+  elapsedNs: bigint,
+  read: (address: bigint) => bigint,
+): RelativeTimeout {
+  const timeout = timeoutOf.get(interruptedCall(regs))
+  if (timeout === undefined || signed(regs[REG.rax]) !== ERESTARTNOHAND) return { regs }
+  const { register, milliseconds } = timeout
+  const out = regs.slice()
+  if (milliseconds) {
+    const ms = BigInt.asIntN(32, regs[register])
+    if (ms > 0n) out[register] = (remainingNs(ms * 1_000_000n, elapsedNs) + 999_999n) / 1_000_000n
+    return { regs: out }
+  }
+  if (regs[register] === 0n) return { regs }
+  const ns = remainingNs(read(regs[register]), elapsedNs)
+  out[register] = belowRedZone(regs)
+  return { regs: out, timespec: { address: out[register], ns } }
+}
+
+/** Where the kernel itself would put a signal frame, 16 bytes aligned. */
+function belowRedZone(regs: BigUint64Array): bigint {
+  return (regs[REG.rsp] - 256n) & ~15n
+}
+
+/** Never 0: that would not be a wait any more. */
+function remainingNs(totalNs: bigint, elapsedNs: bigint): bigint {
+  return totalNs > elapsedNs ? totalNs - elapsedNs : 1n
+}
+
 /** The same decision carried out in user registers, for a thread that must go on without the kernel's help. */
 export function rewound(regs: BigUint64Array): BigUint64Array {
   const resume = regs.slice()
@@ -131,8 +178,8 @@ export function withRemainingTime(
   const out = regs.slice()
   out[REG.orig_rax] = BigInt(nr)
   out[REG.rax] = BigInt.asUintN(64, ERESTARTNOHAND)
-  const address = (regs[REG.rsp] - 256n) & ~15n
-  const remaining = (total: bigint): bigint => (total > elapsedNs ? total - elapsedNs : 1n)
+  const address = belowRedZone(regs)
+  const remaining = (total: bigint): bigint => remainingNs(total, elapsedNs)
   const replace = (register: number): RelativeTimeout => {
     const ns = remaining(read(regs[register]))
     out[register] = address

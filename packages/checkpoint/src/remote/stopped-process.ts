@@ -1,6 +1,6 @@
 import { closeSync, openSync, readFileSync } from 'node:fs'
 import { addressOf, isKernelError, PageferryError, pageBytes } from '@pageferry/base'
-import { fds, memory as kernelMemory, ptrace } from '@pageferry/kernel'
+import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
 import { readMaps } from '../proc/maps.js'
 import { readStat } from '../proc/stat.js'
 import { readStatus } from '../proc/status.js'
@@ -71,7 +71,7 @@ export class StoppedProcess {
         for (const tid of interrupted) {
           if (!waitForStop(tid)) continue
           seized.push(tid)
-          stopped.threads.push(new WorkloadThread(site, tid, signalDeliverable(pid, tid)))
+          stopped.threads.push(new WorkloadThread(site, tid, signalDeliverable(pid, tid), stopped.elapsedNs(tid)))
         }
         if (which === 'one' && seized.length > 0) break
       }
@@ -93,6 +93,14 @@ export class StoppedProcess {
     const { pid, memFd } = this
     if (this.#codeSite === null) this.#codeSite = findCodeSite(readMaps(pid), memFd)
     return { pid, memFd, codeAddress: this.#codeSite, owner: null }
+  }
+
+  /** For how long the thread had been in its timed call, 0 when it was in none. */
+  elapsedNs(tid: number): bigint {
+    const before = this.preStop.get(tid)
+    if (before === undefined) return 0n
+    const elapsed = processes.clockGettime(processes.CLOCK_MONOTONIC) - before.beganNs
+    return elapsed > 0n ? elapsed : 0n
   }
 
   #notePreStop(tid: number, clockOffsetNs: bigint): void {
@@ -192,6 +200,10 @@ const timedCalls = new Set<number>([
   SYS.restart_syscall,
   SYS.epoll_wait,
   SYS.epoll_pwait,
+  SYS.epoll_pwait2,
+  SYS.rt_sigtimedwait,
+  SYS.semtimedop,
+  SYS.io_getevents,
 ])
 
 /**

@@ -2,7 +2,7 @@ import { isKernelError, PageferryError } from '@pageferry/base'
 import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
 import { errnoName } from './errno.js'
 import { closeEntryOffset, entryOffset, injectionCode } from './exit-sequence.js'
-import { interruptedCall, repairSpuriousEintr, rewound } from './interrupted.js'
+import { interruptedCall, repairSpuriousEintr, rewound, withRemainingWait } from './interrupted.js'
 import { SYS, type SyscallName } from './syscalls.js'
 
 const { REG } = ptrace
@@ -40,12 +40,18 @@ export class WorkloadThread {
   #heldStop = 0
 
   /** The thread must be in a ptrace stop inside get_signal (any stop after PTRACE_INTERRUPT). */
-  constructor(site: InjectionSite, tid: number, signalDeliverable: boolean) {
+  constructor(site: InjectionSite, tid: number, signalDeliverable: boolean, elapsedNs: bigint) {
     this.#site = site
     this.tid = tid
     this.mask = ptrace.getSigmask(tid)
     const found = leaveRestartableSequence(site.pid, tid, site.memFd, ptrace.getRegs(tid))
-    this.regs = repairSpuriousEintr(found, signalDeliverable)
+    const repaired = repairSpuriousEintr(found, signalDeliverable)
+    const waiting = repaired[REG.rax] !== found[REG.rax]
+    const { regs, timespec } = waiting
+      ? withRemainingWait(repaired, elapsedNs, (address) => readTimespec(site.memFd, address))
+      : { regs: repaired, timespec: undefined }
+    this.regs = regs
+    if (timespec !== undefined) writeMemory(site.memFd, timespec.address, timespecBytes(timespec.ns))
     // At once: should we be killed before it is this thread's turn, it must not see the EINTR of our stop.
     if (this.regs[REG.rax] !== found[REG.rax]) ptrace.setRegs(tid, this.regs)
   }
@@ -152,6 +158,20 @@ export function remoteError(name: string, errno: number, tid: number): Error {
 /** Duplicates a descriptor of the workload into this process. */
 export function takeFd(pidfd: number, fd: number): number {
   return fds.pidfdGetfd(pidfd, fd)
+}
+
+/** struct timespec as nanoseconds. */
+export function readTimespec(memFd: number, address: bigint): bigint {
+  const bytes = Buffer.alloc(16)
+  kernelMemory.pread(memFd, address, bytes)
+  return bytes.readBigInt64LE(0) * 1_000_000_000n + bytes.readBigInt64LE(8)
+}
+
+export function timespecBytes(ns: bigint): Buffer {
+  const bytes = Buffer.alloc(16)
+  bytes.writeBigInt64LE(ns / 1_000_000_000n, 0)
+  bytes.writeBigInt64LE(ns % 1_000_000_000n, 8)
+  return bytes
 }
 
 export function writeMemory(memFd: number, address: bigint, bytes: Uint8Array): void {

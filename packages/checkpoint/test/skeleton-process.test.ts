@@ -1,0 +1,170 @@
+import { closeSync, fstatSync, mkdtempSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { pageBytes } from '@pageferry/base'
+import { fds, launchKeeper, processes } from '@pageferry/kernel'
+import t, { type Test } from 'tap'
+import { FileTable } from '../src/kinds/file-table.js'
+import { dumpDescriptors, restoreDescriptors } from '../src/kinds/descriptors.js'
+import { readFds } from '../src/proc/fdinfo.js'
+import { readMaps } from '../src/proc/maps.js'
+import { argumentBytes, maxBatchCalls, skeletonScratchPages, type SkeletonProcess } from '../src/remote/skeleton-process.js'
+import { Restorer } from '../src/restore.js'
+import { adopt, eventually, isAlive, kill, scratchDirectory, start } from './fixtures/start.js'
+
+const O_CLOEXEC = 0o2000000
+
+async function skeletonOf(t: Test): Promise<SkeletonProcess> {
+  const keeper = await launchKeeper({ dir: scratchDirectory(), newPidNamespace: true })
+  t.teardown(() => {
+    try {
+      keeper.kill()
+    } catch {
+      // It went with its child.
+    }
+    keeper.close()
+  })
+  const { skeleton } = Restorer.create(keeper, 4000, [])
+  adopt(skeleton.pid)
+  t.teardown(() => kill(skeleton.pid))
+  return skeleton
+}
+
+const targets = (pid: number) =>
+  Object.fromEntries(readFds(pid).map(({ fd, target, flags }) => [fd, `${target}${(flags & O_CLOEXEC) !== 0 ? ' e' : ''}`]))
+
+t.test('nothing of its own but a scratch area and the kernel\'s areas', async (t) => {
+  const skeleton = await skeletonOf(t)
+  const own = readMaps(skeleton.pid).filter(({ name }) => !name.startsWith('[v'))
+  t.same(
+    own.map(({ start, nrPages, read, write, exec }) => [start, nrPages, `${read}${write}${exec}`]),
+    [
+      [skeleton.scratchPage, 1, 'truefalsetrue'],
+      [skeleton.scratchPage + 1, skeletonScratchPages - 1, 'truetruefalse'],
+    ],
+  )
+  t.same(Object.keys(targets(skeleton.pid)), ['0', '1', '2', '3'])
+})
+
+t.test('calls, one by one and in batches', async (t) => {
+  const skeleton = await skeletonOf(t)
+  t.throws(() => skeleton.call('close', 999), { code: 'EBADF', syscall: 'close', pid: skeleton.pid })
+  const at = skeleton.write(Buffer.from('hello'), 100)
+  t.equal(Buffer.from(skeleton.read(at, 5)).toString(), 'hello')
+  t.throws(() => skeleton.write(new Uint8Array(2), argumentBytes - 1), { code: 'INTERNAL' })
+  skeleton.write(new Uint8Array(1), argumentBytes - 1)
+  t.same(skeleton.batch([]), [])
+
+  // All six arguments arrive, in their places.
+  const page = skeleton.findGap(3, [])
+  const address = BigInt(page) * BigInt(pageBytes)
+  const fd = openSync('/proc/self/exe', 'r')
+  const [theirs] = skeleton.sendFds([fd])
+  closeSync(fd)
+  t.equal(skeleton.call('mmap', address, pageBytes, 1, 0x10_0002, theirs, pageBytes), address)
+  const line = readMaps(skeleton.pid).find(({ start }) => start === page)
+  t.match(line, { nrPages: 1, offset: BigInt(pageBytes), read: true, write: false })
+
+  const nr = 2 * maxBatchCalls + 7
+  const results = skeleton.batch(
+    Array.from({ length: nr }, (_, i) =>
+      i % 1000 === 5
+        ? { name: 'fcntl', args: [theirs, fds.F_DUPFD_CLOEXEC, 100] }
+        : { name: 'close', args: [0x7000_0000 + i] },
+    ),
+  )
+  t.equal(results.length, nr)
+  const duplicates = results.filter((result) => result >= 0n)
+  t.same(duplicates, Array.from({ length: Math.ceil((nr - 5) / 1000) }, (_, i) => BigInt(100 + i)), 'in order')
+  t.ok(results.every((result) => result >= 0n || result === -9n))
+  t.throws(() => skeleton.all([{ name: 'brk', args: [0] }, { name: 'munmap', args: [1, 1] }]), {
+    code: 'EINVAL',
+    syscall: 'munmap',
+  })
+})
+
+t.test('threads with the tids that are asked for', async (t) => {
+  const skeleton = await skeletonOf(t)
+  const first = skeleton.createThread(5005)
+  const second = skeleton.createThread(4711)
+  t.same(
+    readdirSync(`/proc/${skeleton.pid}/task`).map(Number).sort((a, b) => a - b),
+    [skeleton.pid, first, second].sort((a, b) => a - b),
+  )
+  const inner = (tid: number) => /^NSpid:.*\s(\d+)$/m.exec(readFileSync(`/proc/${skeleton.pid}/task/${tid}/status`, 'utf8'))?.[1]
+  t.same([inner(first), inner(second)], ['5005', '4711'])
+  t.throws(() => skeleton.createThread(4711), { code: 'EEXIST' })
+  t.equal(skeleton.callIn(second, 'brk', 0), skeleton.call('brk', 0), 'each can be used')
+  t.ok(skeleton.createThread(4712) > 0, 'also after a failure')
+})
+
+t.test('descriptors cross in order, however many', async (t) => {
+  const skeleton = await skeletonOf(t)
+  const directory = scratchDirectory()
+  const ours = Array.from({ length: 600 }, (_, i) => {
+    const path = join(directory, String(i))
+    writeFileSync(path, '')
+    return openSync(path, 'r')
+  })
+  t.teardown(() => ours.forEach((fd) => closeSync(fd)))
+  const theirs = skeleton.sendFds(ours)
+  t.equal(new Set(theirs).size, 600)
+  t.ok(theirs.every((fd, i) => fds.kcmp(process.pid, skeleton.pid, fds.KCMP_FILE, ours[i], fd) === 0))
+  t.ok(readFds(skeleton.pid).every(({ fd, flags }) => fd < 4 || (flags & O_CLOEXEC) !== 0))
+  const { hard } = processes.prlimit(skeleton.pid, processes.RLIMIT_NOFILE)
+  processes.prlimit(skeleton.pid, processes.RLIMIT_NOFILE, { soft: 610n, hard })
+  t.throws(() => skeleton.sendFds(ours.slice(0, 20)), /descriptors/, 'too many for its limit')
+})
+
+t.test('a table of descriptors is the same in another process', async (t) => {
+  const directory = scratchDirectory()
+  const { pid } = await start('state', directory)
+  t.teardown(() => kill(pid))
+  const skeleton = await skeletonOf(t)
+  // As a service may run that was not allowed more. The workload has descriptor 1500.
+  const { hard } = processes.prlimit(skeleton.pid, processes.RLIMIT_NOFILE)
+  processes.prlimit(skeleton.pid, processes.RLIMIT_NOFILE, { soft: 256n, hard })
+  const ownFds = readdirSync('/proc/self/fd').length
+  const pidfd = fds.pidfdOpen(pid)
+  const files = new FileTable()
+  const { fdinfo, pipesData } = dumpDescriptors(pid, pidfd, files)
+  closeSync(pidfd)
+  t.equal(new Set(fdinfo.map(({ id }) => id)).size, fdinfo.length - 3, 'stdout and stderr are one, 3, 7 and 1500 are one')
+  t.equal(pipesData[0].data.length, 65536)
+  restoreDescriptors(skeleton, fdinfo, files.entries(), pipesData)
+  t.equal(readdirSync('/proc/self/fd').length, ownFds, 'nothing stays open here')
+  const withoutPipes = (all: Record<string, string>) => Object.fromEntries(Object.entries(all).map(([fd, what]) => [fd, what.replace(/pipe:\[\d+\]/, 'pipe')]))
+  const found = withoutPipes(targets(skeleton.pid))
+  delete found[skeleton.socketFd]
+  t.same(found, withoutPipes(targets(pid)))
+  const state = (of: number) =>
+    readFds(of)
+      .filter(({ fd }) => fd !== skeleton.socketFd || of !== skeleton.pid)
+      .map(({ position, flags }) => [position, flags])
+  t.same(state(skeleton.pid), state(pid), 'positions and flags')
+  const same = (a: number, b: number) => fds.kcmp(skeleton.pid, skeleton.pid, fds.KCMP_FILE, a, b) === 0
+  t.same([same(3, 7), same(3, 1500), same(3, 4), same(1, 2)], [true, true, false, true])
+})
+
+t.test('what a peer must not send, and what the destination lacks', async (t) => {
+  const skeleton = await skeletonOf(t)
+  const entry = { id: 77, flags: 0, type: 1, fd: 3 }
+  t.throws(() => restoreDescriptors(skeleton, [entry], [], []), { code: 'PROTOCOL' })
+  const directory = mkdtempSync(join(scratchDirectory(), 'd'))
+  const path = join(directory, 'file')
+  writeFileSync(path, 'x')
+  const reg = { id: 77, flags: 0, pos: 0n, fown: { uid: 0, euid: 0, signum: 0, pidType: 0, pid: 0 }, name: path, mode: fstatSync(openSync(path, 'r')).mode }
+  const file = (more: object) => ({ type: 1, id: 77, reg: { ...reg, ...more } })
+  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: '/no/such/file' })], []), { code: 'REFUSED' })
+  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: directory })], []), { code: 'REFUSED' })
+  restoreDescriptors(skeleton, [entry], [file({})], [])
+  t.equal(targets(skeleton.pid)[3], path)
+})
+
+t.test('it dies with its tracer', async (t) => {
+  const skeleton = await skeletonOf(t)
+  t.ok(isAlive(skeleton.pid))
+  t.equal(readFileSync(`/proc/${skeleton.pid}/status`, 'utf8').includes(`TracerPid:\t${process.pid}`), true)
+  kill(skeleton.pid)
+  await eventually('it is gone', () => !isAlive(skeleton.pid))
+  t.throws(() => skeleton.call('brk', 0))
+})
