@@ -15,6 +15,7 @@ import {
   withLab,
 } from '@pageferry/cli'
 import type { MigrationReport } from '@pageferry/migration'
+import type { Status } from '@pageferry/service'
 import t, { type Test } from 'tap'
 
 /** The three ways memory moves. */
@@ -166,9 +167,12 @@ export class Workload {
   }
 
   /** Moves it to the other host; every page is compared. Does not look at the outcome. */
-  async tryMigrate(options: MigrationOptions = {}): Promise<MigrationResult> {
+  async tryMigrate(
+    options: MigrationOptions = {},
+    onStatus?: (status: Status) => void,
+  ): Promise<MigrationResult> {
     const from = this.host
-    const result = await migrateInLab(this.lab, this.pid, { from, verify: true, ...options })
+    const result = await migrateInLab(this.lab, this.pid, { from, verify: true, ...options }, onStatus)
     this.migrations++
     if (result.migrated) {
       this.host = from === 'a' ? 'b' : 'a'

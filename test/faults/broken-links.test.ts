@@ -1,18 +1,17 @@
 // test-timeout-s: 600
+
+import { execFile } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { execFileSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { type Lab, withLab } from '@pageferry/cli'
 import t from 'tap'
 import {
-  baseSeed,
   Driver,
   ended,
   endsWellOn,
   explained,
   hasNoGap,
   nothingLeft,
-  randomFrom,
   Restless,
   reached,
   slowLink,
@@ -23,6 +22,14 @@ import {
 async function link(lab: Lab, up: boolean): Promise<void> {
   const { status, stderr } = await lab.a.run(['ip', 'link', 'set', 'eth0', up ? 'up' : 'down'], { cwd: '/' })
   if (status !== 0) throw new Error(`ip link: ${stderr}`)
+}
+
+function run(args: string[]): Promise<{ status: number; said: string }> {
+  return new Promise((resolve) =>
+    execFile(process.execPath, args, (error, stdout, stderr) =>
+      resolve({ status: error === null ? 0 : Number(error.code), said: stdout + stderr }),
+    ),
+  )
 }
 
 t.test('a break of some seconds in the lazy phase', { timeout: 300_000 }, (t) =>
@@ -73,9 +80,49 @@ t.test('a break before the commit', { timeout: 300_000 }, (t) =>
       t.equal(destination.state, 'failed')
       await nothingLeft(lab, [lab.a.outerPid(workload.pid) ?? 0], 40_000)
       const again = await driver.start(workload.pid)
-      t.equal((await ended(again.source, again.id, 60_000)).state, 'finished', 'the second migration succeeds')
+      t.equal(
+        (await ended(again.source, again.id, 60_000)).state,
+        'finished',
+        'the second migration succeeds',
+      )
       await endsWellOn(lab, workload, again.id)
       await nothingLeft(lab)
+      workload.remove()
+    }),
+  ),
+)
+
+t.test('a break in the middle of the handover', { timeout: 300_000 }, (t) =>
+  withLab((lab) =>
+    explained(t, lab, async () => {
+      const driver = new Driver(lab)
+      const workload = await Restless.start(lab, { mib: 24, kind: 'calm' })
+      const clean = workload.traces()
+      // Ready is on its way, or Commit is: whether the source has committed depends on a millisecond.
+      const started = await driver.start(workload.pid, { fault: 'source-delay-commit:3' })
+      await reached(started.source, started.id, [
+        'awaitingReady',
+        'committed',
+        'serving',
+        'released',
+        'finished',
+      ])
+      await link(lab, false)
+      await sleep(20_000)
+      await link(lab, true)
+      const source = await ended(started.source, started.id, 90_000)
+      const destination = await ended(started.destination, started.id, 90_000)
+      t.equal(source.state === 'finished', destination.state === 'finished', 'both say the same')
+      t.comment(`it ended as ${source.state}: ${source.error?.message}`)
+      if (source.state === 'finished') await endsWellOn(lab, workload, started.id)
+      else {
+        await workload.runs()
+        t.same(workload.traces(), clean)
+        workload.conclude()
+        await workload.endedWell()
+      }
+      t.ok(hasNoGap(workload), 'its log goes on without a gap')
+      await nothingLeft(lab, [], 45_000)
       workload.remove()
     }),
   ),
@@ -89,20 +136,7 @@ t.test('the command line says so', { timeout: 300_000 }, (t) =>
       const program = fileURLToPath(new URL('../../packages/cli/bin/pageferry.js', import.meta.url))
       const args = ['migrate', '--source', lab.a.url('source'), '--destination', lab.b.url('destination')]
       setTimeout(() => void link(lab, false), 2500)
-      let status = 0
-      let said = ''
-      try {
-        said = await new Promise<string>((resolve, reject) => {
-          import('node:child_process').then(({ execFile }) =>
-            execFile(process.execPath, [program, ...args, '--pid', String(workload.pid)], (error, stdout, stderr) =>
-              error === null ? resolve(stdout + stderr) : reject(Object.assign(error, { said: stdout + stderr })),
-            ),
-          )
-        })
-      } catch (error) {
-        status = (error as { code: number }).code
-        said = (error as { said: string }).said
-      }
+      const { status, said } = await run([program, ...args, '--pid', String(workload.pid)])
       t.equal(status, 4, said)
       t.match(said, /runs on the source/)
       await workload.runs()

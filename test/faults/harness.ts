@@ -1,11 +1,14 @@
 import { execFileSync } from 'node:child_process'
 import {
   chmodSync,
+  closeSync,
   existsSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   readlinkSync,
+  readSync,
   rmSync,
   writeFileSync,
 } from 'node:fs'
@@ -14,8 +17,8 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { type HostName, type Lab, type MigrationOptions, waitForExit } from '@pageferry/cli'
-import type { Test } from 'tap'
 import { type CreatedMigration, isFinal, type Role, ServiceClient, type Status } from '@pageferry/service'
+import type { Test } from 'tap'
 
 /** `PAGEFERRY_SEED` repeats a run that failed; every test prints its seed. */
 export const baseSeed = Number(process.env.PAGEFERRY_SEED ?? Date.now() % 1_000_000)
@@ -46,7 +49,8 @@ export async function eventually<T>(
   for (;;) {
     const value = await check()
     if (value !== undefined && value !== null && value !== false) return value as NonNullable<T>
-    if (Date.now() > deadline) throw new Error(`waited in vain for ${typeof what === 'string' ? what : what()}`)
+    if (Date.now() > deadline)
+      throw new Error(`waited in vain for ${typeof what === 'string' ? what : what()}`)
     await sleep(pollMs)
   }
 }
@@ -78,7 +82,10 @@ export class Restless {
     this.pid = pid
   }
 
-  static async start(lab: Lab, options: { mib: number; kind: 'calm' | 'wild'; uid?: number }): Promise<Restless> {
+  static async start(
+    lab: Lab,
+    options: { mib: number; kind: 'calm' | 'wild'; uid?: number },
+  ): Promise<Restless> {
     const directory = mkdtempSync(join(tmpdir(), 'pageferry-restless-'))
     chmodSync(directory, 0o777)
     const { mib, kind, uid } = options
@@ -150,7 +157,7 @@ export class Restless {
       threads: field('Threads'),
       masks,
       cgroup: readFileSync(`/proc/${pid}/cgroup`, 'utf8'),
-      maps: readFileSync(`/proc/${pid}/maps`, 'utf8').replace(/^(\S+ ){2}/gm, (head) => head),
+      maps: readFileSync(`/proc/${pid}/maps`, 'utf8'),
       flags: (readFileSync(`/proc/${pid}/smaps`, 'utf8').match(/ u[wmi]( |$)/gm) ?? []).length,
       fds: readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`)),
       vdsoEnd: vdsoPadding(pid),
@@ -164,8 +171,11 @@ function vdsoPadding(pid: number): string {
     .split('\n')
     .find((each) => each.endsWith('[vdso]'))
   const end = Number.parseInt(/-([0-9a-f]+) /.exec(line ?? '')?.[1] ?? '0', 16)
-  const script = 'import sys; f=open(sys.argv[1],"rb",0); f.seek(int(sys.argv[2])); sys.stdout.write(f.read(288).hex())'
-  return execFileSync('python3', ['-c', script, `/proc/${pid}/mem`, String(end - 288)], { encoding: 'utf8' })
+  const bytes = Buffer.alloc(288)
+  const memory = openSync(`/proc/${pid}/mem`, 'r')
+  readSync(memory, bytes, 0, bytes.length, end - bytes.length)
+  closeSync(memory)
+  return bytes.toString('hex')
 }
 
 export interface Started {
@@ -203,7 +213,14 @@ export class Driver {
     const onDestination = fault?.startsWith('destination-') ? { injectFault: fault } : {}
     const created = await source.createMigration({ pid, verify, mode, maxRounds, bulkLanes, ...onSource })
     const { id, token, dataUrl } = created
-    await destination.createMigration({ id, token, source: dataUrl, verify, newPidNamespace, ...onDestination })
+    await destination.createMigration({
+      id,
+      token,
+      source: dataUrl,
+      verify,
+      newPidNamespace,
+      ...onDestination,
+    })
     return { id, source, destination, created }
   }
 
@@ -290,7 +307,9 @@ export async function endsWellOn(lab: Lab, workload: Restless, id: string): Prom
     }),
   ])
   if (exit.kind !== 'exited' || exit.value !== 0 || workload.lines.at(-1) !== 'ok') {
-    throw new Error(`the workload ended with ${JSON.stringify(exit)}: ${workload.complaint ?? workload.lines.at(-1)}`)
+    throw new Error(
+      `the workload ended with ${JSON.stringify(exit)}: ${workload.complaint ?? workload.lines.at(-1)}`,
+    )
   }
 }
 
@@ -303,21 +322,33 @@ export function hasNoGap(workload: Restless): boolean {
 /** Below each host's pid 1 nothing is left but its services, and no cgroup but the host's own. */
 export async function nothingLeft(lab: Lab, allowed: number[] = [], timeoutMs = 20_000): Promise<void> {
   const known = () => {
-    const services = [lab.a, lab.b].flatMap((host) => [...host.services.values()].map(({ process }) => process.pid))
+    const services = [lab.a, lab.b].flatMap((host) =>
+      [...host.services.values()].map(({ process }) => process.pid),
+    )
     const inits = [lab.state.hosts.a, lab.state.hosts.b].flatMap((host) =>
-      host === undefined ? [] : [host.init.pid, host.launcher.pid, ...childrenOf(host.init.pid).filter(isSleep)],
+      host === undefined
+        ? []
+        : [host.init.pid, host.launcher.pid, ...childrenOf(host.init.pid).filter(isSleep)],
     )
     return new Set([...services, ...inits, ...allowed])
   }
   const strays = () => {
     const cgroups = Object.values(lab.state.cgroups).flat()
     const found = cgroups.flatMap((directory) => below(directory))
-    const pids = new Set(cgroups.flatMap((directory) => [directory, ...below(directory)].flatMap(processesIn)))
+    const pids = new Set(
+      cgroups.flatMap((directory) => [directory, ...below(directory)].flatMap(processesIn)),
+    )
     const expected = known()
-    const processes = [...pids].filter((pid) => !expected.has(pid)).map((pid) => `${pid} ${commandLine(pid).join(' ')}`)
+    const processes = [...pids]
+      .filter((pid) => !expected.has(pid))
+      .map((pid) => `${pid} ${commandLine(pid).join(' ')}`)
     return [...processes.filter((text) => !/^\d+ $/.test(text)), ...found]
   }
-  await eventually(() => `the end of ${strays().join(', ')}`, () => strays().length === 0, timeoutMs)
+  await eventually(
+    () => `the end of ${strays().join(', ')}`,
+    () => strays().length === 0,
+    timeoutMs,
+  )
 }
 
 function isSleep(pid: number): boolean {
@@ -344,7 +375,9 @@ export function logsOf(lab: Lab, nrLines = 40): string {
   return [lab.a, lab.b]
     .flatMap((host) => ['source', 'destination'].map((role) => join(host.directory, `${role}.log`)))
     .filter((path) => existsSync(path))
-    .map((path) => `${path}\n${readFileSync(path, 'utf8').split('\n').slice(-nrLines).map(shorten).join('\n')}`)
+    .map(
+      (path) => `${path}\n${readFileSync(path, 'utf8').split('\n').slice(-nrLines).map(shorten).join('\n')}`,
+    )
     .join('\n')
 }
 

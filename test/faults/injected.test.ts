@@ -3,15 +3,27 @@ import { withLab } from '@pageferry/cli'
 import { FAULTS, type FaultName } from '@pageferry/migration'
 import { isFinal } from '@pageferry/service'
 import t from 'tap'
-import { baseSeed, Driver, ended, endsWellOn, explained, hasNoGap, nothingLeft, Restless, soak } from './harness.js'
+import {
+  baseSeed,
+  Driver,
+  ended,
+  endsWellOn,
+  explained,
+  hasNoGap,
+  nothingLeft,
+  Restless,
+  soak,
+} from './harness.js'
 
 /*
  * Every fault that is shipped (migration/faults.ts), struck once: afterwards exactly one machine runs the workload,
  * both sides agree on which, it finds its memory right, and nothing else is left.
  */
 
-const rounds = soak ? 10 : 1
-const names = (Object.keys(FAULTS) as FaultName[]).filter((name) => name.includes(process.env.PAGEFERRY_FAULT ?? ''))
+const rounds = Number(process.env.PAGEFERRY_ROUNDS ?? (soak ? 10 : 1))
+const names = (Object.keys(FAULTS) as FaultName[]).filter((name) =>
+  name.includes(process.env.PAGEFERRY_FAULT ?? ''),
+)
 
 t.test('injected faults', { timeout: 1_800_000 }, (t) =>
   withLab((lab) =>

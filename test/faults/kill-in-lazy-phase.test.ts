@@ -11,8 +11,8 @@ import {
   hasNoGap,
   kill9,
   nothingLeft,
-  randomFrom,
   Restless,
+  randomFrom,
   reached,
   type Started,
   slowLink,
@@ -49,7 +49,10 @@ const victims: Victim[] = [
       await lab.b.startService('destination')
     },
   },
-  { name: 'the dump worker', strike: async (_lab, driver, { id }) => void kill9(driver.worker('a', 'source', id)) },
+  {
+    name: 'the dump worker',
+    strike: async (_lab, driver, { id }) => void kill9(driver.worker('a', 'source', id)),
+  },
   {
     name: 'the dump-service',
     strike: async (lab) => {
@@ -66,37 +69,47 @@ t.test('kill -9 in the lazy phase', { timeout: 900_000 }, async (t) => {
   for (const [v, victim] of victims.entries()) {
     if (only !== undefined && !victim.name.includes(only)) continue
     for (const kind of ['calm', 'wild'] as const) {
+      if (process.env.PAGEFERRY_KIND !== undefined && process.env.PAGEFERRY_KIND !== kind) continue
       await t.test(`${victim.name}, ${kind}`, { timeout: 600_000 }, async (t) => {
-        await withLab((lab) => explained(t, lab, async () => {
-          await slowLink(lab, linkMbit)
-          const driver = new Driver(lab)
-          for (let round = 0; round < rounds; round++) {
-            const seed = baseSeed + 1000 * v + round
-            const random = randomFrom(seed)
-            const workload = await Restless.start(lab, { mib, kind })
-            const started = await driver.start(workload.pid, { mode: 'postcopy', newPidNamespace: round % 2 === 1 })
-            await reached(started.destination, started.id, ['running'])
-            if (kind === 'wild') workload.fork(true)
-            const kills = 1 + Math.floor(random() * 3)
-            for (let kill = 0; kill < kills; kill++) {
-              await sleep(random() * 1000)
-              await victim.strike(lab, driver, started)
+        await withLab((lab) =>
+          explained(t, lab, async () => {
+            await slowLink(lab, linkMbit)
+            const driver = new Driver(lab)
+            for (let round = 0; round < rounds; round++) {
+              const seed = baseSeed + 1000 * v + round
+              const random = randomFrom(seed)
+              const workload = await Restless.start(lab, { mib, kind })
+              const started = await driver.start(workload.pid, {
+                mode: 'postcopy',
+                newPidNamespace: round % 2 === 1,
+              })
+              await reached(started.destination, started.id, ['running'])
+              if (kind === 'wild') workload.fork(true)
+              const kills = 1 + Math.floor(random() * 3)
+              for (let kill = 0; kill < kills; kill++) {
+                await sleep(random() * 1000)
+                await victim.strike(lab, driver, started)
+              }
+              await workload.runs()
+              workload.fork(false)
+              const source = await ended(started.source, started.id, 120_000)
+              const destination = await ended(started.destination, started.id, 120_000)
+              t.equal(
+                source.state,
+                'finished',
+                `seed ${seed}: ${kills} kills: ${JSON.stringify(source.error)}`,
+              )
+              t.equal(destination.state, 'finished', `${JSON.stringify(destination.error)}`)
+              const { verify } = destination.report as { verify: { mismatches: number } | null }
+              t.equal(verify?.mismatches ?? 0, 0, `pages compared: ${JSON.stringify(verify)}`)
+              await endsWellOn(lab, workload, started.id)
+              t.ok(hasNoGap(workload), 'its log goes on without a gap')
+              await nothingLeft(lab, [], 40_000)
+              workload.remove()
+              if (!t.passing()) break
             }
-            await workload.runs()
-            workload.fork(false)
-            const source = await ended(started.source, started.id, 120_000)
-            const destination = await ended(started.destination, started.id, 120_000)
-            t.equal(source.state, 'finished', `seed ${seed}: ${kills} kills: ${JSON.stringify(source.error)}`)
-            t.equal(destination.state, 'finished', `${JSON.stringify(destination.error)}`)
-            const { verify } = destination.report as { verify: { mismatches: number } | null }
-            t.equal(verify?.mismatches ?? 0, 0, `pages compared: ${JSON.stringify(verify)}`)
-            await endsWellOn(lab, workload, started.id)
-            t.ok(hasNoGap(workload), 'its log goes on without a gap')
-            await nothingLeft(lab, [], 40_000)
-            workload.remove()
-            if (!t.passing()) break
-          }
-        }))
+          }),
+        )
       })
     }
   }

@@ -176,7 +176,7 @@ static void *be_somebody(void *argument)
 {
 	int number = (int)(uintptr_t)argument;
 	char name[16], now[16];
-	int nice = number + 1;
+	int nice = number + 4;
 
 	snprintf(name, sizeof name, "worker %d", number);
 	MUST(prctl(PR_SET_NAME, name));

@@ -2,7 +2,7 @@ import { pageOf } from '@pageferry/base'
 import { type CoreEntry, encodeImage, IMG_VERSION, imageFileName, Lsm, type MmEntry } from '@pageferry/images'
 import { type AreaMap, carriesPages, PageSet } from '@pageferry/memory'
 import type { CaptureContext } from './capture-context.js'
-import { dumpAddressSpace } from './kinds/address-space.js'
+import { dumpAddressSpace, shownPages } from './kinds/address-space.js'
 import { clocksOf, toTimens } from './kinds/clocks.js'
 import { dumpDescriptors } from './kinds/descriptors.js'
 import type { FileTable } from './kinds/file-table.js'
@@ -42,6 +42,7 @@ export function captureProcess(process: StoppedProcess, map: AreaMap, files: Fil
     cores.set(nsTid, core)
     for (const address of untouchableAddresses(context, core)) neverLazy.addRange(pageOf(address), 1)
   }
+  for (const [first, nr] of shownPages(pid)) neverLazy.addRange(first, nr)
   neverLazy.intersect(map.pages(carriesPages))
   const leader = cores.get(nsPid)
   if (leader !== undefined) {

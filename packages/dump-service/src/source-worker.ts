@@ -1,6 +1,6 @@
 import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
-import { createLogger, type ErrorInfo, type Logger, PageferryError, RecordFile } from '@pageferry/base'
+import { createLogger, type ErrorInfo, isKernelError, type Logger, PageferryError, RecordFile } from '@pageferry/base'
 import {
   chooseScratch,
   clocksOf,
@@ -28,8 +28,8 @@ import {
   Driver,
   type Message,
   type Outcome,
-  parseFault,
   Phases,
+  parseFault,
   parseSettings,
   type Settings,
   type SourceEffect,
@@ -204,6 +204,16 @@ export class SourceWorker {
   }
 
   async #execute(effect: SourceEffect, signal: AbortSignal): Promise<void> {
+    try {
+      await this.#carryOut(effect, signal)
+    } catch (error) {
+      // A round reads /proc in many places; each fails in its own way when the process ends meanwhile.
+      if (!isKernelError(error) || !hasExited(this.#pid)) throw error
+      throw new PageferryError('WORKLOAD_EXITED', `process ${this.#pid} has exited`, { cause: error })
+    }
+  }
+
+  async #carryOut(effect: SourceEffect, signal: AbortSignal): Promise<void> {
     switch (effect.type) {
       case 'startPrepare':
         return this.#phases.run('prepare', () => this.#prepare())
@@ -299,7 +309,8 @@ export class SourceWorker {
         this.#log.info(error.message)
         if (kind === 'control' && this.#control === lane) {
           this.#control = null
-          setTimeout(() => this.#whenHeard?.(), hangUpMs)
+          // Only a lane that was there after the end can have carried the last word.
+          if (this.#whenHeard !== null) setTimeout(this.#whenHeard, hangUpMs)
         }
         if (kind === 'bulk') this.#serving?.requeue(this.#bulk[index].lost())
         this.#driver.post({ type: 'laneLost', lane: kind, index })
@@ -659,6 +670,14 @@ export class SourceWorker {
 
 /** How long a control lane must be down before it counts as hung up and not as broken: it is dialled again. */
 const hangUpMs = 1_500
+
+function hasExited(pid: number): boolean {
+  try {
+    return ['Z', 'X'].includes(readStat(pid).state)
+  } catch {
+    return true
+  }
+}
 
 function whereIs(state: SourceState): 'running' | 'frozen' | 'gone' | 'unknown' {
   switch (state.name) {

@@ -69,7 +69,11 @@ t.test('nor more batches, however small', async (t) => {
 
 t.test('an acknowledgement of what is not in flight closes the lane', async (t) => {
   const bulk = new BulkLane()
-  t.throws(() => bulk.acknowledge(1), { closeCode: 4107, message: 'batch 1 is not in flight' })
+  t.throws(() => bulk.acknowledge(1), {
+    code: 'PROTOCOL',
+    closeCode: 4107,
+    message: 'batch 1 is not in flight',
+  })
 
   const receiver = new Receiver(0)
   let lost = 0
@@ -102,11 +106,19 @@ t.test('a lost lane gives back what was in flight, and starts anew', async (t) =
   t.ok(bulk.isIdle)
 
   sendPages(bulk, 50, 1)
-  t.same(bulk.lost(), [{ bytes: pageBytes, runs: Float64Array.of(50, 1), zeroRuns: none }], 'what was sent in vain too')
+  t.same(
+    bulk.lost(),
+    [{ bytes: pageBytes, runs: Float64Array.of(50, 1), zeroRuns: none }],
+    'what was sent in vain too',
+  )
 
   receiver.acknowledges = true
   await connectBulk(t, bulk, receiver)
-  t.throws(() => bulk.acknowledge(2), { closeCode: 4107 }, 'the old connection cannot acknowledge any more')
+  t.throws(
+    () => bulk.acknowledge(2),
+    { code: 'PROTOCOL', closeCode: 4107 },
+    'the old connection cannot acknowledge any more',
+  )
   const nr = await fill(bulk, () => sendPages(bulk, 16, maxBatchPages), 20)
   t.equal(nr, 20, 'no buffer was lost')
   await eventually('all are acknowledged', () => bulk.isIdle)

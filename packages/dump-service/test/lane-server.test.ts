@@ -86,12 +86,21 @@ t.test('frames right behind Hello are not lost', async (t) => {
   const { server, lanes } = await serve(t)
   const socket = await open(t, server)
   const ready: Frame = { type: 'ready', restoreMs: 1, partsJson: '' }
-  sendTogether(socket, [hello(), { type: 'clockRequest' } as const, ready].map((frame) => encodeFrame(frame)))
+  sendTogether(
+    socket,
+    [hello(), { type: 'clockRequest' } as const, ready].map((frame) => encodeFrame(frame)),
+  )
   await eventually('the frames arrive', () => lanes[0]?.recorder.frames.length === 2)
   t.same(lanes[0].recorder.frames, [{ type: 'clockRequest' }, ready])
 })
 
-const refusals: { what: string; message: Uint8Array | string; close: number; code: string; sentence: RegExp }[] = [
+const refusals: {
+  what: string
+  message: Uint8Array | string
+  close: number
+  code: string
+  sentence: RegExp
+}[] = [
   {
     what: 'another migration',
     message: encodeFrame(hello({ migrationId: 'beef' })),
@@ -154,7 +163,11 @@ for (const { what, message, close, code, sentence } of refusals) {
   t.test(`refuses ${what}`, async (t) => {
     const { server, lanes } = await serve(t)
     const answer = await answerTo(await open(t, server), message)
-    t.match(answer, { code: close, reason: sentence, answers: [{ type: 'refusal', code, message: sentence }] })
+    t.match(answer, {
+      code: close,
+      reason: sentence,
+      answers: [{ type: 'refusal', code, message: sentence }],
+    })
     t.equal(answer.answers.length, 1)
     t.same(lanes, [])
   })
@@ -234,6 +247,24 @@ async function thousandTimes(action: () => void): Promise<void> {
   }
 }
 
+t.test('only so many may keep the server waiting for their Hello', async (t) => {
+  const { server, lanes } = await serve(t)
+  const silent = await Promise.all(Array.from({ length: 32 }, () => open(t, server)))
+  const refused = new WebSocket(server.url)
+  t.teardown(() => refused.terminate())
+  refused.on('error', () => {})
+  t.match(await closing(refused), { code: 1006 }, 'one more is turned away')
+  t.ok(
+    silent.every((socket) => socket.readyState === WebSocket.OPEN),
+    'the others are not',
+  )
+  silent[7].send(encodeFrame(hello()))
+  await eventually('it is a lane', () => lanes.length === 1)
+  const next = await open(t, server)
+  next.send(encodeFrame(hello({ lane: 'fault' })))
+  await eventually('its place is free', () => lanes.length === 2)
+})
+
 t.test('a thousand connections that say nothing', async (t) => {
   t.jobs = 2
 
@@ -249,7 +280,11 @@ t.test('a thousand connections that say nothing', async (t) => {
     const timedOut = codes.filter((code) => code === 4110).length
     // On a slow machine the first are through before the last begin, which then have their time too.
     t.ok(timedOut >= 32 && timedOut <= 128, `${timedOut} were given the time to say Hello`)
-    t.equal(codes.filter((code) => code === 1006).length, 1000 - timedOut, 'the others were turned away at once')
+    t.equal(
+      codes.filter((code) => code === 1006).length,
+      1000 - timedOut,
+      'the others were turned away at once',
+    )
 
     const late = await open(t, server)
     late.send(encodeFrame(hello()))

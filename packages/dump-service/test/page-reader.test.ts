@@ -27,7 +27,8 @@ function bytesOf(nrPages: number): number[] {
 }
 
 /** Runs as differences from the first page of the area. */
-const relative = (runs: Float64Array, first: number) => [...runs].map((value, i) => (i % 2 === 0 ? value - first : value))
+const relative = (runs: Float64Array, first: number) =>
+  [...runs].map((value, i) => (i % 2 === 0 ? value - first : value))
 
 t.test('zeros are sorted out, and content is moved to the front', async (t) => {
   const { reader: pages, first } = await reader(t)

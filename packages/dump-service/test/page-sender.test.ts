@@ -6,8 +6,16 @@ import t, { type Test } from 'tap'
 import { BulkLane } from '../src/bulk-lane.js'
 import { sendHashes } from '../src/hash-sender.js'
 import { PageReader } from '../src/page-reader.js'
-import { sendPages, type SendOptions } from '../src/page-sender.js'
-import { areaMap, connectBulk, contentOf, pagesOf, Receiver, startPages, type Workload } from './fixtures/workload.js'
+import { type SendOptions, sendPages } from '../src/page-sender.js'
+import {
+  areaMap,
+  connectBulk,
+  contentOf,
+  pagesOf,
+  Receiver,
+  startPages,
+  type Workload,
+} from './fixtures/workload.js'
 
 /** More than the windows of three lanes hold. */
 const nrPages = 4000
@@ -62,7 +70,10 @@ t.test('sending a set of pages', async (t) => {
       )
       t.ok(sent.bytes > content.length * pageBytes && sent.bytes < (content.length + 40) * pageBytes)
       t.same(sent.batchesPerLane, receiver.perLane, 'the barrier counts what arrives')
-      t.ok(sent.batchesPerLane.every((batches) => batches > 0), 'no lane is idle')
+      t.ok(
+        sent.batchesPerLane.every((batches) => batches > 0),
+        'no lane is idle',
+      )
       t.ok(receiver.batches.every(({ asId, round }) => asId === 1 && round === 2))
       t.equal(sentRuns.count, content.length)
       t.equal(zeroRuns.count, nrPages / 5)
@@ -78,15 +89,18 @@ t.test('sending a set of pages', async (t) => {
     t.match(sent, { pages: nrPages, zeroPages: nrPages / 5 })
   })
 
-  await t.test('zeros of a private file mapping hide what is in the file: they travel in every round', async (t) => {
-    const { lanes, receiver, reader, idle } = await prepare(t, workload, 1)
-    // The first thousand pages are the file's, the others anonymous.
-    const map = areaMap(workload.first, 1000, 'file-private')
-    await sendPages(all, reader, lanes, optionsFor(workload, { map }))
-    await idle()
-    t.same(receiver.wrong(indices.slice(0, 1000)), [])
-    t.equal(receiver.pages.size, 1000 + (nrPages - 1000) * 0.8)
-  })
+  await t.test(
+    'zeros of a private file mapping hide what is in the file: they travel in every round',
+    async (t) => {
+      const { lanes, receiver, reader, idle } = await prepare(t, workload, 1)
+      // The first thousand pages are the file's, the others anonymous.
+      const map = areaMap(workload.first, 1000, 'file-private')
+      await sendPages(all, reader, lanes, optionsFor(workload, { map }))
+      await idle()
+      t.same(receiver.wrong(indices.slice(0, 1000)), [])
+      t.equal(receiver.pages.size, 1000 + (nrPages - 1000) * 0.8)
+    },
+  )
 
   await t.test('a batch of nothing but left-out zeros is no batch', async (t) => {
     const { lanes, receiver, reader, idle } = await prepare(t, workload, 1)
@@ -95,7 +109,10 @@ t.test('sending a set of pages', async (t) => {
     await idle()
     t.match(sent, { pages: 2, zeroPages: 2, bytes: 0, batchesPerLane: [0] })
     t.same(receiver.batches, [])
-    t.match(await sendPages(new PageSet(), reader, lanes, optionsFor(workload)), { pages: 0, batchesPerLane: [0] })
+    t.match(await sendPages(new PageSet(), reader, lanes, optionsFor(workload)), {
+      pages: 0,
+      batchesPerLane: [0],
+    })
     t.ok(lanes[0].hasRoom, 'its buffer is free again')
   })
 

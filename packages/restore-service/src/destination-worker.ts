@@ -1,6 +1,14 @@
 import { closeSync, existsSync, rmSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
-import { createLogger, type ErrorInfo, type Logger, PageferryError, pageBytes, RecordFile, toErrorInfo } from '@pageferry/base'
+import {
+  createLogger,
+  type ErrorInfo,
+  type Logger,
+  PageferryError,
+  pageBytes,
+  RecordFile,
+  toErrorInfo,
+} from '@pageferry/base'
 import {
   bootId,
   type Clocks,
@@ -36,8 +44,8 @@ import {
   type Message,
   NO_FAULTS,
   type Outcome,
-  parseFault,
   Phases,
+  parseFault,
   startDestination,
   stepDestination,
   type WorkloadExit,
@@ -57,7 +65,15 @@ const redialMs = 200
 const maxRedialMs = 5_000
 /** How often an unanswered Drained or Abandoned is said again. */
 const repeatMs = 5_000
+/**
+ * How long a complete copy waits for a source that cannot be reached: longer than the source, when it has not
+ * committed, waits to be asked. Giving up is safe then and later: a source that has committed hears it and resumes.
+ */
+const readyPatienceMs = 60_000
 const lingerMs = 10_000
+/** Attempts to reach a source that has lost us: its next worker is there within a second or two. */
+const farewells = 5
+const farewellPauseMs = 800
 
 /** What must be known after kill -9 of this worker, in spec.records. */
 interface DestinationRecords {
@@ -89,6 +105,7 @@ export class DestinationWorker {
   readonly #records: DestinationRecords
   readonly #report: DestinationReport
   readonly #takenOver: boolean
+  #deafSince: number | null = null
   #begin: FrameOf<'begin'> | null = null
   #control: Lane | null = null
   #faultLane: Lane | null = null
@@ -123,7 +140,8 @@ export class DestinationWorker {
       verify: null,
       blackout: { restoreMs: 0, resumeMs: 0 },
     }
-    const fault = spec.request.injectFault === undefined ? undefined : parseFault(spec.request.injectFault, 'destination')
+    const fault =
+      spec.request.injectFault === undefined ? undefined : parseFault(spec.request.injectFault, 'destination')
     this.#phases = new Phases(
       {
         now: () => performance.now(),
@@ -152,6 +170,10 @@ export class DestinationWorker {
       const { name, settled } = this.#driver.state
       if (name === 'drained' || (name === 'abandoned' && !settled)) {
         this.#driver.post({ type: 'timeout', what: 'no answer from the source' })
+      }
+      if (name !== 'ready' || this.#control !== null) this.#deafSince = null
+      else if (performance.now() - (this.#deafSince ??= performance.now()) > readyPatienceMs) {
+        this.#driver.post({ type: 'timeout', what: 'the source is out of reach and has not answered Ready' })
       }
     }, repeatMs).unref()
   }
@@ -423,7 +445,8 @@ export class DestinationWorker {
     this.#receiver = receiver
     const all = this.#phases.run('receive', () => untilAborted(receiver.finalInstalled, signal))
     all.catch((cause: unknown) => {
-      if (!signal.aborted) this.#driver.post({ type: 'stepFailed', step: 'prepare', error: toErrorInfo(cause) })
+      if (!signal.aborted)
+        this.#driver.post({ type: 'stepFailed', step: 'prepare', error: toErrorInfo(cause) })
     })
   }
 
@@ -608,29 +631,36 @@ export class DestinationWorker {
     })
   }
 
-  /** A source that has never been dialled cannot notice that we were killed: it waits for us. */
+  /**
+   * Without a lane at the end: a source that was never dialled waits for us, one whose worker was killed in the
+   * freeze listens again a moment later, in case that we hold a complete copy. Not more than a courtesy.
+   */
   async #sayFailed(error: ErrorInfo): Promise<void> {
     const { id, token, request } = this.#spec
-    const target = { url: request.source, migrationId: id, token, kind: 'control', index: 0, resume: false } as const
-    try {
-      const { lane } = await dial(target)
-      lane.open({ onFrame: () => {}, onLost: () => {} })
-      lane.send(errorToFrame('failed', error))
-      lane.close()
-      await lane.closed()
-    } catch {
-      // It knows: its lanes broke, or it has ended.
+    const resume = !this.#takenOver
+    const target = { url: request.source, migrationId: id, token, kind: 'control', index: 0, resume } as const
+    for (let attempt = 0; attempt < farewells; attempt++) {
+      try {
+        const { lane } = await dial(target)
+        lane.open({ onFrame: () => {}, onLost: () => {} })
+        lane.send(errorToFrame('failed', error))
+        lane.close()
+        await lane.closed()
+        return
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, farewellPauseMs))
+      }
     }
   }
 
   async #finish(outcome: Outcome, error?: ErrorInfo): Promise<void> {
-    if (this.#takenOver && outcome === 'discarded' && error !== undefined) await this.#sayFailed(error)
     const workload = this.#workload(this.#driver.state)
     const report = this.#report as unknown as Record<string, unknown>
     if (outcome === 'migrated') this.#channel.send({ type: 'finished', report, workload })
     else {
       const cause = error ?? { code: 'INTERNAL', message: `the migration ended: ${outcome}` }
       this.#channel.send({ type: 'failed', error: cause, workload, report })
+      if (outcome === 'discarded' && this.#control === null) await this.#sayFailed(cause)
     }
     this.#over = true
     this.#control?.close()
@@ -690,4 +720,3 @@ function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
     }),
   ])
 }
-

@@ -1,5 +1,5 @@
-import { createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
+import { createServer } from 'node:net'
 import { decodeHello, encodeFrame, type Frame, supportedVersions } from '@pageferry/wire'
 import t, { type Test } from 'tap'
 import type { WebSocket } from 'ws'
@@ -118,8 +118,18 @@ t.test('what the source refuses is its error', async (t) => {
 t.test('an answer that is none closes the connection and says why', async (t) => {
   const cases: [what: string, answer: Uint8Array | string, code: number, message: RegExp][] = [
     ['another frame', encodeFrame({ type: 'commit' }), 4107, /commit instead of welcome/],
-    ['a frame that it never gets', encodeFrame({ type: 'clockRequest' }), 4103, /clockRequest is not allowed/],
-    ['a version that was not offered', encodeFrame({ ...welcome, version: 9 }), 4106, /version 9 was not offered/],
+    [
+      'a frame that it never gets',
+      encodeFrame({ type: 'clockRequest' }),
+      4103,
+      /clockRequest is not allowed/,
+    ],
+    [
+      'a version that was not offered',
+      encodeFrame({ ...welcome, version: 9 }),
+      4106,
+      /version 9 was not offered/,
+    ],
     ['no frame', Buffer.from('hello yourself'), 4100, /header/],
     ['text', encodeFrame(welcome).toString(), 4100, /text message/],
   ]
@@ -145,7 +155,10 @@ t.test('a source that cannot be reached', async (t) => {
   })
 
   const url = await fakeSource(t, (socket) => socket.close(4012))
-  await t.rejects(dial({ ...common, url }), { code: 'PEER_UNREACHABLE', message: /closed \(WORKLOAD_EXITED\)/ })
+  await t.rejects(dial({ ...common, url }), {
+    code: 'PEER_UNREACHABLE',
+    message: /closed \(WORKLOAD_EXITED\)/,
+  })
 
   const cut = await fakeSource(t, (socket) => socket.terminate())
   await t.rejects(dial({ ...common, url: cut }), { code: 'PEER_UNREACHABLE' })
@@ -166,6 +179,8 @@ t.test('a source that says nothing', async (t) => {
     await new Promise((resolve) => silent.once('listening', resolve))
     const { port } = silent.address() as AddressInfo
     t.teardown(() => silent.close())
-    await t.rejects(dial({ ...common, url: `ws://127.0.0.1:${port}` }), { code: /^(TIMEOUT|PEER_UNREACHABLE)$/ })
+    await t.rejects(dial({ ...common, url: `ws://127.0.0.1:${port}` }), {
+      code: /^(TIMEOUT|PEER_UNREACHABLE)$/,
+    })
   })
 })

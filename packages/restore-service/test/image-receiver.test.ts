@@ -12,12 +12,19 @@ function receiver(): { images: ImageReceiver; done: Done[] } {
   return { images: new ImageReceiver((name, bytes) => done.push({ name, bytes })), done }
 }
 
-function add(images: ImageReceiver, name: string, content: Uint8Array, offset: number, totalBytes = content.length): void {
+function add(
+  images: ImageReceiver,
+  name: string,
+  content: Uint8Array,
+  offset: number,
+  totalBytes = content.length,
+): void {
   const payload = content.subarray(offset, Math.min(offset + imagePieceBytes, totalBytes))
   images.add({ type: 'image', asId: 1, round: 1, name, totalBytes, offset }, payload)
 }
 
-const pattern = (bytes: number) => Buffer.from(Array.from({ length: bytes }, (_, i) => (i * 31 + (i >> 8)) & 0xff))
+const pattern = (bytes: number) =>
+  Buffer.from(Array.from({ length: bytes }, (_, i) => (i * 31 + (i >> 8)) & 0xff))
 
 t.test('images are put together from their pieces', async (t) => {
   const { images, done } = receiver()
@@ -47,14 +54,18 @@ t.test('images are put together from their pieces', async (t) => {
 
 t.test('pieces that do not follow each other are refused', async (t) => {
   const content = pattern(4 * imagePieceBytes)
-  const refused = { closeCode: 4107 }
+  const refused = { code: 'PROTOCOL', closeCode: 4107 }
   const { images, done } = receiver()
   t.throws(() => add(images, 'a', content, imagePieceBytes), refused, 'none came before')
   add(images, 'a', content, 0)
   t.throws(() => add(images, 'a', content, 2 * imagePieceBytes), refused, 'one is missing')
   add(images, 'a', content, imagePieceBytes)
   t.throws(() => add(images, 'a', content, imagePieceBytes), refused, 'it came already')
-  t.throws(() => add(images, 'a', content, 2 * imagePieceBytes, 3 * imagePieceBytes), refused, 'another length')
+  t.throws(
+    () => add(images, 'a', content, 2 * imagePieceBytes, 3 * imagePieceBytes),
+    refused,
+    'another length',
+  )
   t.throws(() => add(images, 'b', content, 2 * imagePieceBytes), refused, 'another image')
   add(images, 'a', content, 2 * imagePieceBytes)
   add(images, 'a', content, 3 * imagePieceBytes)
@@ -66,7 +77,7 @@ t.test('only a few images may be under way', async (t) => {
   const content = pattern(2 * imagePieceBytes)
   const { images, done } = receiver()
   for (const name of ['a', 'b', 'c', 'd']) add(images, name, content, 0)
-  t.throws(() => add(images, 'e', content, 0), { closeCode: 4101 })
+  t.throws(() => add(images, 'e', content, 0), { code: 'PROTOCOL', closeCode: 4101 })
   add(images, 'a', content, imagePieceBytes)
   add(images, 'e', content, 0)
   t.equal(done.length, 1)
@@ -75,7 +86,7 @@ t.test('only a few images may be under way', async (t) => {
 t.test('and only so many in all', async (t) => {
   const { images, done } = receiver()
   for (let i = 0; i < 20_000; i++) add(images, `core-${i}.img`, Buffer.alloc(1), 0)
-  t.throws(() => add(images, 'core-20000.img', Buffer.alloc(1), 0), { closeCode: 4101 })
+  t.throws(() => add(images, 'core-20000.img', Buffer.alloc(1), 0), { code: 'PROTOCOL', closeCode: 4101 })
   t.equal(done.length, 20_000)
 })
 

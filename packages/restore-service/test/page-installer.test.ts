@@ -107,7 +107,15 @@ t.test('what is not memory of the process is refused, and nothing of the batch i
   const cases: [what: string, runs: [number, number][], zeroRuns: [number, number][], reason: RegExp][] = [
     ['not mapped', [[100, 1]], [], /is not mapped$/],
     ['the page before', [[-1, 1]], [], /is not mapped$/],
-    ['a good run and a bad one', [[0, 2], [100, 1]], [], /is not mapped$/],
+    [
+      'a good run and a bad one',
+      [
+        [0, 2],
+        [100, 1],
+      ],
+      [],
+      /is not mapped$/,
+    ],
     ['good pages and bad zeros', [[0, 2]], [[100, 1]], /is not mapped$/],
     ['a run that ends in a shared file', [[7, 2]], [], /is in a file-shared area$/],
     ['zeros in a shared file', [], [[8, 2]], /is in a file-shared area$/],
@@ -121,7 +129,7 @@ t.test('what is not memory of the process is refused, and nothing of the batch i
     const nrPages = runs.reduce((sum, [, nr]) => sum + nr, 0)
     const bytes = pages(...Array.from({ length: nrPages }, () => 99))
     const install = (): void => installer.installBatch(table(...runs), bytes, table(...zeroRuns))
-    t.throws(install, { closeCode: 4108, message }, what)
+    t.throws(install, { code: 'PROTOCOL', closeCode: 4108, message }, what)
   }
   t.same(relative(restorer.presentPages()), [[7, 1]])
   t.same(read(restorer, 7, 1), [7])

@@ -9,7 +9,7 @@ import { area, createRestorer, Images, pages, read, relative, table } from './fi
 
 const asId = 5
 const none = new Float64Array(0)
-const outOfOrder = { closeCode: 4107 }
+const outOfOrder = { code: 'PROTOCOL', closeCode: 4107 }
 
 interface Setup {
   restorer: Restorer
@@ -40,7 +40,12 @@ function begin({ rounds }: Setup, round: number, more: Partial<FrameOf<'roundBeg
   rounds.begin({ type: 'roundBegin', asId, round, final: false, ...more })
 }
 
-function end(setup: Setup, round: number, batchesPerLane: number[], more: Partial<FrameOf<'roundEnd'>> = {}): void {
+function end(
+  setup: Setup,
+  round: number,
+  batchesPerLane: number[],
+  more: Partial<FrameOf<'roundEnd'>> = {},
+): void {
   const frame: FrameOf<'roundEnd'> = { type: 'roundEnd', asId, round, final: false, batchesPerLane, ...more }
   setup.rounds.end(frame, (nrPages) => setup.applied.push(nrPages))
 }
@@ -57,7 +62,15 @@ function batch(
   more: Partial<FrameOf<'pageBatch'>> = {},
 ): void {
   const runs = bytes.length === 0 ? none : table([at, bytes.length])
-  const frame: FrameOf<'pageBatch'> = { type: 'pageBatch', asId, round, sequence: ++sequence, runs, zeroRuns: none, ...more }
+  const frame: FrameOf<'pageBatch'> = {
+    type: 'pageBatch',
+    asId,
+    round,
+    sequence: ++sequence,
+    runs,
+    zeroRuns: none,
+    ...more,
+  }
   rounds.batch(lanes[lane].lane, frame, pages(...bytes))
 }
 
@@ -80,7 +93,10 @@ t.test('a round is complete when every lane has brought what RoundEnd says', asy
   ])
   t.same(read(restorer, 0, 2), [1, 2])
   t.same(read(restorer, 30, 1), [4])
-  await eventually('all are acknowledged', () => lanes[0].acks.frames.length + lanes[1].acks.frames.length === 3)
+  await eventually(
+    'all are acknowledged',
+    () => lanes[0].acks.frames.length + lanes[1].acks.frames.length === 3,
+  )
   t.match(lanes[1].acks.frames, [{ type: 'batchAck', sequence, bytes: 4096 }])
 
   begin(setup, 2)
@@ -120,20 +136,20 @@ t.test('only so much may wait, on each lane', async (t) => {
     for (let i = 0; i < bulkWindowBatches; i++) batch(setup, lane, 1, 0, [], { zeroRuns: table([i, 1]) })
   }
   const tooMany = (): void => batch(setup, 0, 1, 0, [], { zeroRuns: table([300, 1]) })
-  t.throws(tooMany, { closeCode: 4109 }, 'batches')
+  t.throws(tooMany, { code: 'PROTOCOL', closeCode: 4109 }, 'batches')
   begin(setup, 1)
   end(setup, 1, [bulkWindowBatches, bulkWindowBatches])
   t.same(setup.applied, [0], 'what was refused was not kept')
 
   const full = Array.from({ length: 256 }, () => 1)
   for (const lane of [0, 1]) for (let i = 0; i < 4; i++) batch(setup, lane, 2, 256 * i, full)
-  t.throws(() => batch(setup, 1, 2, 1100, [1]), { closeCode: 4109 }, 'bytes')
+  t.throws(() => batch(setup, 1, 2, 1100, [1]), { code: 'PROTOCOL', closeCode: 4109 }, 'bytes')
 })
 
 t.test('frames out of order, or of another process', async (t) => {
   const setup = await setUp(t)
   const { restorer, lanes, applied, rounds } = setup
-  const foreign = { closeCode: 4108, message: `address space ${asId + 1} is unknown` }
+  const foreign = { code: 'PROTOCOL', closeCode: 4108, message: `address space ${asId + 1} is unknown` }
   const other = { asId: asId + 1 }
 
   t.throws(() => begin(setup, 2), outOfOrder, 'the first round is 1')
@@ -148,7 +164,11 @@ t.test('frames out of order, or of another process', async (t) => {
   t.throws(() => begin(setup, 1), outOfOrder)
   t.throws(() => batch(setup, 0, 2, 0, [1]), outOfOrder, 'a batch of the next round')
   t.throws(() => batch(setup, 0, 1, 0, [1], other), foreign)
-  t.throws(() => batch(setup, 0, 1, 5000, [1]), { closeCode: 4108 }, 'a page outside the map')
+  t.throws(
+    () => batch(setup, 0, 1, 5000, [1]),
+    { code: 'PROTOCOL', closeCode: 4108 },
+    'a page outside the map',
+  )
   t.throws(() => end(setup, 2, [0]), outOfOrder)
   t.throws(() => end(setup, 1, [0], other), foreign)
   t.throws(() => end(setup, 1, [0], { final: true }), outOfOrder, 'it began as another kind of round')
@@ -194,7 +214,7 @@ t.test('each round brings its own memory map', async (t) => {
   images.setMap([area(0, 101, 'anon'), area(3000, 10, 'anon')])
   begin(setup, 2)
   t.same(relative(restorer.presentPages()), [[100, 1]], 'what the round unmaps is gone')
-  t.throws(() => batch(setup, 0, 2, 101, [3]), { closeCode: 4108 })
+  t.throws(() => batch(setup, 0, 2, 101, [3]), { code: 'PROTOCOL', closeCode: 4108 })
   batch(setup, 0, 2, 3000, [3])
   t.same(read(restorer, 3000, 1), [3])
 })

@@ -47,12 +47,18 @@ t.test('carries frames and their payloads both ways', async (t) => {
 t.test('frames that come before the lane is opened are kept, in their order', async (t) => {
   const { lane, peer } = await laneAndPeer(t, 'bulk')
   // Some in one piece with the message that the lane was made for: ws hands them out although it is paused.
-  sendTogether(peer, [1, 2, 3].map((sequence) => encodeFrame(ack(sequence))))
+  sendTogether(
+    peer,
+    [1, 2, 3].map((sequence) => encodeFrame(ack(sequence))),
+  )
   await sleep(20)
   lane.resume()
   await sleep(20)
   lane.pause()
-  sendTogether(peer, [4, 5].map((sequence) => encodeFrame(ack(sequence))))
+  sendTogether(
+    peer,
+    [4, 5].map((sequence) => encodeFrame(ack(sequence))),
+  )
   const recorder = new Recorder()
   lane.open(recorder)
   t.same(recorder.frames, [], 'the caller has its turn first')
@@ -88,8 +94,18 @@ const emptyAck = Buffer.from([3, 0, 0, 0, ...encodeHeader(ack(1)).subarray(4, 6)
 const faults: { what: string; message: Uint8Array | string; code: number; reason: RegExp }[] = [
   { what: 'a text message', message: encodeFrame(ack(1)).toString(), code: 4100, reason: /text message/ },
   { what: 'an empty message', message: Buffer.alloc(0), code: 4100, reason: /0 bytes/ },
-  { what: 'a header beyond the message', message: Buffer.of(99, 0, 0, 0, 1), code: 4100, reason: /header of 99/ },
-  { what: 'a header that is no protobuf', message: Buffer.of(2, 0, 0, 0, 0x0a, 0x7f), code: 4100, reason: /parsed/ },
+  {
+    what: 'a header beyond the message',
+    message: Buffer.of(99, 0, 0, 0, 1),
+    code: 4100,
+    reason: /header of 99/,
+  },
+  {
+    what: 'a header that is no protobuf',
+    message: Buffer.of(2, 0, 0, 0, 0x0a, 0x7f),
+    code: 4100,
+    reason: /parsed/,
+  },
   {
     what: 'a message that only another lane may carry',
     message: Buffer.alloc(laneLimits('bulk', 'to-source').messageBytes + 1),

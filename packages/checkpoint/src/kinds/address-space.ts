@@ -1,5 +1,5 @@
 import { readFileSync, readlinkSync } from 'node:fs'
-import { PageferryError } from '@pageferry/base'
+import { PageferryError, pageOf } from '@pageferry/base'
 import type { FileEntry, MmEntry } from '@pageferry/images'
 import type { AreaMap } from '@pageferry/memory'
 import type { CaptureContext } from '../capture-context.js'
@@ -62,6 +62,25 @@ export function dumpAddressSpace({ pid, process }: CaptureContext, map: AreaMap,
     aios: [],
     thpDisabled: !readStatus(pid).thpEnabled,
   }
+}
+
+/** Longest arguments and longest environment that travel in the freeze; both may be megabytes. */
+const maxShownPages = 64
+
+/**
+ * Where arguments and environment lie, as [first page, number of pages]. Whoever reads /proc/PID/cmdline or environ
+ * (ps, or the program itself) gets nothing for a page that is missing: the kernel does not wait for a userfault there.
+ */
+export function shownPages(pid: number): [first: number, nr: number][] {
+  const { argStart, argEnd, envStart, envEnd } = readStat(pid)
+  return [
+    [argStart, argEnd],
+    [envStart, envEnd],
+  ].flatMap(([start, end]) => {
+    if (start === 0n || end <= start) return []
+    const first = pageOf(start)
+    return [[first, Math.min(pageOf(end - 1n) - first + 1, maxShownPages)]]
+  })
 }
 
 /** PR_SET_MM_MAP checks that the areas exist, so the map must be final; nothing may map the old executable. */

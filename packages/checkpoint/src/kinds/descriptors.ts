@@ -1,7 +1,7 @@
 import { closeSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import { type FdinfoEntry, FdType, type FileEntry, type PipeData } from '@pageferry/images'
-import { fds } from '@pageferry/kernel'
+import { fds, processes } from '@pageferry/kernel'
 import type { Problem } from '../capture-context.js'
 import { type FdInfo, readFds } from '../proc/fdinfo.js'
 import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
@@ -138,6 +138,7 @@ export function restoreDescriptors(
     }
     const ids = [...descriptors.keys()]
     const top = Math.max(63, ...fdinfo.map((entry) => entry.fd)) + 1
+    allowDescriptors(skeleton.pid, top + 1 + ids.length)
     // Above every number that the workload uses, so that moving one never closes another.
     moveSocket(skeleton, top)
     const received = skeleton.sendFds(ids.map((id) => descriptors.get(id) as number))
@@ -155,6 +156,18 @@ export function restoreDescriptors(
     skeleton.all([{ name: 'close_range', args: [top + 1, 0xffff_ffff, 0] }])
   } finally {
     for (const fd of descriptors.values()) closeSync(fd)
+  }
+}
+
+/** The workload's own limit is set later; until then it is ours, which may be lower. */
+function allowDescriptors(pid: number, nr: number): void {
+  const { soft, hard } = processes.prlimit(pid, processes.RLIMIT_NOFILE)
+  const wanted = BigInt(nr)
+  if (soft >= wanted) return
+  try {
+    processes.prlimit(pid, processes.RLIMIT_NOFILE, { soft: wanted, hard: hard > wanted ? hard : wanted })
+  } catch (error) {
+    throw new PageferryError('REFUSED', `the destination allows ${hard} descriptors, ${nr} are needed`, { cause: error })
   }
 }
 

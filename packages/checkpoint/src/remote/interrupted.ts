@@ -129,25 +129,66 @@ export interface Sleep {
   beganNs: bigint
 }
 
-/** When the thread last went off a processor: CLOCK_MONOTONIC of the reader, in ns. Read before it is stopped. */
-export function sleepBegan(pid: number, tid: number, clockOffsetNs: bigint): bigint {
-  return execStart(`/proc/${pid}/task/${tid}/sched`) + clockOffsetNs
+/** /proc/PID/task/TID/sched: when the thread last ran, by the clock of its processor, and how often it has waited. */
+export interface SchedulerFacts {
+  execStartNs: bigint
+  voluntarySwitches: number
 }
 
-function execStart(path: string): bigint {
-  const m = /^se\.exec_start\s*:\s*(\d+)\.(\d+)/m.exec(readFileSync(path, 'utf8'))
-  if (m === null) return 0n
-  return BigInt(m[1]) * 1_000_000n + BigInt(m[2].padEnd(6, '0').slice(0, 6))
+export function schedulerFacts(task: string): SchedulerFacts {
+  const text = readFileSync(`${task}/sched`, 'utf8')
+  const m = /^se\.exec_start\s*:\s*(\d+)\.(\d+)/m.exec(text)
+  const switches = /^nr_voluntary_switches\s*:\s*(\d+)/m.exec(text)
+  return {
+    execStartNs: m === null ? 0n : BigInt(m[1]) * 1_000_000n + BigInt(m[2].padEnd(6, '0').slice(0, 6)),
+    voluntarySwitches: Number(switches?.[1] ?? 0),
+  }
+}
+
+/** The processor on which a thread ran last: field 39 of its stat (proc_pid_stat(5)). */
+export function lastProcessor(task: string): number {
+  const text = readFileSync(`${task}/stat`, 'utf8')
+  return Number(text.slice(text.lastIndexOf(')') + 2).split(' ')[36])
 }
 
 /**
- * CLOCK_MONOTONIC minus the scheduler's clock, in ns. Our own exec_start is fresh only right after we were
- * scheduled, hence the short sleep.
+ * CLOCK_MONOTONIC minus the scheduler's clock, in ns, by processor. Each has a clock of its own, which stands still
+ * while a hypervisor or an interrupt has the processor: seconds apart on a machine that is up for days. So we run
+ * where the thread ran, for a moment. The clock that was read second makes the offset too large by what lies between,
+ * and a sleep that lasted seem shorter: a wait may last longer than was asked for, but it never ends early.
  */
-export function schedulerClockOffset(): bigint {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 0.05)
-  const now = processes.clockGettime(processes.CLOCK_MONOTONIC)
-  return now - execStart(`/proc/thread-self/sched`)
+export class SchedulerClocks {
+  readonly #offsets = new Map<number, bigint | null>()
+
+  /** null: we may not run on that processor. */
+  offset(processor: number): bigint | null {
+    let offset = this.#offsets.get(processor)
+    if (offset === undefined) {
+      offset = measureOffset(processor)
+      this.#offsets.set(processor, offset)
+    }
+    return offset
+  }
+}
+
+function measureOffset(processor: number): bigint | null {
+  const own = processes.getAffinity(0)
+  const only = new Uint8Array(own.length)
+  if (processor >> 3 >= own.length) return null
+  only[processor >> 3] = 1 << (processor & 7)
+  try {
+    processes.setAffinity(0, only)
+  } catch {
+    return null
+  }
+  try {
+    // Our own exec_start is fresh only right after we were scheduled.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 0.05)
+    const { execStartNs } = schedulerFacts('/proc/thread-self')
+    return processes.clockGettime(processes.CLOCK_MONOTONIC) - execStartNs
+  } finally {
+    processes.setAffinity(0, own)
+  }
 }
 
 /** op without FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME */

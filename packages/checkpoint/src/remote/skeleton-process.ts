@@ -309,7 +309,13 @@ export class SkeletonProcess {
     this.write(message)
     this.call('recvmsg', this.socketFd, base, msgCmsgCloexec)
     const control = Buffer.from(this.read(base + 256n, controlBytes))
-    if (control.readUInt32LE(8) !== solSocket || control.readUInt32LE(12) !== scmRights) {
+    // The kernel cuts the list short where the process is not allowed more descriptors (unix(7), MSG_CTRUNC).
+    const length = control.readBigUInt64LE(0)
+    if (
+      length !== BigInt(controlBytes) ||
+      control.readUInt32LE(8) !== solSocket ||
+      control.readUInt32LE(12) !== scmRights
+    ) {
       throw new PageferryError('INTERNAL', 'the skeleton did not receive descriptors')
     }
     return Array.from({ length: count }, (_, i) => control.readInt32LE(16 + 4 * i))

@@ -6,7 +6,7 @@ import { readStat } from '../proc/stat.js'
 import { readStatus } from '../proc/status.js'
 import { readTids } from '../proc/tasks.js'
 import { codeBytes } from './exit-sequence.js'
-import { schedulerClockOffset, sleepBegan } from './interrupted.js'
+import { lastProcessor, SchedulerClocks, schedulerFacts } from './interrupted.js'
 import { findCodeSite, findGap, scratchPages } from './scratch.js'
 import { SYS } from './syscalls.js'
 import { type InjectionSite, stopTimeoutMs, WorkloadThread } from './workload-thread.js'
@@ -20,6 +20,8 @@ const maxStopPasses = 64
 export interface PreStop {
   nr: number
   beganNs: bigint
+  /** How often the thread has gone to sleep by then. */
+  voluntarySwitches: number
 }
 
 /**
@@ -52,7 +54,9 @@ export class StoppedProcess {
     let interrupted: number[] = []
     try {
       const site = stopped.#site()
-      const offset = schedulerClockOffset()
+      const clocks = new SchedulerClocks()
+      // Before the first thread is stopped: afterwards it would be time that the workload stands still.
+      for (const tid of which === 'all' ? readTids(pid) : [pid]) stopped.#prepareClock(tid, clocks)
       for (let pass = 0; ; pass++) {
         if (pass === maxStopPasses) {
           throw new PageferryError(
@@ -65,12 +69,13 @@ export class StoppedProcess {
         const wanted = which === 'all' ? fresh : fresh.slice(0, 1)
         interrupted = []
         for (const tid of wanted) {
-          stopped.#notePreStop(tid, offset)
+          stopped.#notePreStop(tid, clocks)
           if (seize(tid)) interrupted.push(tid)
         }
         for (const tid of interrupted) {
           if (!waitForStop(tid)) continue
           seized.push(tid)
+          stopped.#checkPreStop(tid)
           stopped.threads.push(new WorkloadThread(site, tid, signalDeliverable(pid, tid), stopped.elapsedNs(tid)))
         }
         if (which === 'one' && seized.length > 0) break
@@ -103,22 +108,48 @@ export class StoppedProcess {
     return elapsed > 0n ? elapsed : 0n
   }
 
-  #notePreStop(tid: number, clockOffsetNs: bigint): void {
+  #prepareClock(tid: number, clocks: SchedulerClocks): void {
+    const task = `/proc/${this.pid}/task/${tid}`
     try {
-      const call = readFileSync(`/proc/${this.pid}/task/${tid}/syscall`, 'utf8')
+      if (timedCalls.has(Number.parseInt(readFileSync(`${task}/syscall`, 'utf8'), 10))) clocks.offset(lastProcessor(task))
+    } catch {
+      // The thread is gone.
+    }
+  }
+
+  #notePreStop(tid: number, clocks: SchedulerClocks): void {
+    const task = `/proc/${this.pid}/task/${tid}`
+    try {
+      const call = readFileSync(`${task}/syscall`, 'utf8')
       const nr = Number.parseInt(call, 10)
       if (nr !== SYS.restart_syscall) interruptedSleeps.delete(tid)
       if (!timedCalls.has(nr)) return
-      const known = interruptedSleeps.get(tid)
-      const sleep = known ?? {
+      const offset = clocks.offset(lastProcessor(task))
+      const { execStartNs, voluntarySwitches } = schedulerFacts(task)
+      const known = interruptedSleeps.get(tid) ?? {
         nr: nr === SYS.restart_syscall ? restartedCall(this.pid, tid, call) : nr,
-        beganNs: sleepBegan(this.pid, tid, clockOffsetNs),
+        beganNs: offset === null ? processes.clockGettime(processes.CLOCK_MONOTONIC) : execStartNs + offset,
       }
-      interruptedSleeps.set(tid, sleep)
-      this.preStop.set(tid, sleep)
+      this.preStop.set(tid, { ...known, voluntarySwitches })
     } catch {
       // The thread is gone; the stop will say so.
     }
+  }
+
+  /**
+   * A thread whose sleep ended before the stop came may be in the next one already, of which we know nothing: then it
+   * has gone to sleep more often than for the stop alone.
+   */
+  #checkPreStop(tid: number): void {
+    const noted = this.preStop.get(tid)
+    if (noted === undefined) return
+    const { voluntarySwitches } = schedulerFacts(`/proc/${this.pid}/task/${tid}`)
+    if (voluntarySwitches <= noted.voluntarySwitches + 1) {
+      interruptedSleeps.set(tid, noted)
+      return
+    }
+    interruptedSleeps.delete(tid)
+    this.preStop.delete(tid)
   }
 
   /** Where injected code lies, in the padding of the vdso. */

@@ -1,0 +1,43 @@
+// test-timeout-s: 900
+// Every kind of state, in every mode, as root and as somebody else: a program that checks itself is moved and goes on.
+
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { baseSeed, inLab, modes, moveOnce, users, Workload } from './harness.js'
+
+const programs = ['memory', 'threads', 'signals', 'sleepers', 'files', 'identity', 'lazy-storm']
+
+await inLab('self-checking programs', async (t, lab) => {
+  for (const name of programs) {
+    for (const mode of modes) {
+      for (const { name: user, uid } of users) {
+        await t.test(`${name}, ${mode}, as ${user}, seed ${baseSeed}`, async () => {
+          await moveOnce(lab, name, { uid, migration: { mode } })
+        })
+      }
+    }
+  }
+
+  for (const name of ['memory', 'signals', 'identity']) {
+    await t.test(`${name}, there and back`, async () => {
+      const workload = await Workload.start(lab, name, { uid: 1000, seed: baseSeed + 1 })
+      for (const mode of ['hybrid', 'postcopy'] as const) {
+        await workload.steps(5)
+        await workload.migrate({ mode })
+      }
+      await workload.steps(5)
+      await workload.finish()
+    })
+  }
+
+  await t.test('forks in the lazy phase', async (t) => {
+    const workload = await Workload.start(lab, 'lazy-storm')
+    await workload.steps(3)
+    await workload.migrate({ mode: 'postcopy' })
+    await workload.steps(100)
+    const log = join(workload.directory, 'log')
+    workload.stop()
+    await workload.ended(0)
+    t.match(readFileSync(log, 'utf8'), /^6 children\ndone$/m, 'every child saw what its parent saw')
+  })
+})
