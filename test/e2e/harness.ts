@@ -201,7 +201,8 @@ export class Workload {
     await this.ended(0)
     const steps = this.lines.filter((line) => line.startsWith('step '))
     const wrong = steps.findIndex((line, index) => line !== `step ${index}`)
-    if (wrong >= 0) throw new Error(`${this.name}: line ${wrong} of its log is "${steps[wrong]}" (${this.#said})`)
+    if (wrong >= 0)
+      throw new Error(`${this.name}: line ${wrong} of its log is "${steps[wrong]}" (${this.#said})`)
     if (this.lines.at(-1) !== 'done') throw new Error(`${this.name} was not done (${this.#said})`)
     rmSync(this.directory, { recursive: true })
   }
@@ -213,7 +214,8 @@ export class Workload {
   /** Waits for its end, and fails unless it exits with `status`. */
   async ended(status: number): Promise<void> {
     const exit = await this.#exit(AbortSignal.timeout(patienceMs))
-    if (exit !== status) throw new Error(`${this.name} ended with ${exit} instead of ${status} (${this.#said})`)
+    if (exit !== status)
+      throw new Error(`${this.name} ended with ${exit} instead of ${status} (${this.#said})`)
   }
 
   async #exit(signal: AbortSignal): Promise<number> {

@@ -1,6 +1,6 @@
 // Python programs continue correctly: one computing, one allocating and freeing, one with threads.
 
-import { type Mode, inLab, modes, moveOnce, randomFrom, baseSeed, users, Workload } from './harness.js'
+import { baseSeed, inLab, type Mode, modes, moveOnce, randomFrom, users, Workload } from './harness.js'
 
 const programs = ['compute.py', 'alloc.py', 'threads.py']
 const timesInARow = 20

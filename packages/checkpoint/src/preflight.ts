@@ -126,9 +126,12 @@ function checkThreads(pid: number): Problem[] {
   for (const tid of readTids(pid).slice(1)) {
     const what = `thread ${tid}`
     try {
-      if (fds.kcmp(pid, tid, fds.KCMP_FILES) !== 0) problems.push({ what, reason: 'it has descriptors of its own' })
-      if (fds.kcmp(pid, tid, fds.KCMP_FS) !== 0) problems.push({ what, reason: 'it has a working directory of its own' })
-      if (readStatus(pid, tid).seccomp !== 0) problems.push({ what, reason: 'a seccomp filter is active in it' })
+      if (fds.kcmp(pid, tid, fds.KCMP_FILES) !== 0)
+        problems.push({ what, reason: 'it has descriptors of its own' })
+      if (fds.kcmp(pid, tid, fds.KCMP_FS) !== 0)
+        problems.push({ what, reason: 'it has a working directory of its own' })
+      if (readStatus(pid, tid).seccomp !== 0)
+        problems.push({ what, reason: 'a seccomp filter is active in it' })
     } catch (error) {
       // It has ended meanwhile.
       if (!['ENOENT', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error

@@ -24,20 +24,34 @@ t.test('the bytes', async (t) => {
   const regs = someRegisters()
   const code = injectionCode(regs, 0x1234_5678_9abc_def0n)
   t.equal(code.length, codeBytes)
-  t.equal(code.subarray(0, 32).toString('hex'), '0f05' + 'b80e000000' + 'bf02000000' + '488d35' + '75000000' + 'ba00000000' + '41ba08000000' + '0f05')
+  t.equal(
+    code.subarray(0, 32).toString('hex'),
+    '0f05' + 'b80e000000' + 'bf02000000' + '488d35' + '75000000' + 'ba00000000' + '41ba08000000' + '0f05',
+  )
   t.equal(code.readBigUInt64LE(19 + 0x75), 0x1234_5678_9abc_def0n, 'lea points at the mask')
   t.equal(code.readBigUInt64LE(19 + 0x75 - 8), regs[REG.rip], 'the jump goes where the thread was')
-  t.equal(code.subarray(closeEntryOffset, closeEntryOffset + 12).toString('hex'), '0f05' + '89c7' + 'b803000000' + '0f05' + 'e9')
-  t.equal(code.readInt32LE(closeEntryOffset + 12), 2 - (closeEntryOffset + 16), 'the exit lies behind the first call')
+  t.equal(
+    code.subarray(closeEntryOffset, closeEntryOffset + 12).toString('hex'),
+    '0f05' + '89c7' + 'b803000000' + '0f05' + 'e9',
+  )
+  t.equal(
+    code.readInt32LE(closeEntryOffset + 12),
+    2 - (closeEntryOffset + 16),
+    'the exit lies behind the first call',
+  )
 })
 
 t.test('what a disassembler makes of it', async (t) => {
   const directory = scratchDirectory()
   const regs = someRegisters()
   writeFileSync(join(directory, 'code'), injectionCode(regs, 7n))
-  const text = execFileSync('objdump', ['-D', '-b', 'binary', '-m', 'i386:x86-64', '-M', 'intel', join(directory, 'code')], {
-    encoding: 'utf8',
-  })
+  const text = execFileSync(
+    'objdump',
+    ['-D', '-b', 'binary', '-m', 'i386:x86-64', '-M', 'intel', join(directory, 'code')],
+    {
+      encoding: 'utf8',
+    },
+  )
   const instructions = text
     .split('\n')
     .map((line) => /^\s+[0-9a-f]+:\t[0-9a-f ]+\t(.*?)\s*(#.*)?$/.exec(line)?.[1].replaceAll(/ +/g, ' '))
@@ -51,7 +65,9 @@ t.test('what a disassembler makes of it', async (t) => {
     'mov edx,0x0',
     'mov r10d,0x8',
     'syscall',
-    ...(['rax', 'rcx', 'rdx', 'rsi', 'rdi', 'r8', 'r9', 'r10', 'r11'] as const).map((name) => `movabs ${name},${value(name)}`),
+    ...(['rax', 'rcx', 'rdx', 'rsi', 'rdi', 'r8', 'r9', 'r10', 'r11'] as const).map(
+      (name) => `movabs ${name},${value(name)}`,
+    ),
     'jmp QWORD PTR [rip+0x0]',
   ])
   t.ok(instructions.includes('jmp 0x2'))
@@ -64,7 +80,9 @@ interface Tracer {
 async function startTracer(pid: number): Promise<Tracer> {
   const loader = fileURLToPath(new URL('../../../scripts/typescript-loader.mjs', import.meta.url))
   const script = fileURLToPath(new URL('fixtures/restless-tracer.ts', import.meta.url))
-  const child = spawn(process.execPath, ['--import', loader, script, String(pid)], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, ['--import', loader, script, String(pid)], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   let output = ''
   let errors = ''
   child.stdout.on('data', (bytes) => {
@@ -96,46 +114,53 @@ function seeded(seed: number): () => number {
   }
 }
 
-t.test('the tracer is killed at any moment and the workload never notices', { timeout: 90_000 }, async (t) => {
-  const subject = await start('registers')
-  const { pid } = subject
-  t.teardown(() => kill(pid))
-  await eventually('its threads run', () => readTids(pid).length === 7)
-  await sleep(100) // pthread_create blocks all signals for a moment
-  const seed = Number(process.env.PAGEFERRY_SEED ?? 20161104)
-  const random = seeded(seed)
-  const masks = () => new Map(readTids(pid).map((tid) => [tid, readStatus(pid, tid).sigBlocked]))
-  const before = masks()
-  t.equal(before.get(pid), (1n << 9n) | (1n << 63n))
-  const same = () => [...masks()].every(([tid, mask]) => before.get(tid) === mask)
-  const nrKills = 40
-  let leftovers = 0
-  for (let i = 0; i < nrKills; i++) {
-    const tracer = await startTracer(pid)
-    const until = performance.now() + random() * 12
-    while (performance.now() < until);
-    await tracer.kill()
-    if (!isAlive(pid)) break
-    if (!codeSiteIsClean(pid)) leftovers++
-    await eventually(`the signal masks are back after kill ${i} (seed ${seed})`, () => !isAlive(pid) || same())
-    if (!t.passing()) break
-  }
-  t.comment(`${nrKills} kills, ${leftovers} times in the middle`)
-  t.ok(leftovers > 3, 'some kills hit the injection itself')
-  await sleep(400)
-  t.ok(isAlive(pid), `the workload runs: ${subject.output()}`)
-  if (!isAlive(pid)) return
-  const counter = (name: string) =>
-    Buffer.from(memory.readBytes(pid, BigInt(subject.facts()[name]), 8)).readBigInt64LE(0)
-  const earlier = counter('rounds')
-  await sleep(20)
-  t.ok(counter('rounds') > earlier, 'and its leader goes on counting')
-  t.ok(counter('interrupted') <= 4n, `${counter('interrupted')} EINTR from epoll_wait`)
-  const stopped = StoppedProcess.stop(pid, 'all')
-  t.equal(stopped.leader.call('brk', 0), stopped.leader.call('brk', 0), 'the next tracer can inject')
-  stopped.resume()
-  t.ok(codeSiteIsClean(pid), 'and leaves nothing behind')
-})
+t.test(
+  'the tracer is killed at any moment and the workload never notices',
+  { timeout: 90_000 },
+  async (t) => {
+    const subject = await start('registers')
+    const { pid } = subject
+    t.teardown(() => kill(pid))
+    await eventually('its threads run', () => readTids(pid).length === 7)
+    await sleep(100) // pthread_create blocks all signals for a moment
+    const seed = Number(process.env.PAGEFERRY_SEED ?? 20161104)
+    const random = seeded(seed)
+    const masks = () => new Map(readTids(pid).map((tid) => [tid, readStatus(pid, tid).sigBlocked]))
+    const before = masks()
+    t.equal(before.get(pid), (1n << 9n) | (1n << 63n))
+    const same = () => [...masks()].every(([tid, mask]) => before.get(tid) === mask)
+    const nrKills = 20
+    let leftovers = 0
+    for (let i = 0; i < nrKills; i++) {
+      const tracer = await startTracer(pid)
+      const until = performance.now() + random() * 12
+      while (performance.now() < until);
+      await tracer.kill()
+      if (!isAlive(pid)) break
+      if (!codeSiteIsClean(pid)) leftovers++
+      await eventually(
+        `the signal masks are back after kill ${i} (seed ${seed})`,
+        () => !isAlive(pid) || same(),
+      )
+      if (!t.passing()) break
+    }
+    t.comment(`${nrKills} kills, ${leftovers} times in the middle`)
+    t.ok(leftovers > 3, 'some kills hit the injection itself')
+    await sleep(400)
+    t.ok(isAlive(pid), `the workload runs: ${subject.output()}`)
+    if (!isAlive(pid)) return
+    const counter = (name: string) =>
+      Buffer.from(memory.readBytes(pid, BigInt(subject.facts()[name]), 8)).readBigInt64LE(0)
+    const earlier = counter('rounds')
+    await sleep(20)
+    t.ok(counter('rounds') > earlier, 'and its leader goes on counting')
+    t.ok(counter('interrupted') <= 4n, `${counter('interrupted')} EINTR from epoll_wait`)
+    const stopped = StoppedProcess.stop(pid, 'all')
+    t.equal(stopped.leader.call('brk', 0), stopped.leader.call('brk', 0), 'the next tracer can inject')
+    stopped.resume()
+    t.ok(codeSiteIsClean(pid), 'and leaves nothing behind')
+  },
+)
 
 function codeSiteIsClean(pid: number): boolean {
   const memFd = openSync(`/proc/${pid}/mem`, 'r')

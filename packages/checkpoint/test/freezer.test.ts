@@ -4,9 +4,11 @@ import { memory } from '@pageferry/kernel'
 import t from 'tap'
 import { Freezer } from '../src/freezer.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
-import { eventually, isAlive, kill, start, type Subject } from './fixtures/start.js'
+import { eventually, isAlive, kill, type Subject, start } from './fixtures/start.js'
 
-const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n').map((line) => line.split(' '))
+const mounts = readFileSync('/proc/self/mounts', 'utf8')
+  .split('\n')
+  .map((line) => line.split(' '))
 const mounted = {
   1: mounts.some((fields) => fields[2] === 'cgroup' && fields[3].split(',').includes('freezer')),
   2: mounts.some((fields) => fields[2] === 'cgroup2'),

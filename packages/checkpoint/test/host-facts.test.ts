@@ -22,7 +22,12 @@ t.test('facts of this host', async (t) => {
 t.test('which hosts go together', async (t) => {
   const facts = hostFacts()
   checkHosts(facts, facts)
-  checkHosts(facts, { ...facts, cpuFlags: [...facts.cpuFlags, 'new'], xcr0: facts.xcr0 | (1n << 18n), bootId: 'other' })
+  checkHosts(facts, {
+    ...facts,
+    cpuFlags: [...facts.cpuFlags, 'new'],
+    xcr0: facts.xcr0 | (1n << 18n),
+    bootId: 'other',
+  })
   const refusal = (source: Partial<typeof facts>, destination: Partial<typeof facts>): string => {
     try {
       checkHosts({ ...facts, ...source }, { ...facts, ...destination })

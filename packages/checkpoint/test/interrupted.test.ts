@@ -1,6 +1,12 @@
 import { ptrace } from '@pageferry/kernel'
 import t from 'tap'
-import { repairSpuriousEintr, rewound, signed, withRemainingTime, withRemainingWait } from '../src/remote/interrupted.js'
+import {
+  repairSpuriousEintr,
+  rewound,
+  signed,
+  withRemainingTime,
+  withRemainingWait,
+} from '../src/remote/interrupted.js'
 import { SYS } from '../src/remote/syscalls.js'
 
 const { REG } = ptrace
@@ -44,7 +50,11 @@ t.test('EINTR that only our stop has caused', async (t) => {
   t.equal(signed(repairSpuriousEintr(found, true)[REG.rax]), -4n, 'a signal is there: EINTR is right')
   t.equal(signed(found[REG.rax]), -4n, 'the argument stays')
   const read = registers({ orig_rax: SYS.read, rax: -4 })
-  t.equal(signed(repairSpuriousEintr(read, false)[REG.rax]), -4n, 'a call that restarts by itself has its own reason')
+  t.equal(
+    signed(repairSpuriousEintr(read, false)[REG.rax]),
+    -4n,
+    'a call that restarts by itself has its own reason',
+  )
 })
 
 t.test('what remains of a relative timeout', async (t) => {
@@ -84,7 +94,11 @@ t.test('what remains of a relative timeout', async (t) => {
   t.equal(bitset.timespec, undefined, 'FUTEX_WAIT_BITSET has an absolute timeout')
   t.equal(bitset.regs[REG.r10], 0x5000n)
 
-  t.equal(move(SYS.nanosleep, { rdi: 0x5000 }, 60n * second).timespec?.ns, 1n, 'overdue: at once, but not for ever')
+  t.equal(
+    move(SYS.nanosleep, { rdi: 0x5000 }, 60n * second).timespec?.ns,
+    1n,
+    'overdue: at once, but not for ever',
+  )
   t.equal(signed(move(SYS.mq_timedsend, {}).regs[REG.rax]), -4n, 'an unknown call gives EINTR')
 
   const other = registers({ orig_rax: SYS.nanosleep, rax: -514 })
@@ -95,7 +109,11 @@ t.test('what remains of a relative timeout', async (t) => {
     3n * second,
     read,
   )
-  t.equal(restarted.regs[REG.orig_rax], BigInt(SYS.clock_nanosleep), 'not restart_syscall, which is not known there')
+  t.equal(
+    restarted.regs[REG.orig_rax],
+    BigInt(SYS.clock_nanosleep),
+    'not restart_syscall, which is not known there',
+  )
 })
 
 t.test('calls that never restart are given the time that remains', async (t) => {

@@ -2,8 +2,8 @@ import { existsSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { addressOf, pageBytes } from '@pageferry/base'
-import { launchKeeper, memory as kernelMemory, pagemap, uffd } from '@pageferry/kernel'
 import { decodeImage, encodeImage, VMA_STATUS } from '@pageferry/images'
+import { memory as kernelMemory, launchKeeper, pagemap, uffd } from '@pageferry/kernel'
 import { type Area, AreaMap, PageSet } from '@pageferry/memory'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
@@ -103,11 +103,18 @@ t.test('areas survive the way over the wire', async (t) => {
     }),
     { numRuns: 150 },
   )
+  t.pass('for all of them')
 })
 
 t.test('ids of files stay the same over rounds', async (t) => {
   const files = new FileTable()
-  const library = { kind: 'file-private', flags: mapPrivate, path: '/lib/a', fileFlags: 0, backingId: 'fe:00:1' } as const
+  const library = {
+    kind: 'file-private',
+    flags: mapPrivate,
+    path: '/lib/a',
+    fileFlags: 0,
+    backingId: 'fe:00:1',
+  } as const
   const [first] = areasToVmas(new AreaMap([anon(0, 1, library)]), files)
   const [again] = areasToVmas(new AreaMap([anon(5, 1, { ...library, path: '/lib/renamed' })]), files)
   t.equal(first.shmid, again.shmid)
@@ -136,7 +143,16 @@ t.test('the map of a process', async (t) => {
     lines.map(({ start, nrPages }) => [start, nrPages]),
   )
   const kinds = new Set(map.areas.map(({ kind }) => kind))
-  for (const kind of ['anon', 'heap', 'stack', 'file-private', 'file-shared', 'shared-anon', 'vdso', 'vvar'] as const) {
+  for (const kind of [
+    'anon',
+    'heap',
+    'stack',
+    'file-private',
+    'file-shared',
+    'shared-anon',
+    'vdso',
+    'vvar',
+  ] as const) {
     t.ok(kinds.has(kind), kind)
   }
   t.equal(map.areas.find(({ kind }) => kind === 'file-shared')?.fileFlags, 2, 'it may be made writable')
@@ -165,7 +181,15 @@ async function skeleton(t: Test) {
   t.teardown(() => kill(restorer.pid))
   const install = (page: number, text: string): void => {
     const bytes = Buffer.alloc(pageBytes, text)
-    const { state } = uffd.installRuns(restorer.uffd, restorer.skeleton.memFd, Float64Array.of(base + page, 1), 1, bytes, 'overwrite', false)
+    const { state } = uffd.installRuns(
+      restorer.uffd,
+      restorer.skeleton.memFd,
+      Float64Array.of(base + page, 1),
+      1,
+      bytes,
+      'overwrite',
+      false,
+    )
     if (state !== 'done') throw new Error(`UFFDIO_COPY: ${state}`)
   }
   const pagemapFd = openSync(`/proc/${restorer.pid}/pagemap`, 'r')
@@ -187,8 +211,12 @@ async function skeleton(t: Test) {
       }).join('')
     },
     prot(page: number): string {
-      const line = readMaps(restorer.pid).find(({ start, nrPages }) => start <= base + page && base + page < start + nrPages)
-      return line === undefined ? 'none' : `${line.read ? 'r' : '-'}${line.write ? 'w' : '-'}${line.shared ? 's' : 'p'}`
+      const line = readMaps(restorer.pid).find(
+        ({ start, nrPages }) => start <= base + page && base + page < start + nrPages,
+      )
+      return line === undefined
+        ? 'none'
+        : `${line.read ? 'r' : '-'}${line.write ? 'w' : '-'}${line.shared ? 's' : 'p'}`
     },
   }
 }
@@ -196,12 +224,26 @@ async function skeleton(t: Test) {
 t.test('a skeleton follows the map, and keeps what stays', async (t) => {
   const { restorer, install, content, prot } = await skeleton(t)
   const { map } = restorer
-  map.apply(new AreaMap([anon(0, 8), anon(20, 4), anon(40, 4, { flags: mapPrivate | mapAnonymous | mapLocked, lazyEligible: false })]))
+  map.apply(
+    new AreaMap([
+      anon(0, 8),
+      anon(20, 4),
+      anon(40, 4, { flags: mapPrivate | mapAnonymous | mapLocked, lazyEligible: false }),
+    ]),
+  )
   t.equal(content(0, 9), '........!')
-  t.ok(map.registered.equals(PageSet.of([base, 8], [base + 20, 4])), 'exactly the eligible areas are registered')
+  t.ok(
+    map.registered.equals(PageSet.of([base, 8], [base + 20, 4])),
+    'exactly the eligible areas are registered',
+  )
   for (let i = 0; i < 8; i++) install(i, String(i))
   install(21, 'x')
-  kernelMemory.writeRuns(restorer.skeleton.memFd, Float64Array.of(base + 40, 1), 1, Buffer.alloc(pageBytes, 'L'))
+  kernelMemory.writeRuns(
+    restorer.skeleton.memFd,
+    Float64Array.of(base + 40, 1),
+    1,
+    Buffer.alloc(pageBytes, 'L'),
+  )
 
   // Split by a protection, shortened, grown, unmapped, and one of another kind in the old place.
   const file = join(scratchDirectory(), 'file')
@@ -211,7 +253,14 @@ t.test('a skeleton follows the map, and keeps what stays', async (t) => {
       anon(0, 2),
       anon(2, 2, { prot: protRead, madv: 1 << 16 }),
       anon(5, 7),
-      anon(20, 2, { kind: 'file-private', flags: mapPrivate, lazyEligible: false, path: file, fileFlags: 0, backingId: 'a' }),
+      anon(20, 2, {
+        kind: 'file-private',
+        flags: mapPrivate,
+        lazyEligible: false,
+        path: file,
+        fileFlags: 0,
+        backingId: 'a',
+      }),
       anon(40, 4, { flags: mapPrivate | mapAnonymous, lazyEligible: true }),
     ]),
   )
@@ -221,7 +270,12 @@ t.test('a skeleton follows the map, and keeps what stays', async (t) => {
   t.equal(Buffer.from(restorer.skeleton.read(addressOf(base + 20), 3)).toString(), 'fff')
   t.equal(content(40, 1), 'L', 'no longer locked: the content stays')
   t.ok(map.registered.equals(PageSet.of([base, 4], [base + 5, 7], [base + 40, 4])), 'and is registered now')
-  t.ok(readVmFlags(restorer.pid).get(base + 2)?.has('dd'), 'MADV_DONTDUMP')
+  t.ok(
+    readVmFlags(restorer.pid)
+      .get(base + 2)
+      ?.has('dd'),
+    'MADV_DONTDUMP',
+  )
   install(9, 'n')
   install(40, 'M')
   t.equal(content(40, 1), 'M')
@@ -245,7 +299,12 @@ t.test('locks and protections come last', async (t) => {
   const { restorer, prot } = await skeleton(t)
   const { map } = restorer
   const flags = mapPrivate | mapAnonymous | mapLocked
-  const shared = { kind: 'shared-anon', flags: mapShared | mapAnonymous, lazyEligible: false, backingId: 'b' } as const
+  const shared = {
+    kind: 'shared-anon',
+    flags: mapShared | mapAnonymous,
+    lazyEligible: false,
+    backingId: 'b',
+  } as const
   map.apply(
     new AreaMap([
       anon(0, 2, { flags, lazyEligible: false }),
@@ -253,8 +312,18 @@ t.test('locks and protections come last', async (t) => {
       anon(10, 2, { ...shared, prot: protRead }),
     ]),
   )
-  kernelMemory.writeRuns(restorer.skeleton.memFd, Float64Array.of(base + 10, 1), 1, Buffer.alloc(pageBytes, 's'))
-  kernelMemory.writeRuns(restorer.skeleton.memFd, Float64Array.of(base + 2, 1), 1, Buffer.alloc(pageBytes, 'n'))
+  kernelMemory.writeRuns(
+    restorer.skeleton.memFd,
+    Float64Array.of(base + 10, 1),
+    1,
+    Buffer.alloc(pageBytes, 's'),
+  )
+  kernelMemory.writeRuns(
+    restorer.skeleton.memFd,
+    Float64Array.of(base + 2, 1),
+    1,
+    Buffer.alloc(pageBytes, 'n'),
+  )
   map.finish()
   t.equal(prot(10), 'r-s')
   const vmFlags = readVmFlags(restorer.pid)
@@ -262,7 +331,7 @@ t.test('locks and protections come last', async (t) => {
   t.equal(Buffer.from(restorer.skeleton.read(addressOf(base + 10), 1)).toString(), 's')
 })
 
-t.test('the kernel\'s own areas move to where the workload had them', async (t) => {
+t.test("the kernel's own areas move to where the workload had them", async (t) => {
   const { restorer } = await skeleton(t)
   const named = (name: string) => readMaps(restorer.pid).find((line) => line.name === name)
   const own = ['[vvar]', '[vvar_vclock]', '[vdso]'].map(named).filter((line) => line !== undefined)
@@ -271,15 +340,24 @@ t.test('the kernel\'s own areas move to where the workload had them', async (t) 
   const first = Math.min(...own.map(({ start }) => start))
   let at = first + 1
   const areas = [...own].reverse().map((line) => {
-    const placed = anon(0, line.nrPages, { start: at, kind: kinds[line.name as keyof typeof kinds], lazyEligible: false, prot: 5 })
+    const placed = anon(0, line.nrPages, {
+      start: at,
+      kind: kinds[line.name as keyof typeof kinds],
+      lazyEligible: false,
+      prot: 5,
+    })
     at += line.nrPages
     return placed
   })
   restorer.map.apply(new AreaMap(areas))
-  for (const [i, line] of [...own].reverse().entries()) t.equal(named(line.name)?.start, areas[i].start, line.name)
-  t.throws(() => restorer.map.apply(new AreaMap([...areas, anon(0, 9, { kind: 'vvar', lazyEligible: false })])), {
-    code: 'REFUSED',
-  })
+  for (const [i, line] of [...own].reverse().entries())
+    t.equal(named(line.name)?.start, areas[i].start, line.name)
+  t.throws(
+    () => restorer.map.apply(new AreaMap([...areas, anon(0, 9, { kind: 'vvar', lazyEligible: false })])),
+    {
+      code: 'REFUSED',
+    },
+  )
 })
 
 t.test('the scratch area gets out of the way', async (t) => {
@@ -288,13 +366,20 @@ t.test('the scratch area gets out of the way', async (t) => {
   const page = process.scratchPage
   restorer.map.apply(new AreaMap([anon(0, 4, { start: page - 2 })]))
   t.not(process.scratchPage, page)
-  t.equal(content(page - 2 - base, 4), '....', 'its place is the workload\'s now')
+  t.equal(content(page - 2 - base, 4), '....', "its place is the workload's now")
   t.ok(process.call('brk', 0) >= 0n, 'and calls still work')
 })
 
 t.test('files that the destination lacks', async (t) => {
   const { restorer } = await skeleton(t)
-  const missing = anon(0, 1, { kind: 'file-private', flags: mapPrivate, lazyEligible: false, path: '/no/such/file', fileFlags: 0, backingId: 'c' })
+  const missing = anon(0, 1, {
+    kind: 'file-private',
+    flags: mapPrivate,
+    lazyEligible: false,
+    path: '/no/such/file',
+    fileFlags: 0,
+    backingId: 'c',
+  })
   t.throws(() => restorer.map.apply(new AreaMap([missing])), { code: 'ENOENT' })
   t.ok(existsSync(`/proc/${restorer.pid}`))
   t.notMatch(readFileSync(`/proc/${restorer.pid}/status`, 'utf8'), /State:\s+Z/)

@@ -9,8 +9,8 @@ import { readStatus } from '../src/proc/status.js'
 import { readTids } from '../src/proc/tasks.js'
 import { readTimers } from '../src/proc/timers.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
-import { eventually, isAlive, kill, scratchDirectory, start } from './fixtures/start.js'
 import { move } from './fixtures/move.js'
+import { eventually, isAlive, kill, scratchDirectory, start } from './fixtures/start.js'
 
 /**
  * The memory map, with areas merged that differ in nothing that a process could notice: the kernel merges and
@@ -33,7 +33,9 @@ function memoryMap(pid: number): string[] {
     if (last?.end === area.start && last.what === area.what && offset === area.offset) last.end = area.end
     else areas.push(area)
   }
-  return areas.map(({ start, end, what, offset }) => `${start.toString(16)}-${end.toString(16)} ${offset} ${what}`)
+  return areas.map(
+    ({ start, end, what, offset }) => `${start.toString(16)}-${end.toString(16)} ${offset} ${what}`,
+  )
 }
 
 const sigUsr2 = 1n << 11n
@@ -48,7 +50,11 @@ function snapshot(pid: number): Record<string, unknown> {
     memoryMap: memoryMap(pid),
     stat: { ...stat, leads: [pgrp === pid, session === pid] },
     // sigwait(3) lets through what it waits for, but only while it sleeps. Its timers tick while it stands still.
-    status: { ...status, sigBlocked: status.sigBlocked | sigUsr2, sharedPending: status.sharedPending & ~(1n << 37n) & ~(1n << 13n) },
+    status: {
+      ...status,
+      sigBlocked: status.sigBlocked | sigUsr2,
+      sharedPending: status.sharedPending & ~(1n << 37n) & ~(1n << 13n),
+    },
     threads: tids.map((tid) => {
       const own = readStatus(pid, tid)
       return {
@@ -64,9 +70,17 @@ function snapshot(pid: number): Record<string, unknown> {
       }
     }),
     links: ['exe', 'cwd', 'root'].map((name) => readlinkSync(`/proc/${pid}/${name}`)),
-    files: ['cmdline', 'environ', 'auxv', 'personality', 'limits', 'oom_score_adj', 'coredump_filter', 'timerslack_ns', 'setgroups'].map(
-      (name) => [name, name === 'limits' ? text(name).split('\n') : text(name)],
-    ),
+    files: [
+      'cmdline',
+      'environ',
+      'auxv',
+      'personality',
+      'limits',
+      'oom_score_adj',
+      'coredump_filter',
+      'timerslack_ns',
+      'setgroups',
+    ].map((name) => [name, name === 'limits' ? text(name).split('\n') : text(name)]),
     descriptors: readFds(pid).map(({ inode: _, mountId: _mount, target, ...info }) => ({
       ...info,
       target: target.replace(/^pipe:.*/, 'pipe'),
@@ -90,7 +104,11 @@ for (const how of ['nothing', 'uid', 'caps']) {
     })
     for (const key of Object.keys(before)) t.same(after[key], before[key], key)
     process.kill(pid, 'SIGUSR2')
-    await eventually('it has looked at itself', () => /ok|wrong/.test(subject.output()) || !isAlive(pid), 10_000)
+    await eventually(
+      'it has looked at itself',
+      () => /ok|wrong/.test(subject.output()) || !isAlive(pid),
+      10_000,
+    )
     t.equal(subject.output(), 'ready\nok\n')
     t.equal(exitStatus(), undefined, 'it is alive')
   })
@@ -114,7 +132,10 @@ t.test('a sleep that was interrupted before goes on for the time that remains', 
     const facts = subject.facts()
     t.same([facts.result, facts.errno], how === 'futex' ? [-1, 110] : [0, 0], how)
     // Started anew when it was moved, or by a stop, it would take at least 600 ms more.
-    t.ok(Number(facts.ms) >= ms - 1 && Number(facts.ms) < Math.max(ms, moved) + 500, `${how}: ${facts.ms} ms of ${ms}`)
+    t.ok(
+      Number(facts.ms) >= ms - 1 && Number(facts.ms) < Math.max(ms, moved) + 500,
+      `${how}: ${facts.ms} ms of ${ms}`,
+    )
   })
   await Promise.all(ways)
 })

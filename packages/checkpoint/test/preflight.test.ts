@@ -3,7 +3,16 @@ import { existsSync, readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { preflight } from '../src/preflight.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
-import { adopt, compile, eventually, kill, scratchDirectory, startCommand, startOrphan, type Subject } from './fixtures/start.js'
+import {
+  adopt,
+  compile,
+  eventually,
+  kill,
+  type Subject,
+  scratchDirectory,
+  startCommand,
+  startOrphan,
+} from './fixtures/start.js'
 
 const binary = compile('odd')
 
@@ -57,7 +66,7 @@ const refused: Record<string, RegExp> = {
 for (const [kind, reason] of Object.entries(refused)) {
   t.test(`refused: ${kind}`, async (t) => {
     const { pid, output } = await odd(t, kind)
-    if (output().startsWith('unsupported')) return t.skip(`kernel: ${output()}`)
+    if (output().startsWith('unsupported')) return t.pass(kind, { skip: `kernel: ${output().trim()}` })
     const found = reasons(pid)
     t.equal(found.length, 1, found.join('\n'))
     t.match(found[0], reason)
@@ -77,9 +86,13 @@ const refusedTwice: Record<string, RegExp[]> = {
 for (const [kind, all] of Object.entries(refusedTwice)) {
   t.test(`refused: ${kind}`, async (t) => {
     const { pid, output } = await odd(t, kind)
-    if (output().startsWith('unsupported')) return t.skip(`kernel: ${output()}`)
+    if (output().startsWith('unsupported')) return t.pass(kind, { skip: `kernel: ${output().trim()}` })
     const found = reasons(pid)
-    for (const reason of all) t.ok(found.some((each) => reason.test(each)), `${reason}: ${found.join('\n')}`)
+    for (const reason of all)
+      t.ok(
+        found.some((each) => reason.test(each)),
+        `${reason}: ${found.join('\n')}`,
+      )
   })
 }
 
@@ -124,13 +137,20 @@ t.test('no process, a zombie, a kernel thread', async (t) => {
   t.throws(() => preflight(0x3f_ffff), { code: 'NO_SUCH_PROCESS' })
   const shell = startOrphan('sh', '-c', 'sleep 0 & exec sleep 60')
   t.teardown(() => kill(shell.pid))
-  const child = (): number => Number(readFileSync(`/proc/${shell.pid}/task/${shell.pid}/children`, 'utf8').split(' ')[0])
-  await eventually('there is a zombie', () => child() > 0 && /^State:\s+Z/m.test(readFileSync(`/proc/${child()}/status`, 'utf8')))
+  const child = (): number =>
+    Number(readFileSync(`/proc/${shell.pid}/task/${shell.pid}/children`, 'utf8').split(' ')[0])
+  await eventually(
+    'there is a zombie',
+    () => child() > 0 && /^State:\s+Z/m.test(readFileSync(`/proc/${child()}/status`, 'utf8')),
+  )
   adopt(child())
   t.match(reasons(child()), [/has exited/])
   const kthread = 2
-  if (!existsSync(`/proc/${kthread}`) || !/^Kthread:\s+1/m.test(readFileSync(`/proc/${kthread}/status`, 'utf8'))) {
-    return t.skip('kernel: pid 2 is no kernel thread here')
+  if (
+    !existsSync(`/proc/${kthread}`) ||
+    !/^Kthread:\s+1/m.test(readFileSync(`/proc/${kthread}/status`, 'utf8'))
+  ) {
+    return t.pass('a kernel thread', { skip: 'kernel: pid 2 is none here' })
   }
   t.match(reasons(kthread), [/kernel thread/])
 })
@@ -141,8 +161,12 @@ t.test('only root', async (t) => {
     process.setuid(65534)
     const { preflight } = await import(${JSON.stringify(new URL('../src/preflight.ts', import.meta.url).href)})
     try { preflight(1) } catch (error) { console.log(error.code) }`
-  const { stdout, stderr } = spawnSync(process.execPath, ['--import', loader.href, '--input-type=module', '-e', script], {
-    encoding: 'utf8',
-  })
+  const { stdout, stderr } = spawnSync(
+    process.execPath,
+    ['--import', loader.href, '--input-type=module', '-e', script],
+    {
+      encoding: 'utf8',
+    },
+  )
   t.equal(stdout, 'NOT_PERMITTED\n', stderr)
 })

@@ -138,7 +138,11 @@ t.test('timers: each way of notifying', async (t) => {
   const block = (id: number, signal: string, notify: string, clock: number): string =>
     `ID: ${id}\nsignal: ${signal}\nnotify: ${notify}\nClockID: ${clock}\n`
   t.same(
-    parseTimers(block(0, '34/7ffe1122', 'signal/pid.10', 1) + block(3, '0/0', 'none/tid.11', -6) + block(9, '9/ffffffffffffffff', 'thread/tid.12', 7)),
+    parseTimers(
+      block(0, '34/7ffe1122', 'signal/pid.10', 1) +
+        block(3, '0/0', 'none/tid.11', -6) +
+        block(9, '9/ffffffffffffffff', 'thread/tid.12', 7),
+    ),
     [
       { id: 0, signal: 34, value: 0x7ffe1122n, notify: 0, notifyTid: 10, clockId: 1 },
       { id: 3, signal: 0, value: 0n, notify: 5, notifyTid: 11, clockId: -6 },

@@ -1,13 +1,26 @@
-import { closeSync, fstatSync, mkdtempSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  fstatSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { pageBytes } from '@pageferry/base'
 import { fds, launchKeeper, processes } from '@pageferry/kernel'
 import t, { type Test } from 'tap'
-import { FileTable } from '../src/kinds/file-table.js'
 import { dumpDescriptors, restoreDescriptors } from '../src/kinds/descriptors.js'
+import { FileTable } from '../src/kinds/file-table.js'
 import { readFds } from '../src/proc/fdinfo.js'
 import { readMaps } from '../src/proc/maps.js'
-import { argumentBytes, maxBatchCalls, skeletonScratchPages, type SkeletonProcess } from '../src/remote/skeleton-process.js'
+import {
+  argumentBytes,
+  maxBatchCalls,
+  type SkeletonProcess,
+  skeletonScratchPages,
+} from '../src/remote/skeleton-process.js'
 import { Restorer } from '../src/restore.js'
 import { adopt, eventually, isAlive, kill, scratchDirectory, start } from './fixtures/start.js'
 
@@ -30,9 +43,11 @@ async function skeletonOf(t: Test): Promise<SkeletonProcess> {
 }
 
 const targets = (pid: number) =>
-  Object.fromEntries(readFds(pid).map(({ fd, target, flags }) => [fd, `${target}${(flags & O_CLOEXEC) !== 0 ? ' e' : ''}`]))
+  Object.fromEntries(
+    readFds(pid).map(({ fd, target, flags }) => [fd, `${target}${(flags & O_CLOEXEC) !== 0 ? ' e' : ''}`]),
+  )
 
-t.test('nothing of its own but a scratch area and the kernel\'s areas', async (t) => {
+t.test("nothing of its own but a scratch area and the kernel's areas", async (t) => {
   const skeleton = await skeletonOf(t)
   const own = readMaps(skeleton.pid).filter(({ name }) => !name.startsWith('[v'))
   t.same(
@@ -74,12 +89,23 @@ t.test('calls, one by one and in batches', async (t) => {
   )
   t.equal(results.length, nr)
   const duplicates = results.filter((result) => result >= 0n)
-  t.same(duplicates, Array.from({ length: Math.ceil((nr - 5) / 1000) }, (_, i) => BigInt(100 + i)), 'in order')
+  t.same(
+    duplicates,
+    Array.from({ length: Math.ceil((nr - 5) / 1000) }, (_, i) => BigInt(100 + i)),
+    'in order',
+  )
   t.ok(results.every((result) => result >= 0n || result === -9n))
-  t.throws(() => skeleton.all([{ name: 'brk', args: [0] }, { name: 'munmap', args: [1, 1] }]), {
-    code: 'EINVAL',
-    syscall: 'munmap',
-  })
+  t.throws(
+    () =>
+      skeleton.all([
+        { name: 'brk', args: [0] },
+        { name: 'munmap', args: [1, 1] },
+      ]),
+    {
+      code: 'EINVAL',
+      syscall: 'munmap',
+    },
+  )
 })
 
 t.test('threads with the tids that are asked for', async (t) => {
@@ -87,10 +113,13 @@ t.test('threads with the tids that are asked for', async (t) => {
   const first = skeleton.createThread(5005)
   const second = skeleton.createThread(4711)
   t.same(
-    readdirSync(`/proc/${skeleton.pid}/task`).map(Number).sort((a, b) => a - b),
+    readdirSync(`/proc/${skeleton.pid}/task`)
+      .map(Number)
+      .sort((a, b) => a - b),
     [skeleton.pid, first, second].sort((a, b) => a - b),
   )
-  const inner = (tid: number) => /^NSpid:.*\s(\d+)$/m.exec(readFileSync(`/proc/${skeleton.pid}/task/${tid}/status`, 'utf8'))?.[1]
+  const inner = (tid: number) =>
+    /^NSpid:.*\s(\d+)$/m.exec(readFileSync(`/proc/${skeleton.pid}/task/${tid}/status`, 'utf8'))?.[1]
   t.same([inner(first), inner(second)], ['5005', '4711'])
   t.throws(() => skeleton.createThread(4711), { code: 'EEXIST' })
   t.equal(skeleton.callIn(second, 'brk', 0), skeleton.call('brk', 0), 'each can be used')
@@ -105,7 +134,9 @@ t.test('descriptors cross in order, however many', async (t) => {
     writeFileSync(path, '')
     return openSync(path, 'r')
   })
-  t.teardown(() => ours.forEach((fd) => closeSync(fd)))
+  t.teardown(() => {
+    for (const fd of ours) closeSync(fd)
+  })
   const theirs = skeleton.sendFds(ours)
   t.equal(new Set(theirs).size, 600)
   t.ok(theirs.every((fd, i) => fds.kcmp(process.pid, skeleton.pid, fds.KCMP_FILE, ours[i], fd) === 0))
@@ -128,11 +159,16 @@ t.test('a table of descriptors is the same in another process', async (t) => {
   const files = new FileTable()
   const { fdinfo, pipesData } = dumpDescriptors(pid, pidfd, files)
   closeSync(pidfd)
-  t.equal(new Set(fdinfo.map(({ id }) => id)).size, fdinfo.length - 3, 'stdout and stderr are one, 3, 7 and 1500 are one')
+  t.equal(
+    new Set(fdinfo.map(({ id }) => id)).size,
+    fdinfo.length - 3,
+    'stdout and stderr are one, 3, 7 and 1500 are one',
+  )
   t.equal(pipesData[0].data.length, 65536)
   restoreDescriptors(skeleton, fdinfo, files.entries(), pipesData)
   t.equal(readdirSync('/proc/self/fd').length, ownFds, 'nothing stays open here')
-  const withoutPipes = (all: Record<string, string>) => Object.fromEntries(Object.entries(all).map(([fd, what]) => [fd, what.replace(/pipe:\[\d+\]/, 'pipe')]))
+  const withoutPipes = (all: Record<string, string>) =>
+    Object.fromEntries(Object.entries(all).map(([fd, what]) => [fd, what.replace(/pipe:\[\d+\]/, 'pipe')]))
   const found = withoutPipes(targets(skeleton.pid))
   delete found[skeleton.socketFd]
   t.same(found, withoutPipes(targets(pid)))
@@ -152,9 +188,18 @@ t.test('what a peer must not send, and what the destination lacks', async (t) =>
   const directory = mkdtempSync(join(scratchDirectory(), 'd'))
   const path = join(directory, 'file')
   writeFileSync(path, 'x')
-  const reg = { id: 77, flags: 0, pos: 0n, fown: { uid: 0, euid: 0, signum: 0, pidType: 0, pid: 0 }, name: path, mode: fstatSync(openSync(path, 'r')).mode }
+  const reg = {
+    id: 77,
+    flags: 0,
+    pos: 0n,
+    fown: { uid: 0, euid: 0, signum: 0, pidType: 0, pid: 0 },
+    name: path,
+    mode: fstatSync(openSync(path, 'r')).mode,
+  }
   const file = (more: object) => ({ type: 1, id: 77, reg: { ...reg, ...more } })
-  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: '/no/such/file' })], []), { code: 'REFUSED' })
+  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: '/no/such/file' })], []), {
+    code: 'REFUSED',
+  })
   t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: directory })], []), { code: 'REFUSED' })
   restoreDescriptors(skeleton, [entry], [file({})], [])
   t.equal(targets(skeleton.pid)[3], path)

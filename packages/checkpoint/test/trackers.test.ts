@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { addressOf, pageBytes } from '@pageferry/base'
 import { memory as kernelMemory } from '@pageferry/kernel'
-import { type AreaMap, carriesPages, isPrivateAnon, PageSet } from '@pageferry/memory'
+import { type AreaMap, carriesPages, isPrivateAnon, type PageSet } from '@pageferry/memory'
 import t, { type Test } from 'tap'
 import { dumpMemoryMap } from '../src/kinds/memory-map.js'
 import { readVmFlags } from '../src/proc/maps.js'
@@ -97,7 +97,9 @@ class Copy {
   read(page: number): Buffer | null {
     const bytes = Buffer.alloc(pageBytes)
     try {
-      return kernelMemory.readRuns(this.#pid, this.#memFd, Float64Array.of(page, 1), 1, bytes) === 1 ? bytes : null
+      return kernelMemory.readRuns(this.#pid, this.#memFd, Float64Array.of(page, 1), 1, bytes) === 1
+        ? bytes
+        : null
     } catch {
       return null
     }
@@ -127,9 +129,16 @@ const available = availableTrackers()
 
 t.test('which trackers there are', async (t) => {
   t.equal(available.at(-1), 'page-hash')
-  t.throws(() => openTracker(process.pid, trackerKinds.find((kind) => !available.includes(kind)) ?? ('none' as TrackerKind)), {
-    code: 'UNSUPPORTED_HOST',
-  })
+  t.throws(
+    () =>
+      openTracker(
+        process.pid,
+        trackerKinds.find((kind) => !available.includes(kind)) ?? ('none' as TrackerKind),
+      ),
+    {
+      code: 'UNSUPPORTED_HOST',
+    },
+  )
 })
 
 for (const kind of trackerKinds) {
@@ -252,7 +261,9 @@ for (const kind of trackerKinds) {
           compared++
           // What is there is what was reported last; what is not there is zeros, or the file.
           if (here ? kept?.equals(now) !== true : isPrivateAnon(area) && now.some((byte) => byte !== 0)) {
-            wrong.push(`${area.kind} page ${page.toString(16)}, ${here ? 'present' : 'absent'}, ${kept === undefined ? 'never reported' : 'stale'}`)
+            wrong.push(
+              `${area.kind} page ${page.toString(16)}, ${here ? 'present' : 'absent'}, ${kept === undefined ? 'never reported' : 'stale'}`,
+            )
           }
         }
       }

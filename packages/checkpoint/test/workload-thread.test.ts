@@ -7,7 +7,7 @@ import { readStatus } from '../src/proc/status.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
 import { SYS } from '../src/remote/syscalls.js'
 import { takeFd } from '../src/remote/workload-thread.js'
-import { eventually, isAlive, kill, start, type Subject } from './fixtures/start.js'
+import { eventually, isAlive, kill, type Subject, start } from './fixtures/start.js'
 
 const { REG } = ptrace
 
@@ -52,24 +52,46 @@ t.test('results, errors and descriptors', async (t) => {
     t.equal(thread.call('brk', 0), BigInt(readHeapEnd(pid)), 'works on after an error')
 
     const before = readFds(pid).map(({ fd }) => fd)
-    const copy = thread.callFd((fd) => {
-      t.notOk(before.includes(fd))
-      t.ok(readFds(pid).some((info) => info.fd === fd), 'open while it is used')
-      return takeFd(stopped.pidfd, fd)
-    }, 'userfaultfd', 0o2004000)
+    const copy = thread.callFd(
+      (fd) => {
+        t.notOk(before.includes(fd))
+        t.ok(
+          readFds(pid).some((info) => info.fd === fd),
+          'open while it is used',
+        )
+        return takeFd(stopped.pidfd, fd)
+      },
+      'userfaultfd',
+      0o2004000,
+    )
     t.ok(fstatSync(copy).ino > 0)
     closeSync(copy)
-    t.same(readFds(pid).map(({ fd }) => fd), before, 'closed behind')
+    t.same(
+      readFds(pid).map(({ fd }) => fd),
+      before,
+      'closed behind',
+    )
     t.throws(
       () =>
-        thread.callFd(() => {
-          throw new Error('the user failed')
-        }, 'userfaultfd', 0o2004000),
+        thread.callFd(
+          () => {
+            throw new Error('the user failed')
+          },
+          'userfaultfd',
+          0o2004000,
+        ),
       /the user failed/,
     )
-    t.same(readFds(pid).map(({ fd }) => fd), before, 'also when the user fails')
+    t.same(
+      readFds(pid).map(({ fd }) => fd),
+      before,
+      'also when the user fails',
+    )
     t.throws(() => thread.callFd((fd) => fd, 'userfaultfd', 0xffff), { code: 'EINVAL' })
-    t.same(readFds(pid).map(({ fd }) => fd), before)
+    t.same(
+      readFds(pid).map(({ fd }) => fd),
+      before,
+    )
     t.ok(thread.call('brk', 0) > 0n)
 
     const { page, nrPages } = stopped.mapScratch()
@@ -86,7 +108,9 @@ t.test('results, errors and descriptors', async (t) => {
 })
 
 function readHeapEnd(pid: number): string {
-  const line = readFileSync(`/proc/${pid}/maps`, 'utf8').split('\n').find((each) => each.endsWith('[heap]'))
+  const line = readFileSync(`/proc/${pid}/maps`, 'utf8')
+    .split('\n')
+    .find((each) => each.endsWith('[heap]'))
   return `0x${/-([0-9a-f]+)/.exec(line ?? '')?.[1]}`
 }
 
@@ -97,7 +121,9 @@ t.test('a sleep goes on for the time that remains', async (t) => {
     poll: [0, 0],
     futex: [-1, 110 /* ETIMEDOUT */],
   }
-  const subjects = await Promise.all(Object.keys(results).map(async (how) => ({ how, subject: await waiter(t, how, 1000) })))
+  const subjects = await Promise.all(
+    Object.keys(results).map(async (how) => ({ how, subject: await waiter(t, how, 1000) })),
+  )
   for (let i = 0; i < 3; i++) {
     for (const { subject } of subjects) disturb(subject.pid)
     await sleep(300)
@@ -113,7 +139,8 @@ t.test('a sleep goes on for the time that remains', async (t) => {
 t.test('calls that end with EINTR after any stop are made again', async (t) => {
   for (const how of ['epoll_wait', 'sigtimedwait']) {
     const subject = await waiter(t, how)
-    if (how === 'sigtimedwait') await eventually('it sleeps', () => syscallOf(subject.pid) === SYS.rt_sigtimedwait)
+    if (how === 'sigtimedwait')
+      await eventually('it sleeps', () => syscallOf(subject.pid) === SYS.rt_sigtimedwait)
     t.equal(disturb(subject.pid), how === 'epoll_wait' ? SYS.epoll_wait : SYS.rt_sigtimedwait)
     await sleep(30)
     t.notOk(subject.output().includes('}'), `${how} goes on`)
@@ -125,7 +152,8 @@ t.test('calls that end with EINTR after any stop are made again', async (t) => {
 t.test('a signal that comes during the stop interrupts as always', async (t) => {
   for (const how of ['epoll_wait', 'nanosleep', 'pause', 'poll', 'sigsuspend']) {
     const subject = await waiter(t, how, 5000)
-    if (how === 'sigsuspend') await eventually('it sleeps', () => syscallOf(subject.pid) === SYS.rt_sigsuspend)
+    if (how === 'sigsuspend')
+      await eventually('it sleeps', () => syscallOf(subject.pid) === SYS.rt_sigsuspend)
     disturb(subject.pid, () => process.kill(subject.pid, 'SIGUSR1'))
     const { result, errno, handled } = await ended(subject)
     t.same([result, errno, handled], [-1, 4, 1], how)
@@ -158,7 +186,9 @@ t.test('the mask of sigsuspend is temporary, and stays so', async (t) => {
   const subject = await waiter(t, 'sigsuspend')
   await eventually('it sleeps', () => syscallOf(subject.pid) === SYS.rt_sigsuspend)
   const during = readStatus(subject.pid).sigBlocked
-  disturb(subject.pid, (stopped) => t.equal(stopped.leader.mask, during | (1n << 9n), 'the one it comes back to'))
+  disturb(subject.pid, (stopped) =>
+    t.equal(stopped.leader.mask, during | (1n << 9n), 'the one it comes back to'),
+  )
   await eventually('it sleeps again', () => syscallOf(subject.pid) === SYS.rt_sigsuspend)
   t.equal(readStatus(subject.pid).sigBlocked, during)
 })
@@ -176,7 +206,11 @@ t.test('inside a handler on an alternate stack', async (t) => {
   disturb(subject.pid, (stopped) => {
     const { page } = stopped.mapScratch()
     stopped.leader.call('sigaltstack', 0, stopped.scratch)
-    t.equal(stopped.read(BigInt(page * 4096), 24).readUInt32LE(8), 1, 'SS_ONSTACK: its stack pointer is in place')
+    t.equal(
+      stopped.read(BigInt(page * 4096), 24).readUInt32LE(8),
+      1,
+      'SS_ONSTACK: its stack pointer is in place',
+    )
     stopped.unmapScratch()
   })
   process.kill(subject.pid, 'SIGUSR2')

@@ -1,6 +1,13 @@
 import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
-import { createLogger, type ErrorInfo, isKernelError, type Logger, PageferryError, RecordFile } from '@pageferry/base'
+import {
+  createLogger,
+  type ErrorInfo,
+  isKernelError,
+  type Logger,
+  PageferryError,
+  RecordFile,
+} from '@pageferry/base'
 import {
   chooseScratch,
   clocksOf,

@@ -122,6 +122,9 @@ t.test('a lost lane gives back what was in flight, and starts anew', async (t) =
   const nr = await fill(bulk, () => sendPages(bulk, 16, maxBatchPages), 20)
   t.equal(nr, 20, 'no buffer was lost')
   await eventually('all are acknowledged', () => bulk.isIdle)
+  receiver.acknowledges = false
+  const whole = bulkWindowBytes / (maxBatchPages * pageBytes)
+  t.equal(await fill(bulk, () => sendPages(bulk, 16, maxBatchPages), 20), whole, 'the window is whole again')
 })
 
 t.test('waiting for a change', async (t) => {

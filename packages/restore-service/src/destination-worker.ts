@@ -171,8 +171,9 @@ export class DestinationWorker {
       if (name === 'drained' || (name === 'abandoned' && !settled)) {
         this.#driver.post({ type: 'timeout', what: 'no answer from the source' })
       }
-      if (name !== 'ready' || this.#control !== null) this.#deafSince = null
-      else if (performance.now() - (this.#deafSince ??= performance.now()) > readyPatienceMs) {
+      const now = performance.now()
+      this.#deafSince = name === 'ready' && this.#control === null ? (this.#deafSince ?? now) : null
+      if (this.#deafSince !== null && now - this.#deafSince > readyPatienceMs) {
         this.#driver.post({ type: 'timeout', what: 'the source is out of reach and has not answered Ready' })
       }
     }, repeatMs).unref()

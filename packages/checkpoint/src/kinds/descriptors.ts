@@ -40,7 +40,8 @@ export function checkDescriptors(pid: number): Problem[] {
         if (!ends.some((end) => isWriteEnd(end.flags)) || !ends.some((end) => !isWriteEnd(end.flags))) {
           problems.push({ what, reason: 'only one end of the pipe is in the process: redirect it to a file' })
         }
-        if ((info.flags & O_DIRECT) !== 0) problems.push({ what, reason: 'a pipe in packet mode is not moved' })
+        if ((info.flags & O_DIRECT) !== 0)
+          problems.push({ what, reason: 'a pipe in packet mode is not moved' })
       } else if (isRegularFile(info)) {
         const copy = fds.pidfdGetfd(pidfd, info.fd)
         try {
@@ -167,7 +168,9 @@ function allowDescriptors(pid: number, nr: number): void {
   try {
     processes.prlimit(pid, processes.RLIMIT_NOFILE, { soft: wanted, hard: hard > wanted ? hard : wanted })
   } catch (error) {
-    throw new PageferryError('REFUSED', `the destination allows ${hard} descriptors, ${nr} are needed`, { cause: error })
+    throw new PageferryError('REFUSED', `the destination allows ${hard} descriptors, ${nr} are needed`, {
+      cause: error,
+    })
   }
 }
 

@@ -89,12 +89,21 @@ function checkAliases(areas: Area[]): Problem[] {
   const problems: Problem[] = []
   const shared = areas
     .filter((area) => area.kind === 'shared-anon')
-    .sort((a, b) => (a.backingId === b.backingId ? Number(a.offset - b.offset) : `${a.backingId}` < `${b.backingId}` ? -1 : 1))
+    .sort((a, b) =>
+      a.backingId === b.backingId
+        ? Number(a.offset - b.offset)
+        : `${a.backingId}` < `${b.backingId}`
+          ? -1
+          : 1,
+    )
   for (const [i, area] of shared.entries()) {
     const before = shared[i - 1]
     if (before?.backingId !== area.backingId) continue
     if (before.offset + BigInt(before.nrPages * pageBytes) > area.offset) {
-      problems.push({ what: `memory area ${area.start.toString(16)}000`, reason: 'the same shared memory is mapped twice' })
+      problems.push({
+        what: `memory area ${area.start.toString(16)}000`,
+        reason: 'the same shared memory is mapped twice',
+      })
     }
   }
   return problems

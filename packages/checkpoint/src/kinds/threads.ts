@@ -86,7 +86,9 @@ function movableRegisters({ process }: CaptureContext, thread: WorkloadThread): 
   const { memFd, preStop } = process
   const nr = preStop.get(thread.tid)?.nr ?? thread.interruptedIn
   const elapsed = process.elapsedNs(thread.tid)
-  const { regs, timespec } = withRemainingTime(thread.regs, nr, elapsed, (address) => readTimespec(memFd, address))
+  const { regs, timespec } = withRemainingTime(thread.regs, nr, elapsed, (address) =>
+    readTimespec(memFd, address),
+  )
   if (timespec !== undefined) process.write(timespec.address, timespecBytes(timespec.ns))
   return regs
 }

@@ -76,7 +76,9 @@ export class StoppedProcess {
           if (!waitForStop(tid)) continue
           seized.push(tid)
           stopped.#checkPreStop(tid)
-          stopped.threads.push(new WorkloadThread(site, tid, signalDeliverable(pid, tid), stopped.elapsedNs(tid)))
+          stopped.threads.push(
+            new WorkloadThread(site, tid, signalDeliverable(pid, tid), stopped.elapsedNs(tid)),
+          )
         }
         if (which === 'one' && seized.length > 0) break
       }
@@ -111,12 +113,14 @@ export class StoppedProcess {
   #prepareClock(tid: number, clocks: SchedulerClocks): void {
     const task = `/proc/${this.pid}/task/${tid}`
     try {
-      if (timedCalls.has(Number.parseInt(readFileSync(`${task}/syscall`, 'utf8'), 10))) clocks.offset(lastProcessor(task))
+      if (timedCalls.has(Number.parseInt(readFileSync(`${task}/syscall`, 'utf8'), 10)))
+        clocks.measure(lastProcessor(task))
     } catch {
       // The thread is gone.
     }
   }
 
+  /** A thread whose processor was not measured went to sleep just now: it counts as having slept for no time. */
   #notePreStop(tid: number, clocks: SchedulerClocks): void {
     const task = `/proc/${this.pid}/task/${tid}`
     try {
