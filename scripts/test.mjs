@@ -204,7 +204,9 @@ async function clean(after) {
   if (interrupted && after !== null) return
   const left = [...(await removeLabs(root)), ...(await killLeftovers())]
   if (left.length > 0) {
-    process.stdout.write(`     removed what ${after ?? 'the interrupted run'} left behind: ${left.join(', ')}\n`)
+    process.stdout.write(
+      `     removed what ${after ?? 'the interrupted run'} left behind: ${left.join(', ')}\n`,
+    )
   }
 }
 

@@ -78,7 +78,9 @@ export function isKernelError(error: unknown, ...codes: string[]): error is Kern
   if (!(error instanceof Error)) return false
   const e = error as Partial<KernelErrorLike>
   return (
-    typeof e.syscall === 'string' && typeof e.code === 'string' && (codes.length === 0 || codes.includes(e.code))
+    typeof e.syscall === 'string' &&
+    typeof e.code === 'string' &&
+    (codes.length === 0 || codes.includes(e.code))
   )
 }
 

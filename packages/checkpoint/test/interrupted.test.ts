@@ -1,13 +1,18 @@
-import { ptrace } from '@pageferry/kernel'
+import { readFileSync } from 'node:fs'
+import { processes, ptrace } from '@pageferry/kernel'
 import t from 'tap'
 import {
+  lastProcessor,
   repairSpuriousEintr,
   rewound,
+  SchedulerClocks,
+  schedulerFacts,
   signed,
   withRemainingTime,
   withRemainingWait,
 } from '../src/remote/interrupted.js'
 import { SYS } from '../src/remote/syscalls.js'
+import { compile, eventually, kill, startCommand } from './fixtures/start.js'
 
 const { REG } = ptrace
 const restartBlock = -516n
@@ -132,4 +137,36 @@ t.test('calls that never restart are given the time that remains', async (t) => 
   t.equal(wait(SYS.epoll_wait, { r10: 100 }).regs[REG.r10], 1n, 'over, but still a wait')
   t.equal(wait(SYS.epoll_wait, { r10: -1 }).regs[REG.r10], BigInt.asUintN(64, -1n), 'for ever')
   t.equal(wait(SYS.nanosleep, { rdi: 0x5000 }).timespec, undefined, 'the kernel knows')
+})
+
+t.test('when a sleep began, on each processor', async (t) => {
+  const allowed = processes.getAffinity(0)
+  const now = () => processes.clockGettime(processes.CLOCK_MONOTONIC)
+  const clocks = new SchedulerClocks()
+  for (let processor = 0; processor < Math.min(4, allowed.length * 8); processor++) {
+    if ((allowed[processor >> 3] & (1 << (processor & 7))) === 0) continue
+    const before = now()
+    const { pid } = await startCommand([
+      'taskset',
+      '-c',
+      String(processor),
+      compile('waiter'),
+      'nanosleep',
+      '60000',
+    ])
+    t.teardown(() => kill(pid))
+    await eventually('it sleeps', () =>
+      readFileSync(`/proc/${pid}/syscall`, 'utf8').startsWith(`${SYS.nanosleep} `),
+    )
+    const asleep = now()
+    t.equal(lastProcessor(`/proc/${pid}`), processor)
+    t.equal(clocks.offset(processor), null, 'not measured yet')
+    clocks.measure(processor)
+    const began = schedulerFacts(`/proc/${pid}/task/${pid}`).execStartNs + (clocks.offset(processor) ?? 0n)
+    t.ok(began > before, 'never too early: a wait would end before its time')
+    t.ok(began < asleep + 200_000_000n, `${began - asleep} ns after it was seen asleep`)
+  }
+  t.same(processes.getAffinity(0), allowed, 'we run where we ran before')
+  clocks.measure(100_000)
+  t.equal(clocks.offset(100_000), null, 'a processor that is not there')
 })

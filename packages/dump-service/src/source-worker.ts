@@ -49,7 +49,14 @@ import {
 } from '@pageferry/migration'
 import type { DumpRequest } from '@pageferry/service'
 import { Inbox, type Lane, type WorkerChannel, type WorkerSpec } from '@pageferry/service/worker'
-import { errorToFrame, type Frame, type FrameOf, frameToError, imagePieceBytes } from '@pageferry/wire'
+import {
+  errorToFrame,
+  type Frame,
+  type FrameOf,
+  frameToError,
+  imagePieceBytes,
+  WireError,
+} from '@pageferry/wire'
 import { BulkLane } from './bulk-lane.js'
 import { dumpFrozen, lazyFromImage } from './frozen-dump.js'
 import { sendHashes } from './hash-sender.js'
@@ -346,7 +353,9 @@ export class SourceWorker {
         return
       case 'pageRequest':
       case 'discard':
-        this.#serving?.onFrame(lane, frame)
+        if (this.#serving === null)
+          throw new WireError('OUT_OF_ORDER', `${frame.type} before the workload was handed over`)
+        this.#serving.onFrame(lane, frame)
         return
       case 'failed':
         this.#driver.post({ type: 'message', message: { type: 'failed', error: frameToError(frame) } })

@@ -13,7 +13,15 @@ const passes = 3
  * where code that V8 has not met yet takes several times as long.
  */
 export function rehearseFreeze(): void {
-  const area = { kind: 'anon', prot: 3, flags: 0x22, madv: 0, growsDown: false, lazyEligible: true, offset: 0n } as const
+  const area = {
+    kind: 'anon',
+    prot: 3,
+    flags: 0x22,
+    madv: 0,
+    growsDown: false,
+    lazyEligible: true,
+    offset: 0n,
+  } as const
   const areas = new AreaMap([{ ...area, start: 0x1000, nrPages }])
   for (let pass = 0; pass < passes; pass++) {
     const pages = new SourcePages()

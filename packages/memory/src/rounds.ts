@@ -95,7 +95,8 @@ export class StopRule {
     })
 
     if (round.dirtyNow === 0) return freeze('idle')
-    const shrinksFast = round.dirtyNow <= cheapShrinkFactor * round.pagesSent && round.dirtyNow > negligiblePages
+    const shrinksFast =
+      round.dirtyNow <= cheapShrinkFactor * round.pagesSent && round.dirtyNow > negligiblePages
     if (estimatedDowntimeMs <= this.maxDowntimeMs && !shrinksFast) return freeze('downtime-goal')
     if (this.#rounds >= this.maxRounds) return freeze('round-limit')
     this.#stalledRounds = round.dirtyNow > shrinkFactor * round.pagesSent ? this.#stalledRounds + 1 : 0

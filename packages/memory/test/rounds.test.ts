@@ -23,7 +23,10 @@ t.test('freezes when what is left fits the goal at the bandwidth seen', async (t
   t.match(rule.decide(round(65536, 20000, 256)), { action: 'continue' })
   t.equal(rule.bytesPerMs, MiB)
   // Within the goal, but the next round would be short and leave much less.
-  t.match(rule.decide(round(20000, 2560, (20000 * 4096) / MiB)), { action: 'continue', estimatedDowntimeMs: 10 })
+  t.match(rule.decide(round(20000, 2560, (20000 * 4096) / MiB)), {
+    action: 'continue',
+    estimatedDowntimeMs: 10,
+  })
   t.match(rule.decide(round(2560, 2560, (2560 * 4096) / MiB)), {
     action: 'freeze',
     reason: 'downtime-goal',
