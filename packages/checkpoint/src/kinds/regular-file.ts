@@ -35,7 +35,10 @@ export function checkRegularFile(info: FdInfo, fd: number): Problem | null {
     return { what, reason: 'the file is deleted: the destination cannot open it' }
   }
   if (!leadsTo(info.target, fd)) {
-    return { what, reason: 'the path no longer leads to it: the file was deleted, renamed over or mounted over' }
+    return {
+      what,
+      reason: 'the path no longer leads to it: the file was deleted, renamed over or mounted over',
+    }
   }
   if ((info.flags & O_PATH) !== 0) return { what, reason: 'descriptors opened with O_PATH are not moved' }
   if (info.lock.length > 0) return { what, reason: 'it holds a file lock, which would be lost' }

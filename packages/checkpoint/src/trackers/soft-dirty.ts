@@ -1,6 +1,6 @@
 import { closeSync, openSync } from 'node:fs'
 import { pagemap } from '@pageferry/kernel'
-import { type AreaMap, type RunTable } from '@pageferry/memory'
+import type { AreaMap, RunTable } from '@pageferry/memory'
 import { StoppedProcess } from '../remote/stopped-process.js'
 import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedAreas } from './tracker.js'
 

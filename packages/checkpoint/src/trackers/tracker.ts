@@ -1,7 +1,8 @@
 import { closeSync, openSync, readdirSync } from 'node:fs'
-import { addressOf, pageBytes } from '@pageferry/base'
+import { addressOf, PageferryError, pageBytes } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
 import { type Area, type AreaMap, carriesPages, PageSet, type RunTable } from '@pageferry/memory'
+import { readMaps } from '../proc/maps.js'
 
 /** What a look at the workload's page tables found. */
 export interface MemoryScan {
@@ -46,7 +47,14 @@ export function scanSharedMemory(pid: number, area: Area, scan: MemoryScan): voi
     const [from, to] = entry.split('-').map((part) => BigInt(`0x${part}`))
     return from <= addressOf(area.start) && addressOf(area.start) < to
   })
-  if (name === undefined) return
+  if (name === undefined) {
+    // Gone since the map was read: the next look at the map says so. Still there, its contents would be lost.
+    if (!readMaps(pid).some(({ start }) => start === area.start)) return
+    throw new PageferryError(
+      'KERNEL',
+      `/proc/${pid}/map_files does not show the shared memory at page 0x${area.start.toString(16)}`,
+    )
+  }
   const fd = openSync(`/proc/${pid}/map_files/${name}`, 'r')
   try {
     const end = area.offset + BigInt(area.nrPages * pageBytes)
