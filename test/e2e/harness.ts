@@ -204,6 +204,11 @@ export class Workload {
     if (wrong >= 0)
       throw new Error(`${this.name}: line ${wrong} of its log is "${steps[wrong]}" (${this.#said})`)
     if (this.lines.at(-1) !== 'done') throw new Error(`${this.name} was not done (${this.#said})`)
+    this.remove()
+  }
+
+  /** Its log and its files; those of one that failed stay, to be looked at. */
+  remove(): void {
     rmSync(this.directory, { recursive: true })
   }
 

@@ -10,8 +10,9 @@ await inLab('Python programs', async (t, lab) => {
   for (const name of programs) {
     for (const mode of modes) {
       for (const { name: user, uid } of users) {
-        await t.test(`${name}, ${mode}, as ${user}`, async () => {
-          await moveOnce(lab, name, { uid, migration: { mode } })
+        await t.test(`${name}, ${mode}, as ${user}`, async (t) => {
+          const { verify } = await moveOnce(lab, name, { uid, migration: { mode } })
+          t.equal(verify?.mismatches, 0, `${verify?.pages} pages compared`)
         })
       }
     }

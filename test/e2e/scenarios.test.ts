@@ -39,5 +39,6 @@ await inLab('scenarios', async (t, lab) => {
     t.notOk(result.migrated)
     t.match(failureOf(result), { code: 'WORKLOAD_EXITED' })
     await workload.ended(7)
+    workload.remove()
   })
 })

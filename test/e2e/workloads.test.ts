@@ -11,15 +11,16 @@ await inLab('self-checking programs', async (t, lab) => {
   for (const name of programs) {
     for (const mode of modes) {
       for (const { name: user, uid } of users) {
-        await t.test(`${name}, ${mode}, as ${user}, seed ${baseSeed}`, async () => {
-          await moveOnce(lab, name, { uid, migration: { mode } })
+        await t.test(`${name}, ${mode}, as ${user}, seed ${baseSeed}`, async (t) => {
+          const { verify } = await moveOnce(lab, name, { uid, migration: { mode } })
+          t.equal(verify?.mismatches, 0, `${verify?.pages} pages compared`)
         })
       }
     }
   }
 
   for (const name of ['memory', 'signals', 'identity']) {
-    await t.test(`${name}, there and back`, async () => {
+    await t.test(`${name}, there and back`, async (t) => {
       const workload = await Workload.start(lab, name, { uid: 1000, seed: baseSeed + 1 })
       for (const mode of ['hybrid', 'postcopy'] as const) {
         await workload.steps(5)
@@ -27,6 +28,7 @@ await inLab('self-checking programs', async (t, lab) => {
       }
       await workload.steps(5)
       await workload.finish()
+      t.equal(workload.host, 'a')
     })
   }
 
@@ -39,5 +41,6 @@ await inLab('self-checking programs', async (t, lab) => {
     workload.stop()
     await workload.ended(0)
     t.match(readFileSync(log, 'utf8'), /^6 children\ndone$/m, 'every child saw what its parent saw')
+    workload.remove()
   })
 })
