@@ -209,7 +209,7 @@ t.test('malformed images are protocol errors', async (t) => {
   t.strictSame(decodeImage('fs', newer), { cwdId: 1, rootId: 2 }, 'fields of newer formats are skipped')
 })
 
-t.test('round trips of any message, cut and damaged', async (t) => {
+t.test('round trips of any message, cut and damaged', async (_t) => {
   for (const kind of Object.keys(IMAGE_KINDS) as ImageKindName[]) {
     const one = IMAGE_KINDS[kind].cardinality === 'one'
     const message = anyMessage(IMAGE_KINDS[kind].message).map((fields) =>

@@ -57,7 +57,7 @@ function buffer(machine: Machine, used: number, random: Uint8Array): Uint8Array 
 const anyRandom = fc.uint8Array({ minLength: 2100, maxLength: 2100 })
 
 for (const [name, machine] of Object.entries(machines)) {
-  t.test(`${name}: nothing is lost, through the image and back`, async (t) => {
+  t.test(`${name}: nothing is lost, through the image and back`, async (_t) => {
     const property = (used: number, random: Uint8Array) => {
       const xstate = buffer(machine, used, random)
       const fpregs = xstateToFpregs(xstate)
@@ -98,7 +98,7 @@ t.test('the fields are where the manuals say', async (t) => {
   t.same(xsave?.bndregState, [])
 })
 
-t.test('from an AMD machine to an Intel one and back', async (t) => {
+t.test('from an AMD machine to an Intel one and back', async (_t) => {
   const zen = machines['AMD Zen 4']
   const intel = machines['Intel with AVX-512 and PKU']
   const intelLayout = xstateLayoutOf(buffer(intel, 0, new Uint8Array(2100)))

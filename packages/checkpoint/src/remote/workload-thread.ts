@@ -44,7 +44,7 @@ export class WorkloadThread {
     this.#site = site
     this.tid = tid
     this.mask = ptrace.getSigmask(tid)
-    const found = leaveRestartableSequence(site.pid, tid, site.memFd, ptrace.getRegs(tid))
+    const found = leaveRestartableSequence(tid, site.memFd, ptrace.getRegs(tid))
     const repaired = repairSpuriousEintr(found, signalDeliverable)
     const waiting = repaired[REG.rax] !== found[REG.rax]
     const { regs, timespec } = waiting
@@ -184,12 +184,7 @@ export function writeMemory(memFd: number, address: bigint, bytes: Uint8Array): 
  * the abort), and another processor or machine is a migration that the sequence must notice
  * (Documentation/userspace-api/rseq.rst).
  */
-function leaveRestartableSequence(
-  pid: number,
-  tid: number,
-  memFd: number,
-  regs: BigUint64Array,
-): BigUint64Array {
+function leaveRestartableSequence(tid: number, memFd: number, regs: BigUint64Array): BigUint64Array {
   const { address } = ptrace.getRseqConfiguration(tid)
   if (address === 0n) return regs
   const pointer = new BigUint64Array(1)
