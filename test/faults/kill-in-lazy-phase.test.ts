@@ -28,7 +28,7 @@ import {
 const mib = 96
 /** The lazy phase is then a few seconds long. */
 const linkMbit = 200
-const rounds = Number(process.env.PAGEFERRY_ROUNDS ?? (soak ? 20 : 3))
+const rounds = Number(process.env.PAGEFERRY_ROUNDS ?? (soak ? 20 : 1))
 
 interface Victim {
   name: string

@@ -1,3 +1,4 @@
+export * from './capabilities.js'
 export * from './capture.js'
 export type { CaptureContext, Problem } from './capture-context.js'
 export { Freezer, type FreezerRecord } from './freezer.js'

@@ -1,6 +1,7 @@
-import { closeSync, existsSync, readFileSync } from 'node:fs'
+import { closeSync, existsSync } from 'node:fs'
 import { release } from 'node:os'
 import { fds, paths, processes, uffd } from '@pageferry/kernel'
+import { missingCapabilities } from './capabilities.js'
 import { Freezer } from './freezer.js'
 import { availableTrackers } from './trackers/open.js'
 
@@ -58,8 +59,8 @@ export function probeHost(): HostProbe {
     feature('extended registers (XSAVE)', processes.cpuXfeatures().xcr0 !== 0n, 'registers cannot be moved'),
     feature(
       'capabilities',
-      hasCapabilities(),
-      'CAP_SYS_ADMIN, CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE are needed',
+      missingCapabilities('destination').length === 0,
+      `missing: ${missingCapabilities('destination').join(', ')}`,
     ),
   ]
   return { kernelRelease: release(), features }
@@ -115,11 +116,4 @@ function uffdFeatures(): HostFeature[] {
       'prefetching cannot tell threads apart',
     ),
   ]
-}
-
-function hasCapabilities(): boolean {
-  const m = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))
-  const effective = BigInt(`0x${m?.[1] ?? '0'}`)
-  const needed = [19n /* CAP_SYS_PTRACE */, 21n /* CAP_SYS_ADMIN */]
-  return needed.every((capability) => (effective & (1n << capability)) !== 0n)
 }

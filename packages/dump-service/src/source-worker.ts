@@ -26,6 +26,7 @@ import {
   readStatus,
   rehearse,
   removeLeftovers,
+  requireCapabilities,
   StoppedProcess,
   type Tracker,
 } from '@pageferry/checkpoint'
@@ -264,6 +265,7 @@ export class SourceWorker {
   }
 
   async #prepare(): Promise<void> {
+    requireCapabilities('source')
     const result = preflight(this.#pid)
     if (result.problems.length > 0) {
       throw new PageferryError(

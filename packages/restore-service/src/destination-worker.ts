@@ -24,6 +24,7 @@ import {
   ProcessImages,
   Restorer,
   rehearse,
+  requireCapabilities,
 } from '@pageferry/checkpoint'
 import {
   connectKeeper,
@@ -404,6 +405,7 @@ export class DestinationWorker {
   async #prepare(signal: AbortSignal): Promise<void> {
     const begin = this.#begin
     if (begin === null) throw new PageferryError('INTERNAL', 'no Begin')
+    requireCapabilities('destination')
     checkHosts(begin.source, hostFacts())
     checkNeededFiles(begin.files)
     const room = memoryRoom()
