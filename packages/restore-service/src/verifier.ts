@@ -1,10 +1,9 @@
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { pageBytes } from '@pageferry/base'
 import { memory as kernelMemory } from '@pageferry/kernel'
-import { PageSet } from '@pageferry/memory'
+import { PageHashes, PageSet } from '@pageferry/memory'
 import { type FrameOf, payloadToHashes } from '@pageferry/wire'
 
-const chunkPages = 4096
 const pagesPerRead = 1024
 
 /**
@@ -12,7 +11,7 @@ const pagesPerRead = 1024
  * really there: PARENT and PRESENT pages read back from the skeleton, lazy pages as they are installed.
  */
 export class Verifier {
-  readonly #hashes = new Map<number, BigUint64Array>()
+  #hashes = new PageHashes()
   readonly #buffer = Buffer.allocUnsafeSlow(pagesPerRead * pageBytes)
   readonly #out = new BigUint64Array(pagesPerRead)
   readonly #zeroHash: bigint
@@ -28,15 +27,9 @@ export class Verifier {
     this.#zeroHash = this.#out[0]
   }
 
-  /** The hashes, for a successor: [number of the chunk, its hashes] as 8-byte words. */
+  /** Keeps the hashes for a successor. */
   save(file: string): void {
-    const words = new BigUint64Array(this.#hashes.size * (chunkPages + 1))
-    let at = 0
-    for (const [key, chunk] of this.#hashes) {
-      words[at] = BigInt(key)
-      words.set(chunk, at + 1)
-      at += chunkPages + 1
-    }
+    const words = this.#hashes.toWords()
     writeFileSync(file, new Uint8Array(words.buffer), { mode: 0o600 })
   }
 
@@ -44,10 +37,7 @@ export class Verifier {
   static load(file: string, before: { pages: number; mismatches: number } | null): Verifier {
     const verifier = new Verifier()
     const bytes = readFileSync(file)
-    const words = new BigUint64Array(Uint8Array.from(bytes).buffer)
-    for (let at = 0; at < words.length; at += chunkPages + 1) {
-      verifier.#hashes.set(Number(words[at]), words.slice(at + 1, at + 1 + chunkPages))
-    }
+    verifier.#hashes = PageHashes.fromWords(new BigUint64Array(Uint8Array.from(bytes).buffer))
     verifier.complete = true
     verifier.pages = before?.pages ?? 0
     verifier.mismatches = before?.mismatches ?? 0
@@ -58,19 +48,9 @@ export class Verifier {
     const hashes = payloadToHashes(payload)
     let at = 0
     for (let r = 0; r < frame.runs.length; r += 2) {
-      for (let i = 0; i < frame.runs[r + 1]; i++) this.#store(frame.runs[r] + i, hashes[at++])
+      for (let i = 0; i < frame.runs[r + 1]; i++) this.#hashes.set(frame.runs[r] + i, hashes[at++])
     }
     this.complete ||= frame.last
-  }
-
-  #store(page: number, hash: bigint): void {
-    const key = Math.floor(page / chunkPages)
-    let chunk = this.#hashes.get(key)
-    if (chunk === undefined) {
-      chunk = new BigUint64Array(chunkPages)
-      this.#hashes.set(key, chunk)
-    }
-    chunk[page % chunkPages] = hash
   }
 
   /** Reads pages of the stopped skeleton and compares them. */
@@ -122,7 +102,7 @@ export class Verifier {
   #compare(page: number, hash: bigint): void {
     // A page that was on its way when a lane broke comes twice.
     this.pages += this.#seen.addRange(page, 1)
-    if (this.#hashes.get(Math.floor(page / chunkPages))?.[page % chunkPages] !== hash) this.#differs(page)
+    if (this.#hashes.get(page) !== hash) this.#differs(page)
   }
 
   #differs(page: number): void {

@@ -1,13 +1,11 @@
 import { closeSync, openSync } from 'node:fs'
 import { pageBytes } from '@pageferry/base'
 import { memory as kernelMemory, pagemap } from '@pageferry/kernel'
-import { type AreaMap, PageSet, type RunTable } from '@pageferry/memory'
+import { type AreaMap, PageHashes, PageSet, type RunTable } from '@pageferry/memory'
 import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedAreas } from './tracker.js'
 
 const pagesPerRead = 1024
 const entriesPerRead = 65_536
-/** Pages per chunk of stored hashes; a power of two. */
-const chunkPages = 4096
 
 /**
  * Compares contents, where the kernel tracks nothing: a page is written when it differs from what was sent.
@@ -22,7 +20,7 @@ export class PageHashTracker implements Tracker {
   readonly #pid: number
   readonly #memFd: number
   readonly #pagemap: number
-  readonly #hashes = new Map<number, BigUint64Array>()
+  readonly #hashes = new PageHashes()
   readonly #known = new PageSet()
   readonly #buffer = Buffer.allocUnsafeSlow(pagesPerRead * pageBytes)
   readonly #out = new BigUint64Array(pagesPerRead)
@@ -68,13 +66,9 @@ export class PageHashTracker implements Tracker {
     kernelMemory.hashPages(this.#buffer, got, this.#out)
     for (let i = 0; i < nr; i++) {
       const page = first + i
-      if (i < got && this.#known.has(page) && this.#hashOf(page) === this.#out[i]) continue
+      if (i < got && this.#known.has(page) && this.#hashes.get(page) === this.#out[i]) continue
       written.addRange(page, 1)
     }
-  }
-
-  #hashOf(page: number): bigint | undefined {
-    return this.#hashes.get(Math.floor(page / chunkPages))?.[page % chunkPages]
   }
 
   noteRead(runs: RunTable, nrRuns: number, data: Uint8Array): void {
@@ -90,13 +84,7 @@ export class PageHashTracker implements Tracker {
   }
 
   #store(page: number, hash: bigint): void {
-    const key = Math.floor(page / chunkPages)
-    let chunk = this.#hashes.get(key)
-    if (chunk === undefined) {
-      chunk = new BigUint64Array(chunkPages)
-      this.#hashes.set(key, chunk)
-    }
-    chunk[page % chunkPages] = hash
+    this.#hashes.set(page, hash)
     this.#known.addRange(page, 1)
   }
 
