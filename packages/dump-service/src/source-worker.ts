@@ -4,6 +4,7 @@ import {
   createLogger,
   type ErrorInfo,
   isKernelError,
+  type KernelErrorLike,
   type Logger,
   PageferryError,
   RecordFile,
@@ -72,6 +73,8 @@ const asId = 1
 /** How long the destination may be silent before the commit. */
 const lingerMs = 30_000
 const connectTimeoutMs = 60_000
+/** A process of many GiB takes its time to end. */
+const exitTakesMs = 2_000
 
 /** What must be known after kill -9 of this worker, in spec.records. */
 interface SourceRecords {
@@ -223,9 +226,19 @@ export class SourceWorker {
       await this.#carryOut(effect, signal)
     } catch (error) {
       // A round reads /proc in many places; each fails in its own way when the process ends meanwhile.
-      if (!isKernelError(error) || !hasExited(this.#pid)) throw error
+      if (!isKernelError(error) || !(await this.#exits(error))) throw error
       throw new PageferryError('WORKLOAD_EXITED', `process ${this.#pid} has exited`, { cause: error })
     }
+  }
+
+  /** ESRCH comes as soon as the memory is gone, which is a moment before the process is a zombie. */
+  async #exits(error: KernelErrorLike): Promise<boolean> {
+    const deadline = performance.now() + (error.code === 'ESRCH' ? exitTakesMs : 0)
+    while (!hasExited(this.#pid)) {
+      if (performance.now() >= deadline) return false
+      await new Promise((resolve) => setTimeout(resolve, 5))
+    }
+    return true
   }
 
   async #carryOut(effect: SourceEffect, signal: AbortSignal): Promise<void> {
