@@ -43,7 +43,7 @@ function addMigrationOptions(command: Command): Command {
         .choices(['hybrid', 'precopy', 'postcopy'])
         .default('hybrid'),
     )
-    .option('--max-rounds <n>', 'pre-copy rounds at most', integer(0))
+    .option('--max-rounds <n>', 'pre-copy rounds at most', integer(1))
     .option('--max-downtime <ms>', 'pause to aim for: rounds stop when the rest fits', integer(1))
     .option('--bulk-lanes <n>', 'connections that carry pages', integer(1))
     .option('--new-pid-namespace', 'restore into a pid namespace of its own')

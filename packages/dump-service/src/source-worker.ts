@@ -16,6 +16,7 @@ import {
   FileTable,
   Freezer,
   type FreezerRecord,
+  hasExited,
   hasUntrackedWriters,
   hostFacts,
   type NamedImage,
@@ -701,14 +702,6 @@ export class SourceWorker {
 
 /** How long a control lane must be down before it counts as hung up and not as broken: it is dialled again. */
 const hangUpMs = 1_500
-
-function hasExited(pid: number): boolean {
-  try {
-    return ['Z', 'X'].includes(readStat(pid).state)
-  } catch {
-    return true
-  }
-}
 
 function whereIs(state: SourceState): 'running' | 'frozen' | 'gone' | 'unknown' {
   switch (state.name) {

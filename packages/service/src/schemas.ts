@@ -1,4 +1,5 @@
 import { ERROR_CODES, type ErrorCode } from '@pageferry/base'
+import { LIMITS } from '@pageferry/migration'
 import { type Static, Type } from 'typebox'
 
 /**
@@ -35,13 +36,15 @@ export const TokenSchema = Type.String({ pattern: '^[A-Za-z0-9_-]{43}$' })
 /** PATH_MAX of Linux. */
 const PathSchema = Type.String({ pattern: '^/', maxLength: 4096 })
 
+const integer = ({ min, max }: { min: number; max: number }) => Type.Integer({ minimum: min, maximum: max })
+
 export const DumpRequestSchema = Type.Object(
   {
     /** Upper bound: PID_MAX_LIMIT of 64-bit kernels. */
     pid: Type.Integer({ minimum: 1, maximum: 4_194_304 }),
     mode: Type.Enum(['hybrid', 'precopy', 'postcopy'], { default: 'hybrid' }),
-    maxRounds: Type.Optional(Type.Integer({ minimum: 0, maximum: 1000 })),
-    maxDowntimeMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 3_600_000 })),
+    maxRounds: Type.Optional(integer(LIMITS.maxRounds)),
+    maxDowntimeMs: Type.Optional(integer(LIMITS.maxDowntimeMs)),
     verify: Type.Optional(Type.Boolean()),
     /** Default: the best that the source's kernel has. */
     /**
@@ -50,7 +53,7 @@ export const DumpRequestSchema = Type.Object(
      */
     pushDelayMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 3_600_000 })),
     tracker: Type.Optional(Type.Enum(['wp-async', 'soft-dirty', 'page-hash'])),
-    bulkLanes: Type.Optional(Type.Integer({ minimum: 1, maximum: 16 })),
+    bulkLanes: Type.Optional(integer(LIMITS.bulkLanes)),
     /** For tests: a fault of migration/faults.ts, "name" or "name:seed". */
     injectFault: Type.Optional(Type.String({ minLength: 1, maxLength: 100 })),
   },

@@ -116,6 +116,8 @@ t.test('malformed requests: one sentence that names every field', async (t) => {
     message: /^the request is malformed: .*extra is not known/,
   })
   t.match(await post('{"pid":"1"}'), { message: /pid must be integer/ })
+  // The same limits as the worker's: what the API lets through must not end a worker at its start.
+  t.match(await post('{"pid":1,"maxRounds":0}'), { status: 400, message: /maxRounds must be >= 1/ })
   t.match(await post('{"pid":1,"mode":"slow"}'), { message: /mode must be one of hybrid, precopy, postcopy/ })
   t.match(await post('{}'), { status: 400, message: /pid is missing/ })
   t.match(await post('{'), { status: 400, code: 'BAD_REQUEST' })

@@ -60,3 +60,12 @@ export function readStat(pid: number, tid?: number): ProcStat {
   const path = tid === undefined ? `/proc/${pid}/stat` : `/proc/${pid}/task/${tid}/stat`
   return parseStat(readFileSync(path, 'utf8'))
 }
+
+/** A process or thread that is gone, or a zombie: nothing of it can be read or stopped any more. */
+export function hasExited(id: number): boolean {
+  try {
+    return ['Z', 'X'].includes(readStat(id).state)
+  } catch {
+    return true
+  }
+}

@@ -2,7 +2,7 @@ import { closeSync, openSync, readFileSync } from 'node:fs'
 import { addressOf, isKernelError, PageferryError, pageBytes } from '@pageferry/base'
 import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
 import { readMaps } from '../proc/maps.js'
-import { readStat } from '../proc/stat.js'
+import { hasExited } from '../proc/stat.js'
 import { readStatus } from '../proc/status.js'
 import { readTids } from '../proc/tasks.js'
 import { codeBytes } from './exit-sequence.js'
@@ -279,14 +279,6 @@ function seize(tid: number): boolean {
       )
     }
     throw error
-  }
-}
-
-function hasExited(tid: number): boolean {
-  try {
-    return ['Z', 'X'].includes(readStat(tid).state)
-  } catch {
-    return true
   }
 }
 
