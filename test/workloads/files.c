@@ -55,11 +55,11 @@ static long count_descriptors(void)
 
 int main(int argc, char **argv)
 {
-	int plain, twin, other, high, append, directory, null, zero, full, random, urandom, empty[2], half[2], full_pipe[2];
+	int plain, twin, other, high, append, directory, null, zero, full, random, urandom, own, empty[2], half[2], full_pipe[2];
 	long descriptors, step = 0;
 	size_t written = 0;
 	struct stat before, after;
-	char buffer[4096], wanted[4096];
+	char buffer[4096], wanted[4096], own_pid[32];
 	unsigned char next_in = 0, next_out = 0;
 
 	work_begin(argc, argv);
@@ -90,6 +90,8 @@ int main(int argc, char **argv)
 	for (int i = 0; i < 10000; i++, next_in++)
 		MUST(write(half[1], &next_in, 1));
 	MUST(fstat(plain, &before));
+	own = MUST(open("/proc/self/status", O_RDONLY | O_CLOEXEC));
+	snprintf(own_pid, sizeof own_pid, "\nPid:\t%d\n", getpid());
 	descriptors = count_descriptors();
 
 	while (work_step(3 * MS)) {
@@ -130,6 +132,9 @@ int main(int argc, char **argv)
 		      "/dev/zero is something else");
 		CHECK(write(full, "x", 1) == -1 && errno == ENOSPC, "/dev/full is something else");
 		CHECK(read(urandom, buffer, 16) == 16 && read(random, buffer, 16) == 16, "no random numbers");
+
+		buffer[MUST(pread(own, buffer, sizeof buffer - 1, 0))] = 0;
+		CHECK(strstr(buffer, own_pid) != NULL, "/proc/self/status is that of another process");
 
 		CHECK(read(empty[0], &byte, 1) == -1 && errno == EAGAIN, "an empty pipe is not empty");
 		CHECK(write(full_pipe[1], "x", 1) == -1 && errno == EAGAIN, "a full pipe is not full");

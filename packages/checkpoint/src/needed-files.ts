@@ -32,6 +32,7 @@ export function neededFiles(pid: number): NeededFile[] {
   }
   const accessMode = 3
   for (const info of readFds(pid)) {
+    if (info.target.startsWith(`/proc/${pid}/`)) continue // its own, which come with it
     if (info.target.startsWith('/')) add(info.target, (info.flags & accessMode) !== 0, false)
   }
   return [...files.values()]

@@ -60,7 +60,7 @@ export function probeHost(): HostProbe {
     feature(
       'capabilities',
       missingCapabilities('destination').length === 0,
-      `missing: ${missingCapabilities('destination').join(', ')}`,
+      `nothing can be moved from or to this host; missing: ${missingCapabilities('destination').join(', ')}`,
     ),
   ]
   return { kernelRelease: release(), features }

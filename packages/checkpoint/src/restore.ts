@@ -197,7 +197,8 @@ export class Restorer {
       this.#tids.push(tid)
       threads.push({ tid, nsTid, core })
     }
-    restoreDescriptors(skeleton, images.fdinfo(leader.ids?.filesId ?? 1), files, images.pipesData())
+    const tids = new Map(threads.map(({ nsTid, tid }) => [nsTid, tid]))
+    restoreDescriptors(skeleton, images.fdinfo(leader.ids?.filesId ?? 1), files, images.pipesData(), tids)
     restoreAddressSpace(skeleton, mm, files)
     restoreProcessState(skeleton, task, images.fs(this.nsPid), files)
     restoreSignalActions(skeleton, task.sigactions)

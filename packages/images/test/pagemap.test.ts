@@ -15,7 +15,7 @@ import { fromHex, toHex } from './hex.js'
 const magics = '19435654 25400856'
 
 function table(pagesId: number, entries: readonly (readonly [number, number, number])[]): PagemapTable {
-  const runs = Float64Array.from(entries.flat())
+  const runs = Float64Array.from(entries.flatMap((entry) => entry.slice(0, 2)))
   return { pagesId, runs, nrRuns: entries.length, flags: Uint8Array.from(entries, (entry) => entry[2]) }
 }
 

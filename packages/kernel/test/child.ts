@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { packageRoot } from '../src/addon.js'
 import * as fds from '../src/fds.js'
+import * as uffd from '../src/uffd.js'
 
 const timeoutMs = 5000
 
@@ -40,6 +41,18 @@ export class Child {
 
   answer(): bigint {
     return new DataView(fds.recv(this.#sock, 8, 0, timeoutMs).bytes.buffer).getBigUint64(0, true)
+  }
+
+  /** As `answer`, for an operation that waits for events of its own to be read after the first one. */
+  answerWhileReading(): bigint {
+    for (const end = Date.now() + timeoutMs; ; ) {
+      uffd.readEvents(this.uffd)
+      try {
+        return new DataView(fds.recv(this.#sock, 8, 0, 10).bytes.buffer).getBigUint64(0, true)
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ETIMEDOUT' || Date.now() > end) throw error
+      }
+    }
   }
 
   call(operation: string, address: bigint, argument = 0n): bigint {

@@ -123,6 +123,7 @@ export function restoreDescriptors(
   fdinfo: FdinfoEntry[],
   files: FileEntry[],
   pipesData: PipeData[],
+  tids: ReadonlyMap<number, number>,
 ): void {
   const used = new Set(fdinfo.map((entry) => entry.id))
   const open = files.filter((file) => used.has(file.id))
@@ -131,7 +132,7 @@ export function restoreDescriptors(
   try {
     for (const file of open) {
       if (file.reg !== undefined && file.type === FdType.REG)
-        descriptors.set(file.id, restoreRegularFile(file.reg))
+        descriptors.set(file.id, restoreRegularFile(file.reg, tids))
     }
     for (const id of used) {
       if (!descriptors.has(id))

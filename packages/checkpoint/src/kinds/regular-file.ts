@@ -48,6 +48,15 @@ export function checkRegularFile(info: FdInfo, fd: number): Problem | null {
   return { what, reason: 'a special file (FIFO, socket or block device) is not moved' }
 }
 
+/** /proc/PID or /proc/PID/task/TID with the ids of this host; any other path as it is. */
+function ownProcPath(path: string, tids: ReadonlyMap<number, number>): string {
+  return path.replace(/^\/proc\/(\d+)(\/task\/)?(\d+)?(?=\/|$)/, (all, pid, task, tid) => {
+    const ours = tids.get(Number(pid))
+    if (ours === undefined) return all
+    return `/proc/${ours}${task ?? ''}${tid === undefined ? '' : (tids.get(Number(tid)) ?? tid)}`
+  })
+}
+
 function leadsTo(path: string, fd: number): boolean {
   const ours = fstatSync(fd, { bigint: true })
   const there = statSync(path, { bigint: true, throwIfNoEntry: false })
@@ -72,11 +81,14 @@ export function dumpRegularFile(info: FdInfo, fd: number, id: number, files: Fil
   })
 }
 
-/** Opens the file in this process, at the position it had. */
-export function restoreRegularFile(entry: RegFileEntry): number {
+/**
+ * Opens the file in this process, at the position it had. `tids` has the ids that the workload's threads have on
+ * this host, by those they had on the source: what it holds open of its own files in /proc are these threads'.
+ */
+export function restoreRegularFile(entry: RegFileEntry, tids: ReadonlyMap<number, number>): number {
   let fd: number
   try {
-    fd = fds.open(entry.name, (entry.flags & ~creationFlags) | O_CLOEXEC)
+    fd = fds.open(ownProcPath(entry.name, tids), (entry.flags & ~creationFlags) | O_CLOEXEC)
   } catch (error) {
     throw new PageferryError('REFUSED', `${entry.name} cannot be opened on the destination`, { cause: error })
   }
