@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/fsuid.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -172,6 +173,24 @@ static void compare(const char *before, const char *after)
 	CHECK(*before == *after, "something is missing at the end");
 }
 
+/* mlockall(2) for what is mapped from now on; root's is not filled before it is touched. */
+static void check_future_locks(void)
+{
+	unsigned char resident;
+	long before, after;
+	char text[4096], *page;
+
+	read_file("/proc/self/status", text, sizeof text);
+	CHECK(sscanf(strstr(text, "VmLck:"), "VmLck: %ld", &before) == 1, "no VmLck");
+	page = MUST(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	read_file("/proc/self/status", text, sizeof text);
+	CHECK(sscanf(strstr(text, "VmLck:"), "VmLck: %ld", &after) == 1, "no VmLck");
+	MUST(mincore(page, 4096, &resident));
+	CHECK(after == before + 4, "new memory is not locked: %ld kB were, %ld kB are", before, after);
+	CHECK((resident & 1) == (geteuid() != 0), "new memory is %s", resident & 1 ? "filled" : "not filled");
+	MUST(munmap(page, 4096));
+}
+
 static void *be_somebody(void *argument)
 {
 	int number = (int)(uintptr_t)argument;
@@ -201,7 +220,7 @@ int main(int argc, char **argv)
 	int adjustment;
 
 	work_begin(argc, argv);
-	MUST(prctl(PR_SET_NAME, "who am I (x) y"));
+	MUST(prctl(PR_SET_NAME, "wo\xc3\xb6 I (x) \n y\xc3")); /* cut within a character */
 	umask(027);
 	MUST(chdir("/usr/lib"));
 	MUST(getrlimit(RLIMIT_NOFILE, &limit));
@@ -238,8 +257,10 @@ int main(int argc, char **argv)
 	for (int i = 0; i < NR_THREADS; i++)
 		while (*(volatile pid_t *)&tids[i] == 0)
 			pause_ns(MS);
+	MUST(mlockall(MCL_FUTURE | (geteuid() == 0 ? MCL_ONFAULT : 0)));
 	take_snapshot(before);
 	while (work_step(3 * MS)) {
+		check_future_locks();
 		take_snapshot(after);
 		compare(before, after);
 	}

@@ -182,6 +182,46 @@ static bool has_flag(char *address, const char *flag)
 	return found;
 }
 
+/*
+ * Guard regions (madvise(2), Linux 6.13): one that stays, and one that moves. A touch from the kernel is refused instead of
+ * being a SIGSEGV. Pages under a guard have lost their content.
+ */
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
+static char *guarded;
+static size_t guard = 4;
+
+static bool is_guard(char *page)
+{
+	static int pair[2] = { -1, -1 };
+	char byte;
+
+	if (pair[0] < 0)
+		MUST(pipe2(pair, O_CLOEXEC));
+	if (write(pair[1], page, 1) == 1) {
+		MUST(read(pair[0], &byte, 1));
+		return false;
+	}
+	CHECK(errno == EFAULT, "a page can neither be read nor not be read: %m");
+	return true;
+}
+
+static void use_guards(void)
+{
+	CHECK(is_guard(guarded) && is_guard(guarded + PAGE), "a guard is gone");
+	for (size_t i = 2; i < 16; i++) {
+		CHECK(is_guard(guarded + i * PAGE) == (i == guard), "page %zu %s a guard", i, i == guard ? "is not" : "is");
+		if (i != guard)
+			CHECK(check_page(guarded + i * PAGE, i == 2 ? 99 : 0) < 0, "page %zu beside a guard is wrong", i);
+	}
+	MUST(madvise(guarded + guard * PAGE, PAGE, MADV_GUARD_REMOVE));
+	CHECK(check_page(guarded + guard * PAGE, 0) < 0, "a page that was a guard has a content");
+	guard = 4 + guard % 12;
+	MUST(madvise(guarded + guard * PAGE, PAGE, MADV_GUARD_INSTALL));
+}
+
 int main(int argc, char **argv)
 {
 	struct arena arena = { 0 };
@@ -206,7 +246,18 @@ int main(int argc, char **argv)
 	stamp_page(advised + PAGE, 77);
 	arena_make(&arena, "arena", (void *)0x220000000000, 2048, 1);
 
+	guarded = MUST(mmap((void *)0x230000000000, 16 * PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+	stamp_page(guarded + PAGE, 98);
+	stamp_page(guarded + 2 * PAGE, 99);
+	if (madvise(guarded, 2 * PAGE, MADV_GUARD_INSTALL) == -1) {
+		CHECK(errno == EINVAL, "no guard: %m");
+		guarded = NULL;
+	} else
+		MUST(madvise(guarded + guard * PAGE, PAGE, MADV_GUARD_INSTALL));
+
 	while (work_step(2 * MS)) {
+		if (guarded != NULL)
+			use_guards();
 		use_hidden();
 		use_growing();
 		descend(10 + step % 300, step);

@@ -2,10 +2,11 @@ import { pageOf } from '@pageferry/base'
 import { type CoreEntry, encodeImage, IMG_VERSION, imageFileName, Lsm, type MmEntry } from '@pageferry/images'
 import { type AreaMap, carriesPages, PageSet } from '@pageferry/memory'
 import type { CaptureContext } from './capture-context.js'
-import { dumpAddressSpace, shownPages } from './kinds/address-space.js'
+import { dumpAddressSpace, dumpFutureLocks, shownPages } from './kinds/address-space.js'
 import { clocksOf, toTimens } from './kinds/clocks.js'
 import { dumpDescriptors } from './kinds/descriptors.js'
 import type { FileTable } from './kinds/file-table.js'
+import { guardsToVmas } from './kinds/memory-map.js'
 import { dumpFs, dumpProcessState } from './kinds/process-state.js'
 import { dumpThread, untouchableAddresses } from './kinds/threads.js'
 import { readStatus } from './proc/status.js'
@@ -18,7 +19,8 @@ export interface NamedImage {
 }
 
 export interface CapturedProcess {
-  images: NamedImage[]
+  /** Guard regions are found by the scan of the memory, which comes later. */
+  imagesWith(guards: PageSet): NamedImage[]
   /** Pages that threads need to run and to exit: never lazy. */
   neverLazy: PageSet
 }
@@ -34,6 +36,7 @@ export function captureProcess(process: StoppedProcess, map: AreaMap, files: Fil
   const { pid } = process
   const context: CaptureContext = { pid, process }
   const nsPid = readStatus(pid).nsPids.at(-1) ?? pid
+  const futureLocks = dumpFutureLocks(context, map)
   const cores = new Map<number, CoreEntry>()
   const neverLazy = new PageSet()
   for (const thread of process.threads) {
@@ -52,7 +55,7 @@ export function captureProcess(process: StoppedProcess, map: AreaMap, files: Fil
   files.forgetOpenFiles()
   const { fdinfo, pipesData } = dumpDescriptors(pid, process.pidfd, files)
   const fs = dumpFs(pid, files)
-  const mm = dumpAddressSpace(context, map, files)
+  const mm = dumpAddressSpace(context, map, files, futureLocks)
   const tids = [...cores.keys()]
   const named = (kind: Parameters<typeof imageFileName>[0], bytes: Uint8Array, id?: number): NamedImage => ({
     name: imageFileName(kind, id),
@@ -71,14 +74,17 @@ export function captureProcess(process: StoppedProcess, map: AreaMap, files: Fil
     named('pstree', encodeImage('pstree', [{ pid: nsPid, ppid: 0, pgid: nsPid, sid: nsPid, threads: tids }])),
     ...[...cores].map(([tid, core]) => named('core', encodeImage('core', core), tid)),
     named('ids', encodeImage('ids', ownIds), nsPid),
-    mmImage(nsPid, mm),
     named('fdinfo', encodeImage('fdinfo', fdinfo), ownIds.filesId),
     named('fs', encodeImage('fs', fs), nsPid),
     filesImage(files),
     named('pipes-data', encodeImage('pipes-data', pipesData)),
     named('timens', encodeImage('timens', toTimens(clocksOf(pid))), 0),
   ]
-  return { images, neverLazy }
+  const imagesWith = (guards: PageSet): NamedImage[] => [
+    ...images,
+    mmImage(nsPid, { ...mm, vmas: [...mm.vmas, ...guardsToVmas(guards)] }),
+  ]
+  return { imagesWith, neverLazy }
 }
 
 export function mmImage(nsPid: number, mm: MmEntry): NamedImage {

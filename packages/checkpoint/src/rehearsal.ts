@@ -1,6 +1,6 @@
 import { closeSync, existsSync, readdirSync } from 'node:fs'
 import { connectKeeper, fds, type KeeperClient, launchKeeper, ptrace } from '@pageferry/kernel'
-import { rehearseFreeze } from '@pageferry/memory'
+import { PageSet, rehearseFreeze } from '@pageferry/memory'
 import { captureProcess } from './capture.js'
 import { FileTable } from './kinds/file-table.js'
 import { dumpMemoryMap } from './kinds/memory-map.js'
@@ -65,7 +65,7 @@ function captureDummy(keeper: KeeperClient): { images: ProcessImages; nsPid: num
     stopped.leave()
     stopped.detach()
     const images = new ProcessImages()
-    for (const { name, bytes } of captured.images) images.set(name, bytes)
+    for (const { name, bytes } of captured.imagesWith(new PageSet())) images.set(name, bytes)
     return { images, nsPid: innerPid }
   } finally {
     closeSync(ours)

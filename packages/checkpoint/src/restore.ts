@@ -1,4 +1,4 @@
-import { closeSync, openSync } from 'node:fs'
+import { closeSync } from 'node:fs'
 import { addressOf, PageferryError, pageBytes } from '@pageferry/base'
 import {
   type CoreEntry,
@@ -13,12 +13,12 @@ import {
   type TaskCoreEntry,
 } from '@pageferry/images'
 import { fds, type KeeperClient, memory as kernelMemory, ptrace, uffd } from '@pageferry/kernel'
-import { type AreaMap, PageSet } from '@pageferry/memory'
+import type { AreaMap, PageSet } from '@pageferry/memory'
 import type { Freezer } from './freezer.js'
-import { restoreAddressSpace, restoreDumpable } from './kinds/address-space.js'
+import { restoreAddressSpace, restoreDumpable, restoreFutureLocks } from './kinds/address-space.js'
 import { restoreCredentials } from './kinds/credentials.js'
 import { restoreDescriptors } from './kinds/descriptors.js'
-import { areasFromVmas, SkeletonMap } from './kinds/memory-map.js'
+import { areasFromVmas, guardsFromVmas, SkeletonMap } from './kinds/memory-map.js'
 import { restoreComm, restoreFromOutside, restoreLimits, restoreProcessState } from './kinds/process-state.js'
 import { restorePendingSignals, restoreSignalActions } from './kinds/signals.js'
 import {
@@ -30,8 +30,7 @@ import {
 import { restoreTimers } from './kinds/timers.js'
 import { SkeletonProcess, skeletonScratchPages } from './remote/skeleton-process.js'
 import { SYS } from './remote/syscalls.js'
-import { walkArea } from './trackers/pagemap-walk.js'
-import { trackedAreas } from './trackers/tracker.js'
+import { scanPresent } from './trackers/open.js'
 
 const { REG } = ptrace
 
@@ -162,17 +161,9 @@ export class Restorer {
 
   /** Pages that are there in the skeleton and are not of a file: what the page tables say. */
   presentPages(): PageSet {
-    const present = new PageSet()
-    const pagemapFd = openSync(`/proc/${this.pid}/pagemap`, 'r')
-    try {
-      for (const area of trackedAreas(this.map.map)) {
-        if (area.kind === 'shared-anon') present.addRange(area.start, area.nrPages)
-        else walkArea(pagemapFd, area, 0, (first, nr) => present.addRange(first, nr))
-      }
-    } finally {
-      closeSync(pagemapFd)
-    }
-    return present
+    const { map } = this.map
+    const { present, doubtful } = scanPresent(this.pid, map)
+    return present.union(doubtful).union(map.pages(({ kind }) => kind === 'shared-anon'))
   }
 
   /**
@@ -202,7 +193,8 @@ export class Restorer {
     restoreAddressSpace(skeleton, mm, files)
     restoreProcessState(skeleton, task, images.fs(this.nsPid), files)
     restoreSignalActions(skeleton, task.sigactions)
-    this.map.finish()
+    this.map.finish(guardsFromVmas(mm.vmas))
+    restoreFutureLocks(skeleton, mm)
     restoreLimits(skeleton, task)
     for (const { tid, core } of threads) restoreThreadState(skeleton, tid, core)
     for (const { tid, core } of threads) {

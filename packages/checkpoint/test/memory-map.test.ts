@@ -324,7 +324,7 @@ t.test('locks and protections come last', async (t) => {
     1,
     Buffer.alloc(pageBytes, 'n'),
   )
-  map.finish()
+  map.finish(new PageSet())
   t.equal(prot(10), 'r-s')
   const vmFlags = readVmFlags(restorer.pid)
   t.ok(vmFlags.get(base)?.has('lo') && vmFlags.get(base + 2)?.has('lo'))

@@ -165,7 +165,7 @@ t.test('a table of descriptors is the same in another process', async (t) => {
     'stdout and stderr are one, 3, 7 and 1500 are one',
   )
   t.equal(pipesData[0].data.length, 65536)
-  restoreDescriptors(skeleton, fdinfo, files.entries(), pipesData)
+  restoreDescriptors(skeleton, fdinfo, files.entries(), pipesData, new Map())
   t.equal(readdirSync('/proc/self/fd').length, ownFds, 'nothing stays open here')
   const withoutPipes = (all: Record<string, string>) =>
     Object.fromEntries(Object.entries(all).map(([fd, what]) => [fd, what.replace(/pipe:\[\d+\]/, 'pipe')]))
@@ -183,8 +183,9 @@ t.test('a table of descriptors is the same in another process', async (t) => {
 
 t.test('what a peer must not send, and what the destination lacks', async (t) => {
   const skeleton = await skeletonOf(t)
+  const noTids = new Map<number, number>()
   const entry = { id: 77, flags: 0, type: 1, fd: 3 }
-  t.throws(() => restoreDescriptors(skeleton, [entry], [], []), { code: 'PROTOCOL' })
+  t.throws(() => restoreDescriptors(skeleton, [entry], [], [], noTids), { code: 'PROTOCOL' })
   const directory = mkdtempSync(join(scratchDirectory(), 'd'))
   const path = join(directory, 'file')
   writeFileSync(path, 'x')
@@ -197,12 +198,25 @@ t.test('what a peer must not send, and what the destination lacks', async (t) =>
     mode: fstatSync(openSync(path, 'r')).mode,
   }
   const file = (more: object) => ({ type: 1, id: 77, reg: { ...reg, ...more } })
-  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: '/no/such/file' })], []), {
+  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: '/no/such/file' })], [], noTids), {
     code: 'REFUSED',
   })
-  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: directory })], []), { code: 'REFUSED' })
-  restoreDescriptors(skeleton, [entry], [file({})], [])
+  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: directory })], [], noTids), {
+    code: 'REFUSED',
+  })
+  restoreDescriptors(skeleton, [entry], [file({})], [], noTids)
   t.equal(targets(skeleton.pid)[3], path)
+  // In a pid namespace of its own a process has another pid for us: 77 and its thread 78 there.
+  const tids = new Map([
+    [77, skeleton.pid],
+    [78, skeleton.pid],
+  ])
+  for (const name of ['stat', 'task/78/stat']) {
+    const own = file({ name: `/proc/77/${name}`, mode: undefined })
+    restoreDescriptors(skeleton, [entry], [own], [], tids)
+    const here = name.replace('78', `${skeleton.pid}`)
+    t.equal(targets(skeleton.pid)[3], `/proc/${skeleton.pid}/${here}`)
+  }
 })
 
 t.test('it dies with its tracer', async (t) => {

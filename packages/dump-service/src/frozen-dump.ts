@@ -4,7 +4,9 @@ import {
   captureProcess,
   dumpMemoryMap,
   type FileTable,
+  lockedPages,
   type NamedImage,
+  readStatus,
   readVmFlags,
   type StoppedProcess,
   scanPresent,
@@ -66,14 +68,16 @@ export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
     history: rounds?.history,
     presentBudgetPages: options.hotPages ?? hotPagesInFreeze,
   })
-  return { final, images: captured.images, pagemap: pagemapImage(nsPid, final), map }
+  return { final, images: captured.imagesWith(scan.guards), pagemap: pagemapImage(nsPid, final), map }
 }
 
 /** Flags come from the last round where no area changed since: reading them walks all page tables. */
 function finalMap(pid: number, rounds: RoundsResult | null): AreaMap {
   const tracked = rounds !== null
   let { map, problems } = dumpMemoryMap(pid, rounds?.vmFlags ?? readVmFlags(pid), { tracked })
-  if (rounds !== null && !sameAreas(map, rounds.map)) {
+  const unchanged = rounds !== null && sameAreas(map, rounds.map)
+  // What is locked is visible without reading the flags, as a sum.
+  if (rounds !== null && !(unchanged && readStatus(pid).lockedPages === lockedPages(map))) {
     ;({ map, problems } = dumpMemoryMap(pid, readVmFlags(pid), { tracked }))
   }
   if (problems.length > 0) {

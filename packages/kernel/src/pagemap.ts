@@ -22,6 +22,8 @@ export const PM_SCAN_CHECK_WPASYNC = 2
 export const PM_SOFT_DIRTY = 1n << 55n
 export const PM_EXCLUSIVE = 1n << 56n
 export const PM_UFFD_WP = 1n << 57n
+/** Linux 6.15; such a page also has PM_SWAPPED. */
+export const PM_GUARD_REGION = 1n << 58n
 export const PM_FILE_OR_SHARED = 1n << 61n
 export const PM_SWAPPED = 1n << 62n
 export const PM_PRESENT = 1n << 63n

@@ -1,13 +1,14 @@
-import { readFileSync, readlinkSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, readlinkSync } from 'node:fs'
 import { PageferryError, pageOf } from '@pageferry/base'
 import type { FileEntry, MmEntry } from '@pageferry/images'
+import { pagemap } from '@pageferry/kernel'
 import type { AreaMap } from '@pageferry/memory'
 import type { CaptureContext } from '../capture-context.js'
 import { readStat } from '../proc/stat.js'
 import { readStatus } from '../proc/status.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import { type FileTable, requiredPath } from './file-table.js'
-import { areasToVmas } from './memory-map.js'
+import { areasToVmas, lockedPages } from './memory-map.js'
 
 /** What the kernel keeps beside the areas: brk, argv and environ, auxv, exe, dumpable (prctl(2) PR_SET_MM_MAP). */
 
@@ -16,6 +17,8 @@ const prSetDumpable = 4
 const prSetMm = 35
 const prSetMmMap = 14
 const prSetThpDisable = 41
+const MCL_FUTURE = 2
+const MCL_ONFAULT = 4
 const noExeFd = 0xffff_ffff
 const O_CLOEXEC = 0o2000000
 
@@ -37,7 +40,12 @@ export function mmOfRound(map: AreaMap, files: FileTable): MmEntry {
   return { ...zero, exeFileId: 0, mmSavedAuxv: [], vmas: areasToVmas(map, files), aios: [] }
 }
 
-export function dumpAddressSpace({ pid, process }: CaptureContext, map: AreaMap, files: FileTable): MmEntry {
+export function dumpAddressSpace(
+  { pid, process }: CaptureContext,
+  map: AreaMap,
+  files: FileTable,
+  futureLocks: number,
+): MmEntry {
   const stat = readStat(pid)
   const auxv = readFileSync(`/proc/${pid}/auxv`)
   const saved: bigint[] = []
@@ -61,7 +69,29 @@ export function dumpAddressSpace({ pid, process }: CaptureContext, map: AreaMap,
     dumpable: Number(process.leader.call('prctl', prGetDumpable, 0, 0, 0, 0)),
     aios: [],
     thpDisabled: !readStatus(pid).thpEnabled,
+    mlockall: futureLocks === 0 ? undefined : futureLocks,
   }
+}
+
+/**
+ * What mlockall(2) said of areas to come. The kernel shows it nowhere; but our scratch area came after it. To be called
+ * while that has not been used: whether it was filled at once tells MCL_ONFAULT.
+ */
+export function dumpFutureLocks({ pid, process }: CaptureContext, map: AreaMap): number {
+  if (readStatus(pid).lockedPages === lockedPages(map)) return 0
+  const pagemapFd = openSync(`/proc/${pid}/pagemap`, 'r')
+  try {
+    const entry = new BigUint64Array(1)
+    pagemap.read(pagemapFd, pageOf(process.scratch), 1, entry)
+    return MCL_FUTURE | ((entry[0] & pagemap.PM_PRESENT) === 0n ? MCL_ONFAULT : 0)
+  } finally {
+    closeSync(pagemapFd)
+  }
+}
+
+/** Nothing may be mapped for ourselves afterwards. */
+export function restoreFutureLocks(skeleton: SkeletonProcess, mm: MmEntry): void {
+  if (mm.mlockall !== undefined && mm.mlockall !== 0) skeleton.call('mlockall', mm.mlockall)
 }
 
 /** Longest arguments and longest environment that travel in the freeze; both may be megabytes. */

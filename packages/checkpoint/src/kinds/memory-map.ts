@@ -212,11 +212,40 @@ export function areasToVmas(map: AreaMap, files: FileTable): VmaEntry[] {
   })
 }
 
+/**
+ * Guard regions, as CRIU enters them: vma entries with this status alone, behind those of the areas they lie in
+ * (criu/mem.c, collect_madv_guards).
+ */
+export function guardsToVmas(guards: PageSet): VmaEntry[] {
+  const none = { pgoff: 0n, shmid: 0n, prot: 0, flags: 0, fd: -1n }
+  const vmas: VmaEntry[] = []
+  guards.forEachRun((first, nr) => {
+    vmas.push({ start: addressOf(first), end: addressOf(first + nr), status: VMA_STATUS.GUARD, ...none })
+  })
+  return vmas
+}
+
+export function guardsFromVmas(vmas: VmaEntry[]): PageSet {
+  const guards = new PageSet()
+  for (const { start, end, status } of vmas) {
+    if (status !== VMA_STATUS.GUARD) continue
+    if (end <= start) throw new PageferryError('PROTOCOL', 'a guard region is empty')
+    guards.addRange(pageOf(start), pageOf(end) - pageOf(start))
+  }
+  return guards
+}
+
+/** Pages of areas that mlock(2) and mlockall(2) count, as VmLck does. */
+export function lockedPages(map: AreaMap): number {
+  return map.areas.reduce((sum, { flags, nrPages }) => sum + ((flags & MAP_LOCKED) === 0 ? 0 : nrPages), 0)
+}
+
 /** The inverse of `areasToVmas`. The vma entries come from a peer: ranges are checked by AreaMap. */
 export function areasFromVmas(vmas: VmaEntry[], files: FileEntry[]): AreaMap {
   const paths = new Map(files.map((file) => [file.id, regularFilePath(file)]))
   let vvarSeen = false
-  const areas = vmas.map((vma): Area => {
+  const real = vmas.filter(({ status }) => status !== VMA_STATUS.GUARD)
+  const areas = real.map((vma): Area => {
     const status = vma.status
     let kind: AreaKind
     if (status & VMA_STATUS.VSYSCALL) kind = 'vsyscall'
@@ -317,8 +346,11 @@ export class SkeletonMap {
     lifted.forEachRun((first, nr) => this.#register(first, nr))
   }
 
-  /** When all pages are installed: takes away what was allowed for that, and locks what the workload had locked. */
-  finish(): void {
+  /**
+   * When all pages are installed: takes away what was allowed for that, puts up the guards, and locks what the workload
+   * had locked, in this order: no guard can be put into a locked area (madvise(2)).
+   */
+  finish(guards: PageSet): void {
     const { areas } = this.#map
     this.#skeleton.all(
       areas
@@ -328,13 +360,20 @@ export class SkeletonMap {
           args: [addressOf(area.start), area.nrPages * pageBytes, area.prot],
         })),
     )
+    const guarding: RemoteCall[] = []
+    guards.forEachRun((first, nr) => {
+      guarding.push({ name: 'madvise', args: [addressOf(first), nr * pageBytes, madvGuardInstall] })
+    })
+    this.#skeleton.all(guarding)
     const locked = areas.filter((area) => (area.flags & MAP_LOCKED) !== 0)
     const results = this.#skeleton.batch(
       locked.map((area) => ({ name: 'mlock', args: [addressOf(area.start), area.nrPages * pageBytes] })),
     )
     for (const [i, result] of results.entries()) {
-      // An area that cannot be read is locked all the same, but not filled (mlock(2): ENOMEM).
-      if (result < 0n && !(result === -ENOMEM && locked[i].prot === 0)) {
+      // An area that cannot be read, or not everywhere, is locked all the same, but not filled (mlock(2): ENOMEM).
+      const { prot, start, nrPages } = locked[i]
+      const unreadable = prot === 0 || guards.countRange(start, nrPages) > 0
+      if (result < 0n && !(result === -ENOMEM && unreadable)) {
         throw remoteError('mlock', Number(-result), this.#skeleton.pid)
       }
     }
@@ -434,6 +473,7 @@ export class SkeletonMap {
 }
 
 const madvDontneed = 4
+const madvGuardInstall = 102
 const ENOMEM = 12n
 const mremapMayMoveFixed = 3
 

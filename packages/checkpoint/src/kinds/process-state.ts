@@ -8,6 +8,7 @@ import {
   type TaskCoreEntry,
 } from '@pageferry/images'
 import type { CaptureContext } from '../capture-context.js'
+import { readComm } from '../proc/comm.js'
 import { readLimits } from '../proc/limits.js'
 import { readStat } from '../proc/stat.js'
 import { readStatus } from '../proc/status.js'
@@ -34,7 +35,7 @@ export function dumpProcessState(context: CaptureContext): TaskCoreEntry {
     personality: Number.parseInt(readFileSync(`/proc/${pid}/personality`, 'utf8'), 16),
     flags: stat.flags,
     blkSigset: process.leader.mask,
-    comm: stat.comm,
+    comm: readComm(pid, pid),
     timers: dumpTimers(context),
     rlimits: { rlimits: readLimits(pid).map(({ soft, hard }): RlimitEntry => ({ cur: soft, max: hard })) },
     signalsS: dumpPendingSignals(process.leader.tid, true),
@@ -102,6 +103,6 @@ export function restoreFromOutside(pid: number, state: TaskCoreEntry): void {
 }
 
 /** PR_SET_NAME names the calling thread; /proc/PID/comm can be written only from within the process. */
-export function restoreComm(skeleton: SkeletonProcess, tid: number, comm: string): void {
-  skeleton.callIn(tid, 'prctl', prSetName, skeleton.write(Buffer.from(`${comm}\0`)), 0, 0, 0)
+export function restoreComm(skeleton: SkeletonProcess, tid: number, comm: Uint8Array): void {
+  skeleton.callIn(tid, 'prctl', prSetName, skeleton.write(Buffer.concat([comm, Buffer.alloc(1)])), 0, 0, 0)
 }

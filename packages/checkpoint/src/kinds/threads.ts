@@ -12,7 +12,7 @@ import {
 } from '@pageferry/images'
 import { processes, ptrace } from '@pageferry/kernel'
 import type { CaptureContext } from '../capture-context.js'
-import { readStat } from '../proc/stat.js'
+import { readComm } from '../proc/comm.js'
 import { withRemainingTime } from '../remote/interrupted.js'
 import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
 import { readTimespec, timespecBytes, type WorkloadThread } from '../remote/workload-thread.js'
@@ -63,7 +63,7 @@ export function dumpThread(context: CaptureContext, thread: WorkloadThread): Cor
     pdeathSig: pdeathsig,
     signalsP: dumpPendingSignals(tid, false),
     creds: dumpCredentials(context, thread),
-    comm: readStat(pid, tid).comm,
+    comm: readComm(pid, tid),
     rseqEntry:
       rseq.address === 0n
         ? undefined

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { pageBytes } from '@pageferry/base'
 
 /** /proc/PID/task/TID/status (proc_pid_status(5)). Masks are bit sets with signal n at bit n-1. */
 export interface ProcStatus {
@@ -26,6 +27,8 @@ export interface ProcStatus {
   coreDumping: boolean
   x86ThreadFeatures: string[]
   thpEnabled: boolean
+  /** VmLck: areas that are locked, filled or not. */
+  lockedPages: number
 }
 
 export function parseStatus(text: string): ProcStatus {
@@ -61,6 +64,7 @@ export function parseStatus(text: string): ProcStatus {
     coreDumping: fields.get('CoreDumping') === '1',
     x86ThreadFeatures: words('x86_Thread_features'),
     thpEnabled: fields.get('THP_enabled') !== '0',
+    lockedPages: (Number.parseInt(fields.get('VmLck') ?? '0', 10) * 1024) / pageBytes,
   }
 }
 

@@ -41,6 +41,7 @@ export const SYS = {
   sigaltstack: 131,
   personality: 135,
   mlock: 149,
+  mlockall: 151,
   prctl: 157,
   chroot: 161,
   futex: 202,

@@ -49,7 +49,9 @@ export function scanPresent(pid: number, map: AreaMap): MemoryScan {
   try {
     for (const area of trackedAreas(map)) {
       if (area.kind === 'shared-anon') scanSharedMemory(pid, area, scan)
-      else walkArea(pagemapFd, area, 0, (first, nr, categories) => noteThere(scan, first, nr, categories))
+      else {
+        walkArea(pagemapFd, area, 0, scan, (first, nr, categories) => noteThere(scan, first, nr, categories))
+      }
     }
   } finally {
     closeSync(pagemapFd)

@@ -1,11 +1,11 @@
 import { closeSync, openSync } from 'node:fs'
 import { pageBytes } from '@pageferry/base'
-import { memory as kernelMemory, pagemap } from '@pageferry/kernel'
+import { memory as kernelMemory } from '@pageferry/kernel'
 import { type AreaMap, PageHashes, PageSet, type RunTable } from '@pageferry/memory'
+import { readArea } from './pagemap-walk.js'
 import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedAreas } from './tracker.js'
 
 const pagesPerRead = 1024
-const entriesPerRead = 65_536
 
 /**
  * Compares contents, where the kernel tracks nothing: a page is written when it differs from what was sent.
@@ -24,7 +24,6 @@ export class PageHashTracker implements Tracker {
   readonly #known = new PageSet()
   readonly #buffer = Buffer.allocUnsafeSlow(pagesPerRead * pageBytes)
   readonly #out = new BigUint64Array(pagesPerRead)
-  readonly #entries = new BigUint64Array(entriesPerRead)
 
   constructor(pid: number) {
     this.#pid = pid
@@ -36,7 +35,7 @@ export class PageHashTracker implements Tracker {
     const scan: MemoryScan = emptyScan()
     for (const area of trackedAreas(map)) {
       if (area.kind === 'shared-anon') scanSharedMemory(this.#pid, area, scan)
-      else this.#findPresent(area.start, area.nrPages, area.kind === 'file-private', scan.present)
+      else readArea(this.#pagemap, area, scan, (page) => scan.present.addRange(page, 1))
     }
     scan.present.forEachRun((first, nr) => {
       for (let done = 0; done < nr; done += pagesPerRead) {
@@ -44,21 +43,6 @@ export class PageHashTracker implements Tracker {
       }
     })
     return scan
-  }
-
-  #findPresent(start: number, nrPages: number, file: boolean, present: PageSet): void {
-    const here = pagemap.PM_PRESENT | pagemap.PM_SWAPPED
-    for (let done = 0; done < nrPages; ) {
-      const nr = Math.min(entriesPerRead, nrPages - done)
-      const got = pagemap.read(this.#pagemap, start + done, nr, this.#entries)
-      if (got === 0) return
-      for (let i = 0; i < got; i++) {
-        const entry = this.#entries[i]
-        if ((entry & here) === 0n || (file && (entry & pagemap.PM_FILE_OR_SHARED) !== 0n)) continue
-        present.addRange(start + done + i, 1)
-      }
-      done += got
-    }
   }
 
   #compare(first: number, nr: number, written: PageSet): void {

@@ -2,9 +2,8 @@ import { closeSync, openSync } from 'node:fs'
 import { pagemap } from '@pageferry/kernel'
 import type { AreaMap, RunTable } from '@pageferry/memory'
 import { StoppedProcess } from '../remote/stopped-process.js'
+import { readArea } from './pagemap-walk.js'
 import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedAreas } from './tracker.js'
-
-const entriesPerRead = 65_536
 
 /**
  * Soft-dirty bits (Documentation/admin-guide/mm/soft-dirty.rst), for kernels before 6.7. Reading the bits and
@@ -14,7 +13,6 @@ export class SoftDirtyTracker implements Tracker {
   readonly kind = 'soft-dirty'
   readonly #pid: number
   readonly #pagemap: number
-  readonly #entries = new BigUint64Array(entriesPerRead)
 
   constructor(pid: number) {
     this.#pid = pid
@@ -27,29 +25,17 @@ export class SoftDirtyTracker implements Tracker {
       const scan: MemoryScan = emptyScan()
       for (const area of trackedAreas(map)) {
         if (area.kind === 'shared-anon') scanSharedMemory(this.#pid, area, scan)
-        else this.#scanArea(area.start, area.nrPages, area.kind === 'file-private', scan)
+        else {
+          readArea(this.#pagemap, area, scan, (page, entry) => {
+            scan.present.addRange(page, 1)
+            if ((entry & pagemap.PM_SOFT_DIRTY) !== 0n) scan.written.addRange(page, 1)
+          })
+        }
       }
       pagemap.clearSoftDirty(this.#pid)
       return scan
     } finally {
       stopped?.resume()
-    }
-  }
-
-  #scanArea(start: number, nrPages: number, file: boolean, scan: MemoryScan): void {
-    const here = pagemap.PM_PRESENT | pagemap.PM_SWAPPED
-    for (let done = 0; done < nrPages; ) {
-      const nr = Math.min(entriesPerRead, nrPages - done)
-      const got = pagemap.read(this.#pagemap, start + done, nr, this.#entries)
-      for (let i = 0; i < got; i++) {
-        const entry = this.#entries[i]
-        if ((entry & here) === 0n) continue
-        if (file && (entry & pagemap.PM_FILE_OR_SHARED) !== 0n) continue
-        scan.present.addRange(start + done + i, 1)
-        if ((entry & pagemap.PM_SOFT_DIRTY) !== 0n) scan.written.addRange(start + done + i, 1)
-      }
-      if (got === 0) return
-      done += got
     }
   }
 

@@ -12,6 +12,8 @@ export interface MemoryScan {
   doubtful: PageSet
   /** Pages of shared anonymous objects, whatever this process's page tables say. */
   objectPages: PageSet
+  /** Guard regions (madvise(2), MADV_GUARD_INSTALL): pages without content whose touch is a SIGSEGV. */
+  guards: PageSet
   /** Written since the scan before. Always a superset of the truth, never less. */
   written: PageSet
 }
@@ -37,6 +39,7 @@ export function emptyScan(): MemoryScan {
     present: new PageSet(),
     doubtful: new PageSet(),
     objectPages: new PageSet(),
+    guards: new PageSet(),
     written: new PageSet(),
   }
 }

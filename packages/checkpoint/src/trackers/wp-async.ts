@@ -70,7 +70,7 @@ export class WpAsyncTracker implements Tracker {
     if (this.#register(area)) {
       try {
         const flags = pagemap.PM_SCAN_WP_MATCHING | pagemap.PM_SCAN_CHECK_WPASYNC
-        walkArea(this.#pagemap, area, flags, (first, nr, categories) => {
+        walkArea(this.#pagemap, area, flags, scan, (first, nr, categories) => {
           noteThere(scan, first, nr, categories)
           if ((categories & pagemap.PAGE_IS_WRITTEN) !== 0) written.addRange(first, nr)
         })
@@ -79,7 +79,7 @@ export class WpAsyncTracker implements Tracker {
         if (!isKernelError(error, 'EPERM')) throw error
       }
     }
-    walkArea(this.#pagemap, area, 0, (first, nr, categories) => {
+    walkArea(this.#pagemap, area, 0, scan, (first, nr, categories) => {
       noteThere(scan, first, nr, categories)
       written.addRange(first, nr)
     })
