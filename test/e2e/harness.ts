@@ -183,7 +183,9 @@ export class Workload {
 
   /** Moves it to the other host, and fails when anything about that is not as it should be. */
   async migrate(options: MigrationOptions = {}): Promise<Migrated> {
-    const result = await this.tryMigrate(options)
+    const result = await this.tryMigrate(options).catch((cause: Error) => {
+      throw new Error(`${this.name}: ${cause.message} (${this.#said})`, { cause })
+    })
     const report = reportOf(result)
     if (!result.migrated || report === null) {
       throw new Error(`${this.name} was not migrated: ${failureOf(result).message} (${this.#said})`)

@@ -1,4 +1,4 @@
-import { type Stats, statSync } from 'node:fs'
+import { readlinkSync, type Stats, statSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import { readFds } from './proc/fdinfo.js'
 import { readMaps } from './proc/maps.js'
@@ -12,7 +12,7 @@ export interface NeededFile {
   exactSize: boolean
 }
 
-/** Files of the memory map and of the descriptors, each once. Asks for nothing that preflight refuses. */
+/** Files of the memory map and of the descriptors, and the working directory, each once. Asks for nothing that preflight refuses. */
 export function neededFiles(pid: number): NeededFile[] {
   const files = new Map<string, NeededFile>()
   const add = (path: string, write: boolean, mapped: boolean): void => {
@@ -30,6 +30,7 @@ export function neededFiles(pid: number): NeededFile[] {
       continue
     add(area.name, area.shared && area.write, true)
   }
+  add(readlinkSync(`/proc/${pid}/cwd`), false, false)
   const accessMode = 3
   for (const info of readFds(pid)) {
     if (info.target.startsWith(`/proc/${pid}/`)) continue // its own, which come with it

@@ -1,9 +1,10 @@
-import { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSync, statSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
 import type { Problem } from './capture-context.js'
 import { checkDescriptors } from './kinds/descriptors.js'
 import { dumpMemoryMap } from './kinds/memory-map.js'
+import { isText } from './kinds/regular-file.js'
 import { maxTimerId } from './kinds/timers.js'
 import { readVmFlags } from './proc/maps.js'
 import { readStat } from './proc/stat.js'
@@ -70,6 +71,7 @@ function inspect(pid: number): Preflight {
     ...checkNamespaces(pid),
     ...checkThreads(pid),
     ...checkFamily(pid),
+    ...checkDirectories(pid),
     ...dumpMemoryMap(pid, readVmFlags(pid)).problems,
     ...checkDescriptors(pid),
   ]
@@ -138,6 +140,20 @@ function checkThreads(pid: number): Problem[] {
     }
   }
   return problems
+}
+
+/** What restoring them by path would miss, as for descriptors. */
+function checkDirectories(pid: number): Problem[] {
+  const directories = { cwd: 'working directory', root: 'root directory' }
+  return Object.entries(directories).flatMap(([link, name]) => {
+    const path = readlinkSync(`/proc/${pid}/${link}`)
+    const what = `the ${name} ${path}`
+    if (!isText(path)) return [{ what, reason: 'its path is not valid UTF-8, which images require' }]
+    const there = statSync(path, { bigint: true, throwIfNoEntry: false })
+    const real = statSync(`/proc/${pid}/${link}`, { bigint: true })
+    if (there !== undefined && there.dev === real.dev && there.ino === real.ino) return []
+    return [{ what, reason: 'the path no longer leads to it: it was removed, renamed or mounted over' }]
+  })
 }
 
 /** Namespaces of its own (but for time, which is rebuilt) would have to be moved with it. */

@@ -35,6 +35,16 @@ export function checkDescriptors(pid: number): Problem[] {
     for (const info of infos) {
       const what = `descriptor ${info.fd} (${info.target})`
       const pipe = pipeIdOf(info)
+      if (pipe !== null || isRegularFile(info)) {
+        const copy = fds.pidfdGetfd(pidfd, info.fd)
+        try {
+          if (sendsSignals(info, copy)) problems.push({ what, reason: signalDriven })
+          const problem = pipe === null ? checkRegularFile(info, copy) : null
+          if (problem !== null) problems.push(problem)
+        } finally {
+          closeSync(copy)
+        }
+      }
       if (pipe !== null) {
         const ends = infos.filter((other) => pipeIdOf(other) === pipe)
         if (!ends.some((end) => isWriteEnd(end.flags)) || !ends.some((end) => !isWriteEnd(end.flags))) {
@@ -42,15 +52,7 @@ export function checkDescriptors(pid: number): Problem[] {
         }
         if ((info.flags & O_DIRECT) !== 0)
           problems.push({ what, reason: 'a pipe in packet mode is not moved' })
-      } else if (isRegularFile(info)) {
-        const copy = fds.pidfdGetfd(pidfd, info.fd)
-        try {
-          const problem = checkRegularFile(info, copy)
-          if (problem !== null) problems.push(problem)
-        } finally {
-          closeSync(copy)
-        }
-      } else {
+      } else if (!isRegularFile(info)) {
         problems.push({ what, reason: `descriptors of this kind are not moved yet` })
       }
     }
@@ -58,6 +60,21 @@ export function checkDescriptors(pid: number): Problem[] {
     closeSync(pidfd)
   }
   return problems
+}
+
+const O_PATH = 0o10000000
+const O_ASYNC = 0o20000
+const signalDriven = 'somebody gets signals from it (F_SETOWN, O_ASYNC, F_NOTIFY), and would get none there'
+
+/** Also directory notification makes its user the owner (fcntl(2)); a process group as owner reads as an error. */
+function sendsSignals(info: FdInfo, fd: number): boolean {
+  if ((info.flags & O_PATH) !== 0) return false
+  if ((info.flags & O_ASYNC) !== 0) return true
+  try {
+    return fds.fcntl(fd, fds.F_GETOWN) !== 0
+  } catch {
+    return true
+  }
 }
 
 /** Whether something may write the workload's memory without any tracker noticing. */
@@ -88,6 +105,9 @@ export function dumpDescriptors(pid: number, pidfd: number, files: FileTable): D
     const id = files.nextId()
     const copy = fds.pidfdGetfd(pidfd, info.fd)
     try {
+      if (sendsSignals(info, copy)) {
+        throw new PageferryError('WORKLOAD_CHANGED', `descriptor ${info.fd} cannot be moved: ${signalDriven}`)
+      }
       const pipe = pipeIdOf(info)
       const type = pipe !== null ? FdType.PIPE : FdType.REG
       if (pipe !== null) {

@@ -8,6 +8,7 @@ import { readMaps } from '../proc/maps.js'
 import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
 import { remoteError } from '../remote/workload-thread.js'
 import { type FileTable, regularFilePath } from './file-table.js'
+import { isText } from './regular-file.js'
 
 /** The memory map: /proc/PID/maps on the source, CRIU's vma entries on the wire, mmap(2) in the skeleton. */
 
@@ -137,6 +138,7 @@ function kindOf(line: MapsLine, flags: Set<string>): AreaKind | { reason: string
   if (name.endsWith(' (deleted)')) {
     return { reason: 'the mapped file is deleted: the destination cannot open it' }
   }
+  if (!isText(name)) return { reason: 'the path of the mapped file is not valid UTF-8, which images require' }
   if (!name.startsWith('/')) return { reason: 'an area of an unknown kind' }
   if (name.startsWith('/dev/')) return { reason: 'device mappings are not moved' }
   return line.shared ? 'file-shared' : 'file-private'

@@ -31,6 +31,7 @@ export function checkRegularFile(info: FdInfo, fd: number): Problem | null {
   const what = `descriptor ${info.fd} (${info.target})`
   const stat = fstatSync(fd)
   const type = stat.mode & typeMask
+  if (!isText(info.target)) return { what, reason: 'its path is not valid UTF-8, which images require' }
   if (info.target.endsWith(' (deleted)') && stat.nlink === 0) {
     return { what, reason: 'the file is deleted: the destination cannot open it' }
   }
@@ -55,6 +56,11 @@ function ownProcPath(path: string, tids: ReadonlyMap<number, number>): string {
     if (ours === undefined) return all
     return `/proc/${ours}${task ?? ''}${tid === undefined ? '' : (tids.get(Number(tid)) ?? tid)}`
   })
+}
+
+/** What Node could not decode, it has replaced: such a path leads elsewhere. */
+export function isText(path: string): boolean {
+  return !path.includes('\ufffd')
 }
 
 function leadsTo(path: string, fd: number): boolean {
