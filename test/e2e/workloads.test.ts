@@ -19,7 +19,7 @@ await inLab('self-checking programs', async (t, lab) => {
     }
   }
 
-  for (const name of ['memory', 'signals', 'identity']) {
+  for (const name of ['memory', 'signals', 'identity', 'sleepers']) {
     await t.test(`${name}, there and back`, async (t) => {
       const workload = await Workload.start(lab, name, { uid: 1000, seed: baseSeed + 1 })
       for (const mode of ['hybrid', 'postcopy'] as const) {

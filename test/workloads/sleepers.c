@@ -268,6 +268,22 @@ static void *read_again_and_again(void *argument)
 	}
 }
 
+/* CLOCK_MONOTONIC may gain a little with every migration, but it never loses what CLOCK_REALTIME has counted. */
+static void check_clocks(void)
+{
+	static int64_t ahead;
+	uint64_t before, real, after;
+
+	do {
+		before = now_ns(CLOCK_MONOTONIC);
+		real = now_ns(CLOCK_REALTIME);
+		after = now_ns(CLOCK_MONOTONIC);
+	} while (after - before > MS / 10);
+	CHECK(ahead == 0 || (int64_t)(after - real) + (int64_t)MS >= ahead, "CLOCK_MONOTONIC has lost %ld us",
+	      (ahead - (int64_t)(after - real)) / 1000);
+	ahead = after - real;
+}
+
 int main(int argc, char **argv)
 {
 	struct sigaction action = { .sa_handler = on_signal };
@@ -286,6 +302,7 @@ int main(int argc, char **argv)
 	CHECK(pthread_create(&pauser, &small, pause_again_and_again, NULL) == 0, "no thread");
 	CHECK(pthread_create(&reader, &small, read_again_and_again, NULL) == 0, "no thread");
 	while (work_step(20 * MS)) {
+		check_clocks();
 		pthread_kill(pauser, SIGUSR1);
 		MUST(write(work_pipe[1], &byte, 1));
 		byte++;

@@ -2,7 +2,16 @@ import { spawnSync } from 'node:child_process'
 import { processes } from '@pageferry/kernel'
 import t from 'tap'
 import { checkHosts, hostFacts } from '../src/host-facts.js'
-import { bootId, clocksOf, offsetsFor, ownClocks, timeNamespace, toTimens } from '../src/kinds/clocks.js'
+import {
+  areOwnOffsets,
+  bootId,
+  clocksOf,
+  offsetsFor,
+  ownClocks,
+  readClocks,
+  timeNamespace,
+  toTimens,
+} from '../src/kinds/clocks.js'
 import { probeHost } from '../src/probe-host.js'
 import { adopt, kill, startCommand } from './fixtures/start.js'
 
@@ -73,7 +82,17 @@ t.test('offsets that carry a clock over', async (t) => {
   const before = { monotonicNs: 100n * second, boottimeNs: 150n * second }
   const workload = { monotonicNs: 40n * second + 5n, boottimeNs: 400n * second }
   // This process lives in the host's time namespace, where our own offsets are zero.
-  t.same(offsetsFor(workload, before), { monotonicNs: -60n * second + 5n, boottimeNs: 250n * second })
+  const reading = { ...workload, kernelMonotonicNs: 39n * second, kernelBoottimeNs: 399n * second }
+  t.same(offsetsFor(reading, before, false), { monotonicNs: -60n * second + 5n, boottimeNs: 250n * second })
+  t.same(
+    offsetsFor(reading, before, true),
+    { monotonicNs: second + 5n, boottimeNs: second },
+    'one kernel: exactly its own, whenever the reading was taken',
+  )
+  t.ok(areOwnOffsets({ monotonicNs: 0n, boottimeNs: 0n }))
+  t.notOk(areOwnOffsets({ monotonicNs: 1n, boottimeNs: 0n }), 'also a nanosecond needs a namespace')
+  const now = readClocks(process.pid)
+  t.same([now.kernelMonotonicNs, now.kernelBoottimeNs], [now.monotonicNs, now.boottimeNs])
   t.same(toTimens({ monotonicNs: 3n * second + 7n, boottimeNs: 0n }), {
     monotonic: { tvSec: 3n, tvNsec: 7n },
     boottime: { tvSec: 0n, tvNsec: 0n },

@@ -2,12 +2,12 @@ import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'nod
 import { join } from 'node:path'
 import t from 'tap'
 import { readFdInfo, readFds } from '../src/proc/fdinfo.js'
-import { parseMaps, parseVmFlags, readMaps, readVmFlags } from '../src/proc/maps.js'
+import { fitsTogether, parseMaps, parseVmFlags, readMaps, readVmFlags } from '../src/proc/maps.js'
 import { parseStat, readStat } from '../src/proc/stat.js'
 import { parseStatus, readStatus } from '../src/proc/status.js'
 import { readTids } from '../src/proc/tasks.js'
 import { parseTimers } from '../src/proc/timers.js'
-import { scratchDirectory } from './fixtures/start.js'
+import { compile, kill, scratchDirectory, startCommand } from './fixtures/start.js'
 
 t.test('maps: every kind of line', async (t) => {
   const text = [
@@ -38,6 +38,19 @@ t.test('maps: every kind of line', async (t) => {
   t.equal(odd.name, '/tmp/new\nline\\x', 'only newlines are escaped')
   t.equal(vsyscall.start, 0xf_ffff_ffff_f600, 'page numbers of the whole address space are exact')
   t.throws(() => parseMaps('nonsense'), /unknown form/)
+})
+
+t.test('maps of a process that changes them all the time', async (t) => {
+  const { pid } = await startCommand([compile('restless-map')])
+  t.teardown(() => kill(pid))
+  let torn = 0
+  let unfit = 0
+  for (let i = 0; i < 2000; i++) {
+    if (!fitsTogether(parseMaps(readFileSync(`/proc/${pid}/maps`, 'utf8')))) torn++
+    if (!fitsTogether(readMaps(pid))) unfit++
+  }
+  t.comment(`${torn} of 2000 simple reads were torn`)
+  t.equal(unfit, 0)
 })
 
 t.test('smaps: flags belong to the area above them', async (t) => {

@@ -24,6 +24,7 @@ import {
   openTracker,
   type Preflight,
   preflight,
+  readClocks,
   readStat,
   readStatus,
   rehearse,
@@ -438,7 +439,7 @@ export class SourceWorker {
   #deliver(message: Message): void {
     const frame = message.frame as Frame | undefined
     if (message.type === 'clockRequest') {
-      this.#control?.send({ type: 'clockReply', ...clocksOf(this.#pid) })
+      this.#control?.send({ type: 'clockReply', ...readClocks(this.#pid) })
     } else if (message.type === 'progress') {
       const { pendingPages } = frame as FrameOf<'progress'>
       this.#show({ phase: 'serve', pendingPages })

@@ -10,6 +10,7 @@ import {
   toErrorInfo,
 } from '@pageferry/base'
 import {
+  areOwnOffsets,
   bootId,
   type Clocks,
   checkHosts,
@@ -72,6 +73,7 @@ const repeatMs = 5_000
  */
 const readyPatienceMs = 60_000
 const lingerMs = 10_000
+const clockRequests = 5
 /** Attempts to reach a source that has lost us: its next worker is there within a second or two. */
 const farewells = 5
 const farewellPauseMs = 800
@@ -418,11 +420,7 @@ export class DestinationWorker {
     // Also proves that this host can do it, before the workload is touched.
     await rehearse(this.#rehearsalDir, 'restore')
     signal.throwIfAborted()
-    const before = ownClocks()
-    this.#control?.send({ type: 'clockRequest' })
-    const reply = await this.#inbox.next('clockReply', signal)
-    const offsets = offsetsFor({ monotonicNs: reply.monotonicNs, boottimeNs: reply.boottimeNs }, before)
-    const sameClock = begin.source.bootId === bootId() && wasReadBetween(reply, before, ownClocks())
+    const offsets = await this.#matchClocks(begin.source.bootId === bootId(), signal)
     this.#freezer = Freezer.atTop(this.#spec.id)
     await this.#channel.record({
       freezer: this.#freezer.record,
@@ -435,7 +433,9 @@ export class DestinationWorker {
     this.#keeper = await launchKeeper({
       dir: this.#keeperDir,
       newPidNamespace: this.#spec.request.newPidNamespace,
-      ...(sameClock ? {} : { monotonicOffsetNs: offsets.monotonicNs, boottimeOffsetNs: offsets.boottimeNs }),
+      ...(areOwnOffsets(offsets)
+        ? {}
+        : { monotonicOffsetNs: offsets.monotonicNs, boottimeOffsetNs: offsets.boottimeNs }),
       removeCgroups: [this.#freezer.record.path],
     })
     this.#restorer = Restorer.create(this.#keeper, begin.pid, [])
@@ -451,6 +451,18 @@ export class DestinationWorker {
       if (!signal.aborted)
         this.#driver.post({ type: 'stepFailed', step: 'prepare', error: toErrorInfo(cause) })
     })
+  }
+
+  /** Of several round trips the fastest is the most exact. */
+  async #matchClocks(sameKernel: boolean, signal: AbortSignal): Promise<Clocks> {
+    let best: Clocks | null = null
+    for (let i = 0; i < clockRequests; i++) {
+      const before = ownClocks()
+      this.#control?.send({ type: 'clockRequest' })
+      const offsets = offsetsFor(await this.#inbox.next('clockReply', signal), before, sameKernel)
+      if (best === null || offsets.monotonicNs < best.monotonicNs) best = offsets
+    }
+    return best as Clocks
   }
 
   async #restore(signal: AbortSignal): Promise<void> {
@@ -698,19 +710,6 @@ function whereIs(state: DestinationState): 'running' | 'frozen' | 'gone' | 'unkn
     default:
       return 'gone'
   }
-}
-
-/**
- * Whether the workload's clocks, read on the other side between two readings of ours, can be the same as ours:
- * then it needs no time namespace, and no clock of it goes backwards by not having one.
- */
-function wasReadBetween(theirs: Clocks, before: Clocks, after: Clocks): boolean {
-  return (
-    before.monotonicNs <= theirs.monotonicNs &&
-    theirs.monotonicNs <= after.monotonicNs &&
-    before.boottimeNs <= theirs.boottimeNs &&
-    theirs.boottimeNs <= after.boottimeNs
-  )
 }
 
 /** A step must end when it is told to, also while it waits for what will never come. */

@@ -36,12 +36,20 @@ async function realSource(test: Test) {
     onLane(lane, resumed) {
       opened.push({ kind: lane.kind, index: lane.index, resumed })
       lane.open(recorder)
-      lane.send({ type: 'clockReply', monotonicNs: 1n, boottimeNs: 2n })
+      lane.send(clockReply)
     },
   })
   test.teardown(() => server.close())
   return { server, recorder, opened }
 }
+
+const clockReply = {
+  type: 'clockReply',
+  monotonicNs: 1n,
+  boottimeNs: 2n,
+  kernelMonotonicNs: 3n,
+  kernelBoottimeNs: 4n,
+} as const
 
 t.test('a lane is connected, and carries what the source sends right behind its Welcome', async (t) => {
   const { server, recorder, opened } = await realSource(t)
@@ -53,7 +61,7 @@ t.test('a lane is connected, and carries what the source sends right behind its 
   lane.open(mine)
   lane.send({ type: 'clockRequest' })
   await eventually('both ways', () => mine.frames.length === 1 && recorder.frames.length === 1)
-  t.same(mine.frames, [{ type: 'clockReply', monotonicNs: 1n, boottimeNs: 2n }])
+  t.same(mine.frames, [clockReply])
   t.same(recorder.frames, [{ type: 'clockRequest' }])
 })
 

@@ -127,7 +127,7 @@ export const FRAMES = {
   cancel: errorFields,
   failed: errorFields,
   clockRequest: {},
-  clockReply: { monotonicNs: u64, boottimeNs: u64 },
+  clockReply: { monotonicNs: u64, boottimeNs: u64, kernelMonotonicNs: u64, kernelBoottimeNs: u64 },
   pageHashes: {
     asId,
     kind: text(maxNameChars, /^[a-z][a-z-]*$/),

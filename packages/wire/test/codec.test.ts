@@ -70,8 +70,11 @@ const literals: [string, Frame, Buffer][] = [
   ],
   [
     'clockReply',
-    { type: 'clockReply', monotonicNs: 2n ** 64n - 1n, boottimeNs: 0n },
-    hexFrame('a201 0b 08 ffffffffffffffffff01'),
+    {
+      ...{ type: 'clockReply', monotonicNs: 2n ** 64n - 1n, boottimeNs: 0n },
+      ...{ kernelMonotonicNs: 300n, kernelBoottimeNs: 0n },
+    },
+    hexFrame('a201 0e 08 ffffffffffffffffff01 18 ac02'),
   ],
   [
     'roundApplied',
@@ -265,7 +268,10 @@ t.test("what we must not send is our own defect, not the peer's", async (t) => {
   const frame: Frame = { type: 'roundBegin', asId: 0, round: 1, final: false }
   t.throws(() => encodeFrame(frame), { code: 'INTERNAL', message: /roundBegin\.asId is 0/ })
   t.throws(() => encodeFrame({ type: 'commit' }, page), { code: 'INTERNAL' })
-  t.throws(() => encodeFrame({ type: 'clockReply', monotonicNs: -1n, boottimeNs: 0n }), { code: 'INTERNAL' })
+  const kernel = { kernelMonotonicNs: 0n, kernelBoottimeNs: 0n }
+  t.throws(() => encodeFrame({ ...{ type: 'clockReply', boottimeNs: 0n }, ...kernel, monotonicNs: -1n }), {
+    code: 'INTERNAL',
+  })
   const ack: Frame = { type: 'batchAck', sequence: 1, bytes: 1 }
   t.throws(() => encodeFrameInto(ack, new Uint8Array(10), 0), { code: 'INTERNAL' })
 })

@@ -36,17 +36,45 @@ export function clocksOf(pid: number): Clocks {
   }
 }
 
+/** The clocks of a workload and, read at the same instant, the kernel's own: those of the first time namespace. */
+export interface ClockReading extends Clocks {
+  kernelMonotonicNs: bigint
+  kernelBoottimeNs: bigint
+}
+
+export function readClocks(pid: number): ClockReading {
+  const clocks = clocksOf(pid)
+  const offsets = offsetsOf(pid)
+  return {
+    ...clocks,
+    kernelMonotonicNs: clocks.monotonicNs - offsets.monotonicNs,
+    kernelBoottimeNs: clocks.boottimeNs - offsets.boottimeNs,
+  }
+}
+
 /**
- * Offsets (absolute, as timens_offsets wants them) under which a process here reads at least what the
- * workload reads on its host. `workload` was read while `before` <= now on this host's clocks, so taking
- * `before` never lets a clock go backwards; the error is at most the round trip.
+ * Offsets (absolute, as timens_offsets wants them) under which a process here reads what the workload reads on its
+ * host. On one and the same kernel they are what they were. Between two kernels `workload` was read when at least
+ * `before` had been reached on this host's clocks: so no clock goes backwards, and gains at most the round trip.
  */
-export function offsetsFor(workload: Clocks, before: Clocks): Clocks {
+export function offsetsFor(workload: ClockReading, before: Clocks, sameKernel: boolean): Clocks {
+  if (sameKernel) {
+    return {
+      monotonicNs: workload.monotonicNs - workload.kernelMonotonicNs,
+      boottimeNs: workload.boottimeNs - workload.kernelBoottimeNs,
+    }
+  }
   const ours = offsetsOf('self')
   return {
     monotonicNs: workload.monotonicNs - before.monotonicNs + ours.monotonicNs,
     boottimeNs: workload.boottimeNs - before.boottimeNs + ours.boottimeNs,
   }
+}
+
+/** Whether a process without a time namespace of its own has these offsets here. */
+export function areOwnOffsets(offsets: Clocks): boolean {
+  const ours = offsetsOf('self')
+  return ours.monotonicNs === offsets.monotonicNs && ours.boottimeNs === offsets.boottimeNs
 }
 
 /** The two clocks of this process, as `offsetsFor` wants them. */

@@ -74,8 +74,22 @@ export function parseVmFlags(smaps: string): VmFlags {
   return flags
 }
 
+/** As long as a process changes its map all the time, how often we look again for one that fits together. */
+const maxLooks = 100
+
+/**
+ * The areas in ascending order. A process that runs may change them between two of the reads that the file takes: what
+ * comes out then may even overlap (seen on Linux 6.18, which no longer locks the whole map), and is read again.
+ */
 export function readMaps(pid: number): MapsLine[] {
-  return parseMaps(readFileSync(`/proc/${pid}/maps`, 'utf8'))
+  for (let look = 1; ; look++) {
+    const lines = parseMaps(readFileSync(`/proc/${pid}/maps`, 'utf8'))
+    if (look === maxLooks || fitsTogether(lines)) return lines
+  }
+}
+
+export function fitsTogether(lines: MapsLine[]): boolean {
+  return lines.every((line, i) => i === 0 || lines[i - 1].start + lines[i - 1].nrPages <= line.start)
 }
 
 /**

@@ -1,6 +1,7 @@
 import { execFile, spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { closeSync, openSync, readFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { promisify } from 'node:util'
@@ -20,11 +21,13 @@ const uptimeOffsetS: Record<HostName, number> = { a: 0, b: 1_000_000 }
 
 /**
  * Runs as pid 1 of the new host, before tini replaces it: the cgroup hierarchies are mounted again so that the host
- * sees its own cgroup as their root, as a machine would.
+ * sees its own cgroup as their root, as a machine would, and it has a boot of its own.
  */
 const initScript = `
 set -e
-hostname "$1"; shift
+hostname "$1"
+mount --bind "$2" /proc/sys/kernel/random/boot_id
+shift 2
 while [ $# -gt 0 ]; do
   umount -R "$2"
   if [ "$1" = 2 ]; then mount -t cgroup2 cgroup2 "$2"; else mount -t cgroup -o freezer cgroup "$2"; fi
@@ -53,6 +56,8 @@ export async function startHost(
   cgroups: string[],
   hierarchies: Hierarchy[],
 ): Promise<HostState> {
+  const bootIdPath = join(hostDir(name, host), 'boot_id')
+  writeFileSync(bootIdPath, `${randomUUID()}\n`)
   const offset = String(uptimeOffsetS[host])
   const mounts = hierarchies
     .filter(({ mountPoint }) => cgroups.some((cgroup) => cgroup.startsWith(`${mountPoint}/`)))
@@ -61,7 +66,7 @@ export async function startHost(
     ...['unshare', '--net', '--mount', '--uts', '--ipc', '--pid', '--time', '--propagation', 'private'],
     ...(mounts.length > 0 ? ['--cgroup'] : []),
     ...['--fork', '--kill-child', '--mount-proc', '--monotonic', offset, '--boottime', offset],
-    ...['sh', '-c', initScript, 'init', `pageferry-${host}`, ...mounts],
+    ...['sh', '-c', initScript, 'init', `pageferry-${host}`, bootIdPath, ...mounts],
   ]
   const logPath = join(hostDir(name, host), 'host.log')
   const log = openSync(logPath, 'a')

@@ -150,7 +150,12 @@ export const arbitraryFrames: Record<FrameType, Arbitrary<Frame>> = {
   cancel: plain('cancel', errorFields),
   failed: plain('failed', errorFields),
   clockRequest: plain('clockRequest', {}),
-  clockReply: plain('clockReply', { monotonicNs: u64, boottimeNs: u64 }),
+  clockReply: plain('clockReply', {
+    monotonicNs: u64,
+    boottimeNs: u64,
+    kernelMonotonicNs: u64,
+    kernelBoottimeNs: u64,
+  }),
   pageHashes: plain('pageHashes', {
     asId,
     kind: fc.stringMatching(/^[a-z][a-z-]{0,20}$/),
