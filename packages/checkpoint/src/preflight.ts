@@ -17,6 +17,8 @@ export interface Preflight {
   problems: Problem[]
 }
 
+/** All problems are in the details; the sentence is for a terminal. */
+const maxRefusalChars = 2000
 const kernelThreadFlag = 0x0020_0000 // PF_KTHREAD
 const namespaces = ['cgroup', 'ipc', 'mnt', 'net', 'pid', 'user', 'uts'] as const
 
@@ -45,6 +47,21 @@ export function preflight(pid: number): Preflight {
     }
     throw error
   }
+}
+
+/**
+ * The same for who means to move it.
+ * @throws also REFUSED, with everything that stands in the way
+ */
+export function requireMovable(pid: number): Preflight['workload'] {
+  const { workload, problems } = preflight(pid)
+  if (problems.length === 0) return workload
+  const reasons = problems.map(({ what, reason }) => `${what}: ${reason}`).join('; ')
+  throw new PageferryError(
+    'REFUSED',
+    `process ${pid} (${workload.comm}) cannot be moved: ${reasons}`.slice(0, maxRefusalChars),
+    { details: { problems } },
+  )
 }
 
 function inspect(pid: number): Preflight {
