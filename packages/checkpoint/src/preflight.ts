@@ -2,6 +2,7 @@ import { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSync }
 import { PageferryError } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
 import type { Problem } from './capture-context.js'
+import { Freezer } from './freezer.js'
 import { checkDescriptors } from './kinds/descriptors.js'
 import { dumpMemoryMap } from './kinds/memory-map.js'
 import { maxTimerId } from './kinds/timers.js'
@@ -89,6 +90,7 @@ function inspect(pid: number): Preflight {
     ...checkFamily(pid),
     ...dumpMemoryMap(pid, readVmFlags(pid)).problems,
     ...checkDescriptors(pid),
+    ...checkFreezer(pid),
   ]
   for (const timer of readTimers(pid)) {
     if (timer.id > maxTimerId) {
@@ -169,6 +171,17 @@ function checkNamespaces(pid: number): Problem[] {
     }
   }
   return problems
+}
+
+/** Without a cgroup to freeze it in, the workload could not be handed over. */
+function checkFreezer(pid: number): Problem[] {
+  try {
+    Freezer.forProcess(pid, 'probe')
+    return []
+  } catch (error) {
+    if (!(error instanceof PageferryError) || error.code !== 'UNSUPPORTED_HOST') throw error
+    return [{ what: 'cgroup freezer', reason: error.message }]
+  }
 }
 
 /** A thread may have ended since it was listed; its children belong to another one now. */
