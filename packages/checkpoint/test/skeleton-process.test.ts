@@ -165,7 +165,7 @@ t.test('a table of descriptors is the same in another process', async (t) => {
     'stdout and stderr are one, 3, 7 and 1500 are one',
   )
   t.equal(pipesData[0].data.length, 65536)
-  restoreDescriptors(skeleton, fdinfo, files.entries(), pipesData)
+  restoreDescriptors(skeleton, fdinfo, files.entries(), pipesData, new Map())
   t.equal(readdirSync('/proc/self/fd').length, ownFds, 'nothing stays open here')
   const withoutPipes = (all: Record<string, string>) =>
     Object.fromEntries(Object.entries(all).map(([fd, what]) => [fd, what.replace(/pipe:\[\d+\]/, 'pipe')]))
@@ -184,7 +184,7 @@ t.test('a table of descriptors is the same in another process', async (t) => {
 t.test('what a peer must not send, and what the destination lacks', async (t) => {
   const skeleton = await skeletonOf(t)
   const entry = { id: 77, flags: 0, type: 1, fd: 3 }
-  t.throws(() => restoreDescriptors(skeleton, [entry], [], []), { code: 'PROTOCOL' })
+  t.throws(() => restoreDescriptors(skeleton, [entry], [], [], new Map()), { code: 'PROTOCOL' })
   const directory = mkdtempSync(join(scratchDirectory(), 'd'))
   const path = join(directory, 'file')
   writeFileSync(path, 'x')
@@ -197,11 +197,13 @@ t.test('what a peer must not send, and what the destination lacks', async (t) =>
     mode: fstatSync(openSync(path, 'r')).mode,
   }
   const file = (more: object) => ({ type: 1, id: 77, reg: { ...reg, ...more } })
-  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: '/no/such/file' })], []), {
+  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: '/no/such/file' })], [], new Map()), {
     code: 'REFUSED',
   })
-  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: directory })], []), { code: 'REFUSED' })
-  restoreDescriptors(skeleton, [entry], [file({})], [])
+  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: directory })], [], new Map()), {
+    code: 'REFUSED',
+  })
+  restoreDescriptors(skeleton, [entry], [file({})], [], new Map())
   t.equal(targets(skeleton.pid)[3], path)
 })
 
