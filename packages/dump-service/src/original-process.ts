@@ -127,9 +127,13 @@ export class OriginalProcess {
     return this.#freezer.record
   }
 
-  /** Stopped by our tracer: it runs again when we die. On failure it runs. */
-  stop(): StoppedProcess {
-    this.#stopped = StoppedProcess.stop(this.pid, 'all')
+  /**
+   * Stopped by our tracer: it runs again when we die. On failure it runs.
+   *
+   * @param onStopping called when it is about to stand still
+   */
+  stop(onStopping: () => void): StoppedProcess {
+    this.#stopped = StoppedProcess.stop(this.pid, 'all', onStopping)
     return this.#stopped
   }
 

@@ -226,8 +226,7 @@ export class SourceWorker {
   }
 
   #freeze(): void {
-    this.#report.noteFreeze()
-    const { threads } = this.#original.stop()
+    const { threads } = this.#original.stop(() => this.#report.noteFreeze())
     this.#report.noteFrozen(threads.length)
   }
 
