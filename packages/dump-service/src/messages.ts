@@ -44,15 +44,15 @@ export function frameOf(message: Message, original: OriginalProcess, settings: S
 
 const unexplained: ErrorInfo = { code: 'INTERNAL', message: 'no reason was given' }
 
-function beginFrame({ pid, facts }: OriginalProcess, { mode, verify }: Settings): Frame {
-  const { nsPid, comm, residentPages } = facts
+function beginFrame({ pid, facts, identity }: OriginalProcess, { mode, verify }: Settings): Frame {
+  const { nsPid, residentPages } = facts
   const clocks = clocksOf(pid)
   return {
     type: 'begin',
     source: hostFacts(),
     asId,
     pid: nsPid,
-    comm,
+    comm: identity.comm,
     tids: [nsPid],
     residentPages,
     mode,

@@ -19,6 +19,9 @@ const none = -1
 
 /** What a successor must be told to find the process again, and to find what may be left in it. */
 export interface OriginalRecord {
+  /** For a user: the process may be gone when somebody asks what it was. */
+  comm?: string
+  threads?: number
   /** Ticks since boot: with the pid it names the process. */
   startTime?: string
   freezer?: FreezerRecord
@@ -27,8 +30,6 @@ export interface OriginalRecord {
 }
 
 export interface OriginalFacts {
-  comm: string
-  threads: number
   residentPages: number
   /** Its pid in its own, innermost pid namespace. */
   nsPid: number
@@ -63,7 +64,8 @@ export class OriginalProcess {
    * @throws as requireMovable does
    */
   open(): void {
-    this.#facts = { ...requireMovable(this.pid), nsPid: readStatus(this.pid).nsPids.at(-1) ?? this.pid }
+    const { residentPages } = requireMovable(this.pid)
+    this.#facts = { residentPages, nsPid: readStatus(this.pid).nsPids.at(-1) ?? this.pid }
     this.#open()
   }
 
@@ -82,7 +84,7 @@ export class OriginalProcess {
     if (freezer !== undefined) this.#freezer = new Freezer(freezer)
     try {
       this.#open()
-      if (startTime === undefined || this.startTime === startTime) return true
+      if (startTime === undefined || this.identity.startTime === startTime) return true
     } catch {
       // It is gone.
     }
@@ -104,8 +106,10 @@ export class OriginalProcess {
     return this.#memFd
   }
 
-  get startTime(): string {
-    return String(readStat(this.pid).startTime)
+  /** What tells it from other processes, for us and for a user. */
+  get identity(): Required<Pick<OriginalRecord, 'comm' | 'threads' | 'startTime'>> {
+    const { comm, nrThreads, startTime } = readStat(this.pid)
+    return { comm, threads: nrThreads, startTime: String(startTime) }
   }
 
   get tracker(): Tracker | null {

@@ -1,7 +1,7 @@
 import type { Logger } from '@pageferry/base'
 import type { NamedImage } from '@pageferry/checkpoint'
 import type { SourceEvent } from '@pageferry/migration'
-import type { Lane } from '@pageferry/service/worker'
+import type { Lane, WorkerSpec } from '@pageferry/service/worker'
 import { type Frame, imagePieceBytes } from '@pageferry/wire'
 import { type BatchPages, BulkLane } from './bulk-lane.js'
 import { LaneServer } from './lane-server.js'
@@ -16,9 +16,7 @@ const hangUpMs = 1_500
 export type LaneEvent = Extract<SourceEvent, { type: 'connected' | 'laneLost' | 'reconnected' }>
 
 export interface SourceLanesOptions {
-  host: string
-  migrationId: string
-  token: string
+  spec: Pick<WorkerSpec, 'id' | 'host' | 'token'>
   nrBulkLanes: number
   log: Logger
   /** Every frame but acknowledgements. May throw: that closes the lane. */
@@ -49,12 +47,12 @@ export class SourceLanes {
 
   /** `port` 0: any. A successor takes the port of its predecessor, the only one that the destination knows. */
   async listen(port: number): Promise<{ port: number; url: string }> {
-    const { host, migrationId, token, nrBulkLanes } = this.#options
+    const { spec, nrBulkLanes } = this.#options
     this.#server = await LaneServer.listen({
-      host,
+      host: spec.host,
       port,
-      migrationId,
-      token,
+      migrationId: spec.id,
+      token: spec.token,
       nrBulkLanes,
       onLane: (lane, resumed) => this.#onLane(lane, resumed),
     })

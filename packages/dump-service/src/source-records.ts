@@ -1,4 +1,5 @@
 import { readFileSync, writeFileSync } from 'node:fs'
+import { PageferryError } from '@pageferry/base'
 import type { PageSet } from '@pageferry/memory'
 import type { SourceReport } from '@pageferry/migration'
 import type { DumpRequest } from '@pageferry/service'
@@ -6,8 +7,8 @@ import type { WorkerChannel, WorkerSpec } from '@pageferry/service/worker'
 import { lazyPagesOf } from './frozen-dump.js'
 import type { OriginalRecord } from './original-process.js'
 
-/** Kept by the service, which outlives its workers: what is known before the workload is touched. */
-interface Prepared extends OriginalRecord {
+/** Kept by the service, which outlives its workers: all is known before the workload is touched. */
+interface Known extends OriginalRecord {
   /** Where the destination looks for the next worker, too. */
   port?: number
 }
@@ -31,13 +32,13 @@ interface DumpEnd {
 export class SourceRecords {
   readonly #channel: WorkerChannel
   readonly #stateDir: string
-  readonly #prepared: Prepared
+  readonly #known: Known
   #dumpEnd: DumpEnd | null = null
 
   constructor(spec: WorkerSpec<DumpRequest>, channel: WorkerChannel) {
     this.#stateDir = spec.stateDir
     this.#channel = channel
-    this.#prepared = Object.assign({}, ...spec.records) as Prepared
+    this.#known = Object.assign({}, ...spec.records) as Known
     try {
       this.#dumpEnd = JSON.parse(this.#read('final.json').toString()) as DumpEnd
     } catch {
@@ -46,17 +47,17 @@ export class SourceRecords {
   }
 
   /** Resolves when the record would survive the service's death. */
-  async savePrepared(prepared: Prepared): Promise<void> {
-    Object.assign(this.#prepared, prepared)
-    await this.#channel.record({ ...prepared })
+  async save(known: Known): Promise<void> {
+    Object.assign(this.#known, known)
+    await this.#channel.record({ ...known })
   }
 
   get port(): number | undefined {
-    return this.#prepared.port
+    return this.#known.port
   }
 
   get original(): OriginalRecord {
-    return { ...this.#prepared, scratch: this.#scratch() }
+    return { ...this.#known, scratch: this.#scratch() }
   }
 
   saveScratch(page: number): void {
@@ -84,6 +85,12 @@ export class SourceRecords {
   saveDumpEnd(dumpEnd: DumpEnd): void {
     this.#dumpEnd = dumpEnd
     this.#write('final.json', JSON.stringify(dumpEnd))
+  }
+
+  /** The dump of a workload that was handed over. */
+  get finalRound(): number {
+    if (this.#dumpEnd === null) throw new PageferryError('INTERNAL', 'there is no complete dump')
+    return this.#dumpEnd.finalRound
   }
 
   /** null: the destination cannot have everything yet. */

@@ -9,6 +9,7 @@ import {
 } from '@pageferry/migration'
 import type { DumpRequest, Workload } from '@pageferry/service'
 import type { WorkerSpec } from '@pageferry/service/worker'
+import type { SourceRecords } from './source-records.js'
 
 /** The report as it grows; all times are of this machine's clock. */
 export class ReportInProgress {
@@ -17,13 +18,14 @@ export class ReportInProgress {
   /** 0: not in this process. */
   #frozenAt = 0
 
-  /** `earlier`: of the worker before, if its dump was complete. */
-  constructor({ id, request }: WorkerSpec<DumpRequest>, mode: Mode, earlier?: SourceReport) {
-    this.#report = earlier ?? {
+  /** Goes on with that of the worker before, if its dump was complete. */
+  constructor({ id, request }: WorkerSpec<DumpRequest>, mode: Mode, { dumpEnd, original }: SourceRecords) {
+    const { comm = '', threads = 0 } = original
+    this.#report = dumpEnd?.report ?? {
       id,
       mode,
       outcome: 'resumed',
-      workload: { pid: request.pid, comm: '', threads: 0 },
+      workload: { pid: request.pid, comm, threads },
       rounds: [],
       pages: { present: 0, parent: 0, lazy: 0, zero: 0, hole: 0 },
       bytesOnWire: 0,

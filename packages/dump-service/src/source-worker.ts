@@ -83,13 +83,13 @@ export class SourceWorker {
   #serving: Serving | null = null
 
   constructor(spec: WorkerSpec<DumpRequest>, takeover: boolean, channel: WorkerChannel) {
-    const { id, host, token, request } = spec
+    const { request } = spec
     this.#spec = spec
     this.#channel = channel
     this.#settings = parseSettings(request)
-    this.#log = createLogger('dump-worker').child({ migration: id })
+    this.#log = createLogger('dump-worker').child({ migration: spec.id })
     this.#records = new SourceRecords(spec, channel)
-    this.#report = new ReportInProgress(spec, this.#settings.mode, this.#records.dumpEnd?.report)
+    this.#report = new ReportInProgress(spec, this.#settings.mode, this.#records)
     this.#status = new StatusReporter(channel, { phase: 'prepare' }, () => this.#look())
     this.#phases = workerPhases({
       role: 'source',
@@ -100,9 +100,7 @@ export class SourceWorker {
     })
     this.#original = new OriginalProcess(request.pid, () => this.#exited())
     this.#lanes = new SourceLanes({
-      host,
-      migrationId: id,
-      token,
+      spec,
       nrBulkLanes: this.#settings.bulkLanes,
       log: this.#log,
       onFrame: (lane, frame) => this.#onFrame(lane, frame),
@@ -111,6 +109,7 @@ export class SourceWorker {
     })
     this.#journal = RecordFile.open(`${spec.stateDir}/journal`)
     if (takeover) this.#adopt()
+    if (this.#records.original.comm === undefined) this.#introduce()
     const first = takeover
       ? sourceStateFromJournal(this.#journal.records as SourceRecord[], this.#settings.mode)
       : startSource(this.#settings.mode)
@@ -127,6 +126,17 @@ export class SourceWorker {
     endRehearsal(this.#records.rehearsalDir)
     // The machine learns it from the first event; there is no driver to post it to yet.
     if (!this.#original.adopt(this.#records.original)) queueMicrotask(() => this.#exited())
+  }
+
+  /** First of all: whatever happens from here on is told of a process with a name. */
+  #introduce(): void {
+    try {
+      const { identity } = this.#original
+      this.#report.noteWorkload({ comm: identity.comm, threads: identity.threads })
+      void this.#records.save(identity)
+    } catch {
+      // The preparation will say that there is no such process.
+    }
   }
 
   #exited(): void {
@@ -184,11 +194,9 @@ export class SourceWorker {
     requireCapabilities('source')
     const original = this.#original
     original.open()
-    const { comm, threads } = original.facts
-    this.#report.noteWorkload({ comm, threads })
     const { port, url } = await this.#lanes.listen(0)
     const freezer = original.chooseFreezer(this.#spec.id)
-    await this.#records.savePrepared({ port, startTime: original.startTime, freezer })
+    await this.#records.save({ ...original.identity, port, freezer })
     this.#channel.send({
       type: 'listening',
       dataUrl: url,
@@ -263,14 +271,12 @@ export class SourceWorker {
   /** Frozen, until the machine says resume or kill. */
   async #serve(signal: AbortSignal): Promise<void> {
     await this.#listenAgain()
-    const { dumpEnd } = this.#records
-    if (dumpEnd === null) throw new PageferryError('INTERNAL', 'a commit without a dump')
     const { pid, memFd } = this.#original
     this.#serving = new Serving({
       pid,
       memFd,
       asId,
-      round: dumpEnd.finalRound + 1,
+      round: this.#records.finalRound + 1,
       lazy: this.#lazy ?? this.#records.lazyPages(),
       history: this.#rounds?.history,
       lanes: this.#lanes.bulk,
