@@ -47,6 +47,7 @@ export class OriginalProcess {
   #pidfd = none
   #memFd = none
   #exitPoller: Poller | null = null
+  #gone = false
   #tracker: Tracker | null = null
   #stopped: StoppedProcess | null = null
   #freezer: Freezer | null = null
@@ -89,6 +90,7 @@ export class OriginalProcess {
       // It is gone.
     }
     this.close()
+    this.#gone = true
     return false
   }
 
@@ -97,8 +99,14 @@ export class OriginalProcess {
     this.#memFd = openSync(`/proc/${this.pid}/mem`, 'r+')
     this.#exitPoller = new Poller(this.#pidfd, () => {
       this.#stopWatching()
+      this.#gone = true
       this.#onExit()
     })
+  }
+
+  /** It was seen to have ended, by itself or by the hand of others. */
+  get isGone(): boolean {
+    return this.#gone
   }
 
   /** /proc/PID/mem; -1 when it is gone. */

@@ -9,6 +9,7 @@ import {
 } from '@pageferry/migration'
 import type { DumpRequest, Workload } from '@pageferry/service'
 import type { WorkerSpec } from '@pageferry/service/worker'
+import type { OriginalProcess } from './original-process.js'
 import type { SourceRecords } from './source-records.js'
 
 /** The report as it grows; all times are of this machine's clock. */
@@ -36,8 +37,9 @@ export class ReportInProgress {
   }
 
   /** What the service may say of the original while the machine is in this state. */
-  workloadIn(state: SourceState): Workload {
-    return { ...this.#report.workload, where: whereIs(state) }
+  workloadIn(state: SourceState, { isGone }: OriginalProcess): Workload {
+    // A successor may find it gone and only then hear from its machine that it resumed it.
+    return { ...this.#report.workload, where: isGone ? 'gone' : whereIs(state) }
   }
 
   noteWorkload(known: Partial<SourceReport['workload']>): void {

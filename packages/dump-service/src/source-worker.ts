@@ -200,7 +200,7 @@ export class SourceWorker {
     this.#channel.send({
       type: 'listening',
       dataUrl: url,
-      workload: this.#report.workloadIn(this.#driver.state),
+      workload: this.#report.workloadIn(this.#driver.state, original),
     })
     // Also proves that this host can do it, before the workload is touched.
     await rehearse(this.#records.rehearsalDir, 'capture')
@@ -327,7 +327,7 @@ export class SourceWorker {
     return {
       state: state.name,
       committed: ['handed-over', 'running-on-destination'].includes(sourceWorkloadAt(state)),
-      workload: this.#report.workloadIn(state),
+      workload: this.#report.workloadIn(state, this.#original),
       report: this.#report.now(this.#lanes.bytesSent),
     }
   }
