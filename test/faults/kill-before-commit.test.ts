@@ -69,6 +69,7 @@ t.test(
           if (left.cgroup !== clean.cgroup) remains.freezers++
           await ended(destination, id)
           await workload.runs()
+          t.match(last.workload, { comm: 'restless', where: 'running' }, what)
           const outer = lab.a.outerPid(workload.pid)
           t.same(workload.traces(), clean, what)
           await nothingLeft(lab, outer === null ? [] : [outer])

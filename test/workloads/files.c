@@ -1,6 +1,6 @@
 /*
  * Descriptors: offsets, flags, close-on-exec, descriptors that share one offset and descriptors that do not, directories,
- * memory devices, and pipes whose two ends are both here, with what lies in them.
+ * memory devices, and pipes whose two ends are both here, with what lies in them: apart, or in one descriptor.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -55,8 +55,8 @@ static long count_descriptors(void)
 
 int main(int argc, char **argv)
 {
-	int plain, twin, other, high, append, directory, null, zero, full, random, urandom, own, empty[2], half[2], full_pipe[2];
-	long descriptors, step = 0;
+	int plain, twin, other, high, append, directory, null, zero, full, random, urandom, own, empty[2], half[2], full_pipe[2], ends[2], both;
+	long descriptors, queued, step = 0;
 	size_t written = 0;
 	struct stat before, after;
 	char buffer[4096], wanted[4096], own_pid[32];
@@ -89,6 +89,13 @@ int main(int argc, char **argv)
 	CHECK(errno == EAGAIN && written > 0, "a pipe cannot be filled: %m");
 	for (int i = 0; i < 10000; i++, next_in++)
 		MUST(write(half[1], &next_in, 1));
+	/* Opened anew for both directions: the only descriptor of its pipe. */
+	MUST(pipe(ends));
+	snprintf(path, sizeof path, "/proc/self/fd/%d", ends[0]);
+	both = MUST(open(path, O_RDWR | O_CLOEXEC));
+	close(ends[0]);
+	close(ends[1]);
+	MUST(write(both, &step, sizeof step));
 	MUST(fstat(plain, &before));
 	own = MUST(open("/proc/self/status", O_RDONLY | O_CLOEXEC));
 	snprintf(own_pid, sizeof own_pid, "\nPid:\t%d\n", getpid());
@@ -139,6 +146,11 @@ int main(int argc, char **argv)
 		CHECK(read(empty[0], &byte, 1) == -1 && errno == EAGAIN, "an empty pipe is not empty");
 		CHECK(write(full_pipe[1], "x", 1) == -1 && errno == EAGAIN, "a full pipe is not full");
 		CHECK(fcntl(half[0], F_GETPIPE_SZ) == 1 << 17, "a pipe has another size");
+		check_flags(both, "the pipe in one descriptor", O_RDWR, true);
+		queued = step + 1;
+		MUST(write(both, &queued, sizeof queued));
+		CHECK(read(both, &queued, sizeof queued) == sizeof queued && queued == step,
+		      "%ld came out of the pipe in one descriptor", queued);
 		for (int i = 0; i < 50; i++, next_in++, next_out++) {
 			MUST(write(half[1], &next_in, 1));
 			MUST(read(half[0], &byte, 1));

@@ -1,5 +1,6 @@
-import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
+import { cgroupOf, directoryOf, type Hierarchy, hierarchies } from './cgroups.js'
 
 /**
  * The cgroup freezer, v2 (cgroup.freeze) or v1 (freezer.state): what holds a workload still when no tracer
@@ -17,47 +18,14 @@ const prefix = 'pageferry-'
 /** Freezing takes microseconds; a thread in uninterruptible sleep holds it up. */
 const freezeTimeoutMs = 10_000
 
-interface Hierarchy {
-  version: 1 | 2
-  mount: string
-  /** The cgroup that the mount shows as its top: in a container often its own. */
-  root: string
-}
-
-/** The hierarchy with a freezer, cgroup v2 preferred unless one is asked for. */
-function hierarchy(wanted?: 1 | 2): Hierarchy {
-  // proc_pid_mountinfo(5): id, parent, device, root, mount point, ..., type, source, options of the file system
-  const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
-    .split('\n')
-    .map((line) => line.split(' '))
-  const v2 = mounts.find((fields) => fields.at(-3) === 'cgroup2')
-  if (v2 !== undefined && wanted !== 1) return { version: 2, mount: v2[4], root: v2[3] }
-  const v1 = mounts.find(
-    (fields) => fields.at(-3) === 'cgroup' && fields.at(-1)?.split(',').includes('freezer'),
-  )
-  if (v1 !== undefined && wanted !== 2) return { version: 1, mount: v1[4], root: v1[3] }
+/** @throws UNSUPPORTED_HOST */
+function freezerHierarchy(wanted?: 1 | 2): Hierarchy {
+  const found = hierarchies('freezer').find(({ version }) => wanted === undefined || version === wanted)
+  if (found !== undefined) return found
   throw new PageferryError(
     'UNSUPPORTED_HOST',
     'neither a cgroup v2 nor a v1 freezer hierarchy is mounted: nothing could hold the workload still',
   )
-}
-
-function directoryOf(cgroup: string, { mount, root }: Hierarchy): string {
-  const hidden = root === '/' ? '' : root
-  if (cgroup !== hidden && !cgroup.startsWith(`${hidden}/`)) {
-    throw new PageferryError('UNSUPPORTED_HOST', `${mount} does not show the cgroup ${cgroup} of the process`)
-  }
-  return `${mount}${cgroup.slice(hidden.length)}`.replace(/\/$/, '')
-}
-
-function cgroupOf(pid: number, version: 1 | 2): string {
-  for (const line of readFileSync(`/proc/${pid}/cgroup`, 'utf8').split('\n')) {
-    const [id, controllers, ...path] = line.split(':')
-    if (version === 2 ? id === '0' && controllers === '' : controllers?.split(',').includes('freezer')) {
-      return path.join(':')
-    }
-  }
-  throw new PageferryError('NO_SUCH_PROCESS', `process ${pid} is in no freezer cgroup`)
 }
 
 export class Freezer {
@@ -67,17 +35,47 @@ export class Freezer {
     this.record = record
   }
 
-  /** A cgroup below the process's own, so that its limits go on to apply. Nothing is moved yet. */
+  /**
+   * A cgroup below the process's own, so that its limits go on to apply. Nothing is moved yet.
+   * @throws UNSUPPORTED_HOST when it could not be created
+   */
   static forProcess(pid: number, id: string, wanted?: 1 | 2): Freezer {
-    const found = hierarchy(wanted)
-    const home = directoryOf(cgroupOf(pid, found.version), found)
-    return new Freezer({ version: found.version, path: `${home}/${prefix}${id}`, home })
+    const hierarchy = freezerHierarchy(wanted)
+    const cgroup = cgroupOf(pid, hierarchy, 'freezer')
+    if (cgroup === null) {
+      throw new PageferryError('NO_SUCH_PROCESS', `process ${pid} is in no freezer cgroup`)
+    }
+    const home = directoryOf(cgroup, hierarchy)
+    if (home === null) {
+      throw new PageferryError(
+        'UNSUPPORTED_HOST',
+        `${hierarchy.mount} does not show the cgroup ${cgroup} of the process`,
+      )
+    }
+    return Freezer.#below(home, id, { version: hierarchy.version, home })
   }
 
-  /** A cgroup of its own at the top, for a skeleton. */
+  /**
+   * A cgroup of its own at the top, for a skeleton.
+   * @throws UNSUPPORTED_HOST when it could not be created
+   */
   static atTop(id: string, wanted?: 1 | 2): Freezer {
-    const { version, mount } = hierarchy(wanted)
-    return new Freezer({ version, path: `${mount}/${prefix}${id}`, home: null })
+    const { version, mount } = freezerHierarchy(wanted)
+    return Freezer.#below(mount, id, { version, home: null })
+  }
+
+  static #below(parent: string, id: string, record: Omit<FreezerRecord, 'path'>): Freezer {
+    try {
+      // Asked now, not learnt in the freeze: in a container the mount is often read-only.
+      accessSync(parent, constants.W_OK)
+    } catch (cause) {
+      throw new PageferryError(
+        'UNSUPPORTED_HOST',
+        `no cgroup can be created in ${parent} (${(cause as Error).message}): nothing could hold the workload still`,
+        { cause },
+      )
+    }
+    return new Freezer({ ...record, path: `${parent}/${prefix}${id}` })
   }
 
   create(): void {

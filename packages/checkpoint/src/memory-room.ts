@@ -1,5 +1,6 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { cgroupOf, directoryOf, type Hierarchy, hierarchies } from './cgroups.js'
 
 /** How much memory a process that is built here can have, and what sets that limit. */
 export interface MemoryRoom {
@@ -7,10 +8,15 @@ export interface MemoryRoom {
   limitedBy: string
 }
 
+/** Limit and use of a cgroup, with those of its descendants. */
+const files = {
+  1: { limit: 'memory.limit_in_bytes', used: 'memory.usage_in_bytes' },
+  2: { limit: 'memory.max', used: 'memory.current' },
+} as const
+
 /**
- * The machine's available memory, or less where a v1 memory cgroup that the skeleton inherits from this process
- * says so. (In the v2 hierarchy the skeleton gets a cgroup of its own at the top.) UFFDIO_COPY charges the
- * skeleton's cgroup, whose OOM killer would end it in the middle of the migration.
+ * The machine's available memory, or less where a memory cgroup of the skeleton says so: UFFDIO_COPY charges that
+ * cgroup, whose OOM killer would end the skeleton in the middle of the migration.
  */
 export function memoryRoom(): MemoryRoom {
   const available = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1]
@@ -18,26 +24,40 @@ export function memoryRoom(): MemoryRoom {
     bytes: Number(available ?? 0) * 1024,
     limitedBy: 'available memory of the machine',
   }
-  for (const directory of memoryCgroups()) {
-    const limit = Number(readFileSync(`${directory}/memory.limit_in_bytes`, 'utf8'))
-    const used = Number(readFileSync(`${directory}/memory.usage_in_bytes`, 'utf8'))
-    if (limit - used < room.bytes) room = { bytes: limit - used, limitedBy: `the memory cgroup ${directory}` }
+  for (const hierarchy of hierarchies('memory')) {
+    for (const directory of aboveSkeleton(hierarchy)) {
+      const bytes = roomIn(directory, hierarchy.version)
+      if (bytes < room.bytes) room = { bytes, limitedBy: `the memory cgroup ${directory}` }
+    }
   }
   return room
 }
 
-/** Our v1 memory cgroup and every one above it that is visible. */
-function* memoryCgroups(): Generator<string> {
-  const mount = readFileSync('/proc/self/mounts', 'utf8')
-    .split('\n')
-    .map((line) => line.split(' '))
-    .find((fields) => fields[2] === 'cgroup' && fields[3]?.split(',').includes('memory'))?.[1]
-  const own = readFileSync('/proc/self/cgroup', 'utf8')
-    .split('\n')
-    .map((line) => line.split(':'))
-    .find(([, controllers]) => controllers?.split(',').includes('memory'))?.[2]
-  if (mount === undefined || own === undefined) return
-  for (let directory = `${mount}${own}`; directory.length > mount.length; directory = dirname(directory)) {
-    if (existsSync(`${directory}/memory.limit_in_bytes`)) yield directory
+/**
+ * The cgroups that will limit the skeleton, as far as they are visible. In the hierarchy of the freezer it gets one at
+ * the top (Freezer.atTop); everywhere else it inherits ours.
+ */
+function* aboveSkeleton(hierarchy: Hierarchy): Generator<string> {
+  const { mount } = hierarchy
+  if (hierarchies('freezer')[0]?.mount === mount) {
+    yield mount
+    return
+  }
+  const own = cgroupOf(process.pid, hierarchy, 'memory')
+  let directory = own === null ? null : directoryOf(own, hierarchy)
+  if (directory === null) return
+  for (; directory.length > mount.length; directory = dirname(directory)) yield directory
+  yield mount
+}
+
+function roomIn(directory: string, version: 1 | 2): number {
+  const read = (name: string): string => readFileSync(`${directory}/${name}`, 'utf8').trim()
+  try {
+    const limit = read(files[version].limit)
+    return limit === 'max' ? Number.POSITIVE_INFINITY : Number(limit) - Number(read(files[version].used))
+  } catch (error) {
+    // The top of a hierarchy has no limit in version 2, and no cgroup has one where the controller is not enabled.
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    return Number.POSITIVE_INFINITY
   }
 }

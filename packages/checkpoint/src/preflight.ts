@@ -2,6 +2,7 @@ import { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSync, 
 import { PageferryError } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
 import type { Problem } from './capture-context.js'
+import { Freezer } from './freezer.js'
 import { checkDescriptors } from './kinds/descriptors.js'
 import { dumpMemoryMap } from './kinds/memory-map.js'
 import { isText } from './kinds/regular-file.js'
@@ -18,6 +19,8 @@ export interface Preflight {
   problems: Problem[]
 }
 
+/** All problems are in the details; the sentence is for a terminal. */
+const maxRefusalChars = 2000
 const kernelThreadFlag = 0x0020_0000 // PF_KTHREAD
 const namespaces = ['cgroup', 'ipc', 'mnt', 'net', 'pid', 'user', 'uts'] as const
 
@@ -48,6 +51,21 @@ export function preflight(pid: number): Preflight {
   }
 }
 
+/**
+ * The same for who means to move it.
+ * @throws also REFUSED, with everything that stands in the way
+ */
+export function requireMovable(pid: number): Preflight['workload'] {
+  const { workload, problems } = preflight(pid)
+  if (problems.length === 0) return workload
+  const reasons = problems.map(({ what, reason }) => `${what}: ${reason}`).join('; ')
+  throw new PageferryError(
+    'REFUSED',
+    `process ${pid} (${workload.comm}) cannot be moved: ${reasons}`.slice(0, maxRefusalChars),
+    { details: { problems } },
+  )
+}
+
 function inspect(pid: number): Preflight {
   const stat = readStat(pid)
   const status = readStatus(pid)
@@ -74,6 +92,7 @@ function inspect(pid: number): Preflight {
     ...checkDirectories(pid),
     ...dumpMemoryMap(pid, readVmFlags(pid)).problems,
     ...checkDescriptors(pid),
+    ...checkFreezer(pid),
   ]
   for (const timer of readTimers(pid)) {
     if (timer.id > maxTimerId) {
@@ -168,6 +187,17 @@ function checkNamespaces(pid: number): Problem[] {
     }
   }
   return problems
+}
+
+/** Without a cgroup to freeze it in, the workload could not be handed over. */
+function checkFreezer(pid: number): Problem[] {
+  try {
+    Freezer.forProcess(pid, 'probe')
+    return []
+  } catch (error) {
+    if (!(error instanceof PageferryError) || error.code !== 'UNSUPPORTED_HOST') throw error
+    return [{ what: 'cgroup freezer', reason: error.message }]
+  }
 }
 
 /** A thread may have ended since it was listed; its children belong to another one now. */

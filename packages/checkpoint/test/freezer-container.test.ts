@@ -1,78 +1,57 @@
-import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
+import { containerIn, mountsOf } from './fixtures/container.js'
 
-/**
- * As in a container without a cgroup namespace: the mount shows only the container's own cgroup, while
- * /proc/PID/cgroup has the path from the top of the hierarchy.
- */
-const mounts = readFileSync('/proc/self/mounts', 'utf8')
-  .split('\n')
-  .map((line) => line.split(' '))
-const v2 = mounts.find((fields) => fields[2] === 'cgroup2')
-const v1 = mounts.find((fields) => fields[2] === 'cgroup' && fields[3].split(',').includes('freezer'))
-const hierarchy = (v2 ?? v1)?.[1]
+const [hierarchy] = mountsOf('freezer')
+const skip = hierarchy === undefined ? 'kernel: no cgroup freezer is mounted' : false
+const freezerModule = JSON.stringify(new URL('../src/freezer.ts', import.meta.url).href)
+const probeModule = JSON.stringify(new URL('../src/probe-host.ts', import.meta.url).href)
+const preflightModule = JSON.stringify(new URL('../src/preflight.ts', import.meta.url).href)
 
-const enter = `
-set -e
-echo $$ > "$1/cgroup.procs"
-mount --bind "$1" "$2"
-umount --recursive --lazy "$3"
-shift 3
-exec "$@"
-`
-const program = `
-import { readFileSync } from 'node:fs'
-const { Freezer } = await import(${JSON.stringify(new URL('../src/freezer.ts', import.meta.url).href)})
-const own = () => readFileSync('/proc/self/cgroup', 'utf8')
-const before = own()
-const freezer = Freezer.forProcess(process.pid, 'inside')
-freezer.create()
-freezer.add(process.pid)
-const inside = own()
-freezer.dissolve()
-console.log(JSON.stringify({ record: freezer.record, moved: inside !== before, home: own() === before }))
-`
+t.test('a mount that shows a part of the hierarchy', { skip }, async (t) => {
+  const { cgroup, shown, run } = containerIn(t, hierarchy.mount)
+  const found = run(`
+    import { readFileSync } from 'node:fs'
+    const { Freezer } = await import(${freezerModule})
+    const own = () => readFileSync('/proc/self/cgroup', 'utf8')
+    const before = own()
+    const freezer = Freezer.forProcess(process.pid, 'inside')
+    freezer.create()
+    freezer.add(process.pid)
+    const inside = own()
+    freezer.dissolve()
+    console.log(JSON.stringify({ record: freezer.record, moved: inside !== before, home: own() === before }))
+  `)
+  t.same(found, {
+    record: { version: hierarchy.version, path: `${shown}/pageferry-inside`, home: shown },
+    moved: true,
+    home: true,
+  })
+  t.notOk(existsSync(join(cgroup, 'pageferry-inside')))
+})
 
-t.test(
-  'a mount that shows a part of the hierarchy',
-  {
-    skip: hierarchy === undefined ? 'kernel: no cgroup freezer is mounted' : false,
-  },
-  async (t) => {
-    const cgroup = join(hierarchy as string, `pageferry-test-${process.pid}-container`)
-    const shown = mkdtempSync(join(tmpdir(), 'pageferry-'))
-    mkdirSync(cgroup)
-    t.teardown(() => {
-      rmdirSync(cgroup)
-      rmdirSync(shown)
-    })
-    const loader = new URL('../../../scripts/typescript-loader.mjs', import.meta.url).href
-    const node = [process.execPath, '--import', loader, '--input-type=module', '-e', program]
-    const { stdout, stderr } = spawnSync(
-      'unshare',
-      [
-        '--mount',
-        '--propagation=private',
-        'sh',
-        '-c',
-        enter,
-        'enter',
-        cgroup,
-        shown,
-        hierarchy as string,
-        ...node,
-      ],
-      { encoding: 'utf8' },
-    )
-    t.equal(stderr, '')
-    t.same(JSON.parse(stdout), {
-      record: { version: v2 === undefined ? 1 : 2, path: `${shown}/pageferry-inside`, home: shown },
-      moved: true,
-      home: true,
-    })
-    t.notOk(existsSync(join(cgroup, 'pageferry-inside')))
-  },
-)
+t.test('a mount that is read-only is refused before anything stands still', { skip }, async (t) => {
+  const { shown, run } = containerIn(t, hierarchy.mount, { readOnly: true })
+  const found = run(`
+    const { Freezer } = await import(${freezerModule})
+    const { probeHost } = await import(${probeModule})
+    const { preflight } = await import(${preflightModule})
+    const codes = []
+    for (const make of [() => Freezer.forProcess(process.pid, 'x'), () => Freezer.atTop('x')]) {
+      try {
+        make()
+      } catch (error) {
+        codes.push(error.code)
+      }
+    }
+    const { present } = probeHost().features.find(({ name }) => name === 'cgroup freezer')
+    const { reason } = preflight(process.pid).problems.find(({ what }) => what === 'cgroup freezer')
+    console.log(JSON.stringify({ codes, present, reason }))
+  `)
+  t.match(found, {
+    codes: ['UNSUPPORTED_HOST', 'UNSUPPORTED_HOST'],
+    present: false,
+    reason: `no cgroup can be created in ${shown} (EROFS`,
+  })
+})

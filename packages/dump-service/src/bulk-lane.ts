@@ -20,10 +20,14 @@ export interface PageBuffer {
 /** Buffers in use at once: those of one window, and one being filled. */
 const maxBuffers = 5
 
-interface Unacknowledged {
-  bytes: number
+/** Run tables of one batch: pages with content, and pages that are all zeros. */
+export interface BatchPages {
   runs: Float64Array
   zeroRuns: Float64Array
+}
+
+interface Unacknowledged extends BatchPages {
+  bytes: number
 }
 
 /**
@@ -105,7 +109,7 @@ export class BulkLane {
 
   /** Sends the pages that lie at the front of the buffer. The run tables are kept until acknowledged. */
   send(
-    batch: { asId: number; round: number; runs: Float64Array; zeroRuns: Float64Array },
+    batch: BatchPages & { asId: number; round: number },
     buffer: PageBuffer,
     payloadBytes: number,
   ): number {
@@ -130,7 +134,7 @@ export class BulkLane {
   }
 
   /** The connection is gone: what was in flight, to be sent again. */
-  lost(): { runs: Float64Array; zeroRuns: Float64Array }[] {
+  lost(): BatchPages[] {
     const batches = [...this.#inFlight.values()]
     this.#inFlight.clear()
     this.#inFlightBytes = 0

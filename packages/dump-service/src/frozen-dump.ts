@@ -1,33 +1,30 @@
-import { readFileSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import {
   captureProcess,
   dumpMemoryMap,
   type FileTable,
+  hasUntrackedWriters,
   lockedPages,
   type NamedImage,
   readStatus,
   readVmFlags,
-  type StoppedProcess,
   scanPresent,
-  type Tracker,
 } from '@pageferry/checkpoint'
 import { decodePagemap, encodePagemap, imageFileName, PE_LAZY } from '@pageferry/images'
 import { type AreaMap, type FinalPagemap, PageSet, pagemapEntries, SourcePages } from '@pageferry/memory'
 import type { Mode } from '@pageferry/migration'
+import type { OriginalProcess } from './original-process.js'
 import type { RoundsResult } from './rounds.js'
 
 /** A few milliseconds of the freeze for the pages that are most likely touched at once. */
 const hotPagesInFreeze = 1024
 
 export interface FrozenDumpOptions {
-  stopped: StoppedProcess
-  nsPid: number
+  /** Stopped by our tracer. */
+  original: OriginalProcess
   files: FileTable
   /** null: mode postcopy, there were no rounds. */
   rounds: RoundsResult | null
-  tracker: Tracker | null
-  trackingTrusted: boolean
   mode: Mode
   /** Pages that are written all the time and travel inside the freeze instead of lazily, at most so many. */
   hotPages?: number
@@ -49,12 +46,14 @@ export interface FrozenDump {
  * what the capture itself writes (the timespec of an interrupted sleep) must count as written.
  */
 export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
-  const { stopped, rounds, tracker, files, nsPid } = options
-  const map = finalMap(stopped.pid, rounds)
+  const { original, rounds, files } = options
+  const { pid, stopped, tracker } = original
+  const untracked = rounds?.untracked || hasUntrackedWriters(pid)
+  const map = finalMap(pid, rounds)
   stopped.mapScratch(options.scratch)
   const captured = captureProcess(stopped, map, files)
   stopped.leave()
-  const scan = tracker?.scan(map) ?? scanPresent(stopped.pid, map)
+  const scan = tracker?.scan(map) ?? scanPresent(pid, map)
   const pages = rounds?.pages ?? new SourcePages()
   const final = pages.finalPagemap({
     areas: map,
@@ -63,12 +62,13 @@ export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
     objectPages: scan.objectPages,
     written: scan.written,
     neverLazy: captured.neverLazy,
-    trackingTrusted: options.trackingTrusted,
+    trackingTrusted: !untracked,
     mode: options.mode,
     history: rounds?.history,
     presentBudgetPages: options.hotPages ?? hotPagesInFreeze,
   })
-  return { final, images: captured.imagesWith(scan.guards), pagemap: pagemapImage(nsPid, final), map }
+  const images = captured.imagesWith(scan.guards)
+  return { final, images, pagemap: pagemapImage(original.facts.nsPid, final), map }
 }
 
 /** Flags come from the last round where no area changed since: reading them walks all page tables. */
@@ -118,9 +118,9 @@ function pagemapImage(nsPid: number, final: FinalPagemap): NamedImage {
   }
 }
 
-/** The lazy pages of a dump whose worker died. */
-export function lazyFromImage(file: string): PageSet {
-  const { runs, nrRuns, flags } = decodePagemap(readFileSync(file))
+/** The lazy pages in a pagemap image, for a dump whose worker died. */
+export function lazyPagesOf(image: Uint8Array): PageSet {
+  const { runs, nrRuns, flags } = decodePagemap(image)
   const lazy = new PageSet()
   for (let i = 0; i < nrRuns; i++) if ((flags[i] & PE_LAZY) !== 0) lazy.addRange(runs[2 * i], runs[2 * i + 1])
   return lazy

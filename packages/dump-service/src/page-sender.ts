@@ -31,7 +31,7 @@ export interface SendOptions {
 export async function sendPages(
   pages: PageSet,
   reader: PageReader,
-  lanes: BulkLane[],
+  lanes: readonly BulkLane[],
   options: SendOptions,
 ): Promise<SentPages> {
   const sent: SentPages = { pages: 0, zeroPages: 0, bytes: 0, batchesPerLane: lanes.map(() => 0) }
@@ -76,7 +76,7 @@ function zerosThatTravel(zeroRuns: Float64Array, map: AreaMap): Float64Array {
   return Float64Array.from(travel)
 }
 
-async function laneWithRoom(lanes: BulkLane[], signal: AbortSignal): Promise<number> {
+async function laneWithRoom(lanes: readonly BulkLane[], signal: AbortSignal): Promise<number> {
   for (;;) {
     signal.throwIfAborted()
     const index = lanes.findIndex((lane) => lane.hasRoom)

@@ -3,33 +3,27 @@ import {
   dumpMemoryMap,
   type FileTable,
   filesImage,
+  hasUntrackedWriters,
   mmImage,
   mmOfRound,
-  type NamedImage,
   readVmFlags,
   type Tracker,
   type VmFlags,
 } from '@pageferry/checkpoint'
 import { type AreaMap, SourcePages, StopRule, WriteHistory } from '@pageferry/memory'
-import type { RoundReport } from '@pageferry/migration'
+import type { RoundReport, Settings } from '@pageferry/migration'
 import type { FrameOf } from '@pageferry/wire'
-import type { BulkLane } from './bulk-lane.js'
+import type { OriginalProcess } from './original-process.js'
 import { PageReader } from './page-reader.js'
 import { sendPages } from './page-sender.js'
+import { asId, type SourceLanes } from './source-lanes.js'
 
 export interface RoundsOptions {
-  pid: number
-  nsPid: number
-  asId: number
-  memFd: number
+  original: OriginalProcess
   tracker: Tracker
   files: FileTable
-  lanes: BulkLane[]
-  maxRounds: number
-  maxDowntimeMs: number
-  sendImage(image: NamedImage, round: number): void
-  sendRoundBegin(round: number): void
-  sendRoundEnd(round: number, batchesPerLane: number[]): void
+  lanes: SourceLanes
+  settings: Pick<Settings, 'maxRounds' | 'maxDowntimeMs'>
   roundApplied(): Promise<FrameOf<'roundApplied'>>
   onRound(report: RoundReport): void
   onProgress(round: number, pages: number, total: number): void
@@ -46,6 +40,8 @@ export interface RoundsResult {
   lastRound: number
   map: AreaMap
   vmFlags: VmFlags
+  /** Somebody was there whose writes no tracker sees: then it cannot be trusted any more. */
+  untracked: boolean
 }
 
 /**
@@ -54,12 +50,14 @@ export interface RoundsResult {
  * scan, so it is sent again.
  */
 export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
-  const { pid, tracker, signal } = options
+  const { original, tracker, lanes, signal } = options
+  const { pid, memFd } = original
   const pages = new SourcePages()
   const history = new WriteHistory()
-  const rule = new StopRule(options)
+  const rule = new StopRule(options.settings)
   let vmFlags = readVmFlags(pid)
   let map = dumpMemoryMap(pid, vmFlags, { tracked: true }).map
+  let untracked = false
   let round = 0
   for (;;) {
     round++
@@ -74,9 +72,9 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
       if (round > 1) history.record(scan.written, round)
       const todo = pages.roundTodo().intersect(scan.present.clone().union(scan.doubtful))
       const total = todo.count
-      const reader = new PageReader(pid, options.memFd, tracker)
-      const sent = await sendPages(todo, reader, options.lanes, {
-        asId: options.asId,
+      const reader = new PageReader(pid, memFd, tracker)
+      const sent = await sendPages(todo, reader, lanes.bulk, {
+        asId,
         round,
         map,
         final: false,
@@ -88,9 +86,10 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
         },
         onProgress: (done) => options.onProgress(round, done, total),
       })
-      options.sendRoundEnd(round, sent.batchesPerLane)
+      lanes.sendRoundEnd(round, false, sent.batchesPerLane)
       await options.roundApplied()
       const durationMs = performance.now() - began
+      untracked ||= hasUntrackedWriters(pid)
       options.onRound({ round, pages: sent.pages, zeroPages: sent.zeroPages, bytes: sent.bytes, durationMs })
       return { ...sent, durationMs }
     })
@@ -101,15 +100,16 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
       bytes: result.bytes,
       durationMs: result.durationMs,
     })
-    if (decision.action === 'freeze') return { pages, history, lastRound: round, map, vmFlags }
+    if (decision.action === 'freeze') return { pages, history, lastRound: round, map, vmFlags, untracked }
   }
 }
 
 /** The map of a round travels as image files, like everything that describes the process. */
 function announce(map: AreaMap, round: number, options: RoundsOptions): void {
-  options.sendImage(mmImage(options.nsPid, mmOfRound(map, options.files)), round)
-  options.sendImage(filesImage(options.files), round)
-  options.sendRoundBegin(round)
+  const { original, lanes, files } = options
+  lanes.sendImage(mmImage(original.facts.nsPid, mmOfRound(map, files)), round)
+  lanes.sendImage(filesImage(files), round)
+  lanes.sendRoundBegin(round, false)
 }
 
 /** A scan forgets what it reports, so its result is entered into the bookkeeping at once. */

@@ -13,7 +13,7 @@ import {
   maxRunsPerBatch,
   WireError,
 } from '@pageferry/wire'
-import { BulkLane } from './bulk-lane.js'
+import { type BatchPages, BulkLane } from './bulk-lane.js'
 import { PageReader } from './page-reader.js'
 
 export interface ServingOptions {
@@ -25,7 +25,7 @@ export interface ServingOptions {
   /** PE_LAZY pages of the final pagemap: nothing else may be asked for. */
   lazy: PageSet
   history?: WriteHistory
-  lanes: BulkLane[]
+  lanes: readonly BulkLane[]
   /** Nothing is pushed for so long, only what is asked for is sent. Default 0. */
   pushDelayMs?: number
   log: Logger
@@ -53,7 +53,7 @@ export class Serving {
   }
 
   /** What was on its way when a bulk lane broke goes back to the queue. */
-  requeue(batches: { runs: Float64Array; zeroRuns: Float64Array }[]): void {
+  requeue(batches: BatchPages[]): void {
     for (const { runs, zeroRuns } of batches) {
       this.#order.requeue(runs)
       this.#order.requeue(zeroRuns)

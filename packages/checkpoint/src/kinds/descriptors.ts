@@ -6,7 +6,7 @@ import type { Problem } from '../capture-context.js'
 import { type FdInfo, readFds } from '../proc/fdinfo.js'
 import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
 import type { FileTable } from './file-table.js'
-import { dumpPipeData, dumpPipeEnd, isWriteEnd, pipeIdOf, restorePipes } from './pipe.js'
+import { dumpPipeData, dumpPipeEnd, isReadEnd, isWriteEnd, pipeIdOf, restorePipes } from './pipe.js'
 import {
   checkRegularFile,
   dumpRegularFile,
@@ -47,7 +47,7 @@ export function checkDescriptors(pid: number): Problem[] {
       }
       if (pipe !== null) {
         const ends = infos.filter((other) => pipeIdOf(other) === pipe)
-        if (!ends.some((end) => isWriteEnd(end.flags)) || !ends.some((end) => !isWriteEnd(end.flags))) {
+        if (!ends.some((end) => isWriteEnd(end.flags)) || !ends.some((end) => isReadEnd(end.flags))) {
           problems.push({ what, reason: 'only one end of the pipe is in the process: redirect it to a file' })
         }
         if ((info.flags & O_DIRECT) !== 0)
@@ -112,7 +112,7 @@ export function dumpDescriptors(pid: number, pidfd: number, files: FileTable): D
       const type = pipe !== null ? FdType.PIPE : FdType.REG
       if (pipe !== null) {
         files.addPipe(dumpPipeEnd(info, id, pipe))
-        if (!isWriteEnd(info.flags) && !pipesDone.has(pipe)) {
+        if (isReadEnd(info.flags) && !pipesDone.has(pipe)) {
           pipesDone.add(pipe)
           pipesData.push(dumpPipeData(copy, pipe))
         }

@@ -8,6 +8,7 @@ import { noOwner } from './file-table.js'
 /** Pipes whose two ends are both in the process, with their contents (pipe(7)). */
 
 const O_ACCMODE = 3
+const O_RDONLY = 0
 const O_WRONLY = 1
 const O_CLOEXEC = 0o2000000
 const O_NONBLOCK = 0o4000
@@ -17,8 +18,13 @@ export function pipeIdOf(info: FdInfo): number | null {
   return m === null ? null : Number(m[1])
 }
 
+/** A description that was opened O_RDWR through /proc/self/fd is both ends at once. */
+export function isReadEnd(flags: number): boolean {
+  return (flags & O_ACCMODE) !== O_WRONLY
+}
+
 export function isWriteEnd(flags: number): boolean {
-  return (flags & O_ACCMODE) === O_WRONLY
+  return (flags & O_ACCMODE) !== O_RDONLY
 }
 
 export function dumpPipeEnd(info: FdInfo, id: number, pipeId: number): PipeEntry {
@@ -63,13 +69,15 @@ export function restorePipes(entries: PipeEntry[], contents: PipeData[]): Map<nu
     let freeRead: number | null = readEnd
     let freeWrite: number | null = writeEnd
     for (const entry of entries.filter((each) => each.pipeId === pipeId)) {
-      const write = isWriteEnd(entry.flags)
-      const taken: number | null = write ? freeWrite : freeRead
-      const end: number =
-        taken ??
-        fds.open(`/proc/self/fd/${write ? writeEnd : readEnd}`, (entry.flags & O_ACCMODE) | O_CLOEXEC)
-      if (write) freeWrite = null
-      else freeRead = null
+      const access = entry.flags & O_ACCMODE
+      let end: number
+      if (access === O_RDONLY && freeRead !== null) {
+        end = freeRead
+        freeRead = null
+      } else if (access === O_WRONLY && freeWrite !== null) {
+        end = freeWrite
+        freeWrite = null
+      } else end = fds.open(`/proc/self/fd/${readEnd}`, access | O_CLOEXEC)
       fds.fcntl(end, fds.F_SETFL, entry.flags & ~O_ACCMODE)
       descriptors.set(entry.id, end)
     }

@@ -1,4 +1,7 @@
 import { readFileSync } from 'node:fs'
+import { performance } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { KernelErrorLike } from '@pageferry/base'
 
 /** Fields of /proc/PID/stat that a checkpoint needs (proc_pid_stat(5), numbers there are 1-based). */
 export interface ProcStat {
@@ -68,4 +71,21 @@ export function hasExited(id: number): boolean {
   } catch {
     return true
   }
+}
+
+/** A process of many GiB takes its time to end. */
+const exitTakesMs = 2_000
+const exitPollMs = 5
+
+/**
+ * Whether `error` came because the process has ended: what reads /proc in many places fails in as many ways then.
+ * ESRCH comes as soon as the memory is gone, which is a moment before the process is a zombie.
+ */
+export async function exits(pid: number, error: KernelErrorLike): Promise<boolean> {
+  const deadline = performance.now() + (error.code === 'ESRCH' ? exitTakesMs : 0)
+  while (!hasExited(pid)) {
+    if (performance.now() >= deadline) return false
+    await sleep(exitPollMs)
+  }
+  return true
 }

@@ -47,8 +47,10 @@ export class StoppedProcess {
    * Stops the whole process (`threads: 'all'`) or only its first living thread, which is enough to inject a
    * call that concerns the address space.
    * On failure every thread that was stopped runs again.
+   *
+   * @param onStopping called when all is prepared: from here on the process stands still
    */
-  static stop(pid: number, which: 'all' | 'one'): StoppedProcess {
+  static stop(pid: number, which: 'all' | 'one', onStopping = (): void => {}): StoppedProcess {
     const stopped = new StoppedProcess(pid)
     const seized: number[] = []
     let interrupted: number[] = []
@@ -57,6 +59,7 @@ export class StoppedProcess {
       const clocks = new SchedulerClocks()
       // Before the first thread is stopped: afterwards it would be time that the workload stands still.
       for (const tid of which === 'all' ? readTids(pid) : [pid]) stopped.#prepareClock(tid, clocks)
+      onStopping()
       for (let pass = 0; ; pass++) {
         if (pass === maxStopPasses) {
           throw new PageferryError(

@@ -1,0 +1,161 @@
+import type { Logger } from '@pageferry/base'
+import type { NamedImage } from '@pageferry/checkpoint'
+import type { SourceEvent } from '@pageferry/migration'
+import type { Lane, WorkerSpec } from '@pageferry/service/worker'
+import { type Frame, imagePieceBytes } from '@pageferry/wire'
+import { type BatchPages, BulkLane } from './bulk-lane.js'
+import { LaneServer } from './lane-server.js'
+
+/** There is one process per migration yet. */
+export const asId = 1
+/** How long the destination may take to hear the last word, when its lane is down or it does not hang up. */
+const lingerMs = 30_000
+/** How long a control lane must be down before it counts as hung up and not as broken: it is dialled again. */
+const hangUpMs = 1_500
+
+export type LaneEvent = Extract<SourceEvent, { type: 'connected' | 'laneLost' | 'reconnected' }>
+
+export interface SourceLanesOptions {
+  spec: Pick<WorkerSpec, 'id' | 'host' | 'token'>
+  nrBulkLanes: number
+  log: Logger
+  /** Every frame but acknowledgements. May throw: that closes the lane. */
+  onFrame(lane: Lane, frame: Frame): void
+  /** Batches that a broken connection took along. */
+  onBatchesLost(batches: BatchPages[]): void
+  onEvent(event: LaneEvent): void
+}
+
+/** The connections of one migration as the source sees them: it listens, and the destination dials, also again. */
+export class SourceLanes {
+  readonly bulk: readonly BulkLane[]
+  readonly #options: SourceLanesOptions
+  #server: LaneServer | null = null
+  #control: Lane | null = null
+  /** Lanes that were there at least once. */
+  readonly #seen = new Set<string>()
+  /** Control and fault lane, when they are up. */
+  readonly #messageLanes = new Set<Lane>()
+  /** By connections of these two that are gone. */
+  #bytesBefore = 0
+  #whenHungUp: (() => void) | null = null
+
+  constructor(options: SourceLanesOptions) {
+    this.#options = options
+    this.bulk = Array.from({ length: options.nrBulkLanes }, () => new BulkLane())
+  }
+
+  /** `port` 0: any. A successor takes the port of its predecessor, the only one that the destination knows. */
+  async listen(port: number): Promise<{ port: number; url: string }> {
+    const { spec, nrBulkLanes } = this.#options
+    this.#server = await LaneServer.listen({
+      host: spec.host,
+      port,
+      migrationId: spec.id,
+      token: spec.token,
+      nrBulkLanes,
+      onLane: (lane, resumed) => this.#onLane(lane, resumed),
+    })
+    return this.#server
+  }
+
+  get isListening(): boolean {
+    return this.#server !== null
+  }
+
+  /** Whether the destination can be told something right now. */
+  get isConnected(): boolean {
+    return this.#control !== null
+  }
+
+  #onLane(lane: Lane, resumed: boolean): void {
+    const { kind, index } = lane
+    if (kind === 'bulk') {
+      this.#options.onBatchesLost(this.bulk[index].lost())
+      this.bulk[index].attach(lane)
+    } else this.#messageLanes.add(lane)
+    if (kind === 'control') this.#control = lane
+    this.#announce(lane, resumed)
+    // Last: it may be lost already, and then says so at once.
+    lane.open({
+      onFrame: (frame) => {
+        if (frame.type === 'batchAck') this.bulk[index].acknowledge(frame.sequence)
+        else this.#options.onFrame(lane, frame)
+      },
+      onLost: (error) => this.#onLost(lane, error),
+    })
+  }
+
+  #announce({ kind, index }: Lane, resumed: boolean): void {
+    if (resumed) {
+      this.#options.onEvent({ type: 'reconnected', lane: kind, index })
+      return
+    }
+    this.#seen.add(`${kind}:${index}`)
+    const all = 2 + this.bulk.length
+    if (this.#seen.size === all) this.#options.onEvent({ type: 'connected' })
+  }
+
+  #onLost(lane: Lane, error: Error): void {
+    const { kind, index } = lane
+    this.#options.log.info(error.message)
+    if (this.#messageLanes.delete(lane)) this.#bytesBefore += lane.bytesSent
+    if (this.#control === lane) {
+      this.#control = null
+      // Only a lane that was there after the end can have carried the last word.
+      if (this.#whenHungUp !== null) setTimeout(() => this.#checkHungUp(), hangUpMs)
+    }
+    if (kind === 'bulk') this.#options.onBatchesLost(this.bulk[index].lost())
+    this.#options.onEvent({ type: 'laneLost', lane: kind, index })
+  }
+
+  /** On the control lane; dropped when there is none: who needs an answer hears of the loss. */
+  send(frame: Frame, payload?: Uint8Array): void {
+    this.#control?.send(frame, payload)
+  }
+
+  sendImage({ name, bytes }: NamedImage, round: number): void {
+    let offset = 0
+    do {
+      const piece = bytes.subarray(offset, offset + imagePieceBytes)
+      this.send({ type: 'image', asId, round, name, totalBytes: bytes.length, offset }, piece)
+      offset += imagePieceBytes
+    } while (offset < bytes.length)
+  }
+
+  sendRoundBegin(round: number, final: boolean): void {
+    this.send({ type: 'roundBegin', asId, round, final })
+  }
+
+  /** @param batchesPerLane of this round: the destination has all of it when it has so many */
+  sendRoundEnd(round: number, final: boolean, batchesPerLane: number[]): void {
+    this.send({ type: 'roundEnd', asId, round, final, batchesPerLane })
+  }
+
+  /** Of all lanes, over all their connections. */
+  get bytesSent(): number {
+    return [...this.#messageLanes, ...this.bulk].reduce(
+      (sum, lane) => sum + lane.bytesSent,
+      this.#bytesBefore,
+    )
+  }
+
+  /**
+   * Everything was said, but the peer may have missed the last word and ask again: resolves when it has hung up, or
+   * has had time enough.
+   */
+  hungUp(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#whenHungUp = resolve
+      setTimeout(resolve, lingerMs)
+    })
+  }
+
+  #checkHungUp(): void {
+    if (this.#control === null) this.#whenHungUp?.()
+  }
+
+  close(): void {
+    this.#server?.close()
+  }
+}
