@@ -39,6 +39,8 @@ import type { Mode } from './settings.js'
  *                | message abandoned      | journal abandoned, resumeWorkload, send cancel,|
  *                |                        |   finish                                       | abandonedBack
  *                | lane lost, timeout     | (waits, frozen)                                |
+ *                | workload exited        | send failed, and again when reconnected        |
+ *                | a step failed          | restart, unless the workload has exited        |
  *                | anything else          | error                                          |
  *  released      | message drained        | send released                                  |
  *  resumed,      | message ready or       |                                                |
@@ -318,6 +320,8 @@ function afterCommit(state: SourceState, event: SourceEvent): SourceTransition {
       return stay(state, restart(event.error))
     case 'effectFailed':
     case 'stepFailed':
+      // A successor would find no more to serve from than we do.
+      if (state.originalGone) return stay(state, error(event.error))
       return stay(state, error(event.error), restart(event.error))
     case 'cancel':
       return stay(state, error(TOO_LATE))
@@ -328,10 +332,14 @@ function afterCommit(state: SourceState, event: SourceEvent): SourceTransition {
         code: 'WORKLOAD_EXITED',
         message: `the frozen original ${exitText(event.exit)}: pages not yet sent are lost`,
       }
-      return stay({ ...state, originalGone: true }, error(cause), send({ type: 'failed', error: cause }))
+      const next = { ...state, originalGone: true, error: cause }
+      return stay(next, error(cause), send({ type: 'failed', error: cause }))
     }
-    case 'laneLost':
     case 'reconnected':
+      // It died while nobody was there to hear of it.
+      if (event.lane !== 'control' || !state.originalGone || state.error === undefined) return stay(state)
+      return stay(state, send({ type: 'failed', error: state.error }))
+    case 'laneLost':
     case 'connected':
     case 'timeout':
       return stay(state)

@@ -173,6 +173,31 @@ t.test('the source goes forward as its table says', async (t) => {
   t.strictSame(next({ type: 'message', message: { type: 'drained' } }), ['released', 'send released'])
 })
 
+t.test('an original that is killed after the commit is not served from again and again', async (t) => {
+  let state: SourceState = { ...startSource('hybrid').state, name: 'serving' }
+  const next = (event: SourceEvent) => {
+    const after = stepSource(state, event)
+    state = after.state
+    return after.effects.map((e) => (e.type === 'send' ? `send ${e.message.type}` : e.type))
+  }
+  const failed = { type: 'stepFailed', step: 'serve', error: { code: 'KERNEL', message: 'ESRCH' } } as const
+  t.strictSame(next(failed), ['error', 'restart'])
+  t.strictSame(next({ type: 'workloadExited', exit: { kind: 'signaled', value: 9 } }), [
+    'error',
+    'send failed',
+  ])
+  t.strictSame(next(failed), ['error'])
+  t.strictSame(next({ type: 'laneLost', lane: 'control' }), [])
+  t.strictSame(next({ type: 'reconnected', lane: 'bulk', index: 0 }), [])
+  t.strictSame(next({ type: 'reconnected', lane: 'control' }), ['send failed'])
+  t.strictSame(next({ type: 'message', message: { type: 'drained' } }), [
+    'journal',
+    'killOriginal',
+    'send released',
+    'finish',
+  ])
+})
+
 t.test('mode postcopy has no rounds', async (t) => {
   const state = { ...startSource('postcopy').state, prepared: true, connected: true }
   const after = stepSource(state, { type: 'message', message: { type: 'prepared' } })
