@@ -127,6 +127,11 @@ export class KeeperClient {
     this.#call('quit', {})
   }
 
+  /** Hangs up when the keeper has ended. */
+  get socketFd(): number {
+    return this.#sock
+  }
+
   close(): void {
     if (this.#closed) return
     this.#closed = true

@@ -16,6 +16,7 @@ import {
   type Restorer,
   rehearse,
 } from '@pageferry/checkpoint'
+import { Heir } from '@pageferry/kernel'
 import { LazyMap } from '@pageferry/memory'
 import {
   type DestinationEffect,
@@ -47,7 +48,7 @@ import { DestinationRecords } from './destination-records.js'
 import { destinationStatus, emptyReport } from './destination-status.js'
 import { frameOf, type WordFacts } from './destination-words.js'
 import { ImageReceiver } from './image-receiver.js'
-import { adoptSpaces, holdMain, type Space } from './lazy-spaces.js'
+import { holdMain, type Space } from './lazy-spaces.js'
 import { PageInlet } from './page-inlet.js'
 import { Postcopy } from './postcopy.js'
 import { RestoredProcess } from './restored-process.js'
@@ -55,6 +56,7 @@ import { type FinalSets, RoundReceiver } from './round-receiver.js'
 import { watchSilence } from './source-silence.js'
 import { StoredImages } from './stored-images.js'
 import { Verifier } from './verifier.js'
+import { appointHeir, dismissHeir, inheritSpaces } from './worker-heir.js'
 
 /**
  * The destination's side of one migration: executes what the state machine in migration/destination-machine.ts says.
@@ -88,6 +90,8 @@ export class DestinationWorker {
   /** The address spaces with lazy pages, from the restore on; those of a worker before this one are with the keeper. */
   #spaces: Space[] | null = null
   #postcopy: Postcopy | null = null
+  /** From before the first fault until the last page: see worker-heir.ts. */
+  #heir: Heir | null = null
   #readyParts: Record<string, number> = {}
 
   constructor(spec: WorkerSpec<RestoreRequest>, takeover: boolean, channel: WorkerChannel) {
@@ -247,6 +251,8 @@ export class DestinationWorker {
     const begin = this.#begin
     if (begin === null) throw new PageferryError('INTERNAL', 'no Begin')
     checkAdmission(begin)
+    // Before the rehearsal, which then writes the pages that the freeze will write.
+    this.#heir = Heir.start()
     // Also proves that this host can do it, before the workload is touched.
     await rehearse(this.#rehearsalDir, 'restore')
     signal.throwIfAborted()
@@ -258,7 +264,12 @@ export class DestinationWorker {
     const freezer = Freezer.atTop(this.#spec.id)
     await this.#records.keep({ freezer: freezer.record, nsPid, comm, threads: tids.length })
     const newPidNamespace = this.#spec.request.newPidNamespace === true
-    const restorer = await this.#process.create(freezer, { nsPid, newPidNamespace, clockOffsets: offsets })
+    const { restorer, keeper } = await this.#process.create(freezer, {
+      nsPid,
+      newPidNamespace,
+      clockOffsets: offsets,
+    })
+    appointHeir(keeper, this.#heir)
     if (begin.verify || this.#spec.request.verify === true) this.#verifier = new Verifier()
     const receiver = new RoundReceiver(restorer, this.#images, begin.asId)
     this.#pages.fillSkeleton(receiver)
@@ -312,9 +323,13 @@ export class DestinationWorker {
     // It ends with the last process of the tree: then nobody needs a page any more.
     if (keeper === null) return
     const takenOver = this.#spaces === null
-    const spaces = this.#spaces ?? adoptSpaces(keeper, this.#log)
-    if (takenOver && existsSync(this.#hashesFile)) {
-      this.#verifier = Verifier.load(this.#hashesFile, this.#report.verify)
+    const spaces = this.#spaces ?? inheritSpaces(keeper, this.#log)
+    if (takenOver) {
+      this.#heir = Heir.start()
+      appointHeir(keeper, this.#heir)
+      if (existsSync(this.#hashesFile)) {
+        this.#verifier = Verifier.load(this.#hashesFile, this.#report.verify)
+      }
     }
     const totalPages = spaces.reduce((sum, { lazy }) => sum + lazy.pendingCount, 0)
     const postcopy = new Postcopy({
@@ -329,6 +344,7 @@ export class DestinationWorker {
         this.#lanes.send({ type: 'progress', pendingPages, faults, installedPages })
         this.#status.show({ phase: 'postcopy', pendingPages, totalPages })
       },
+      onForkRead: () => this.#phases.reach('fork-event'),
     })
     this.#postcopy = postcopy
     if (this.#lanes.fault !== null) postcopy.attachFaultLane(this.#lanes.fault)
@@ -339,6 +355,7 @@ export class DestinationWorker {
     Object.assign(this.#report, postcopy.report)
     if (this.#verifier !== null) this.#report.verify = this.#verifier.report
     postcopy.release()
+    if (this.#heir !== null) dismissHeir(keeper, this.#heir)
     rmSync(this.#hashesFile, { force: true })
     restorer?.skeleton.close()
   }

@@ -28,6 +28,8 @@ export interface PostcopyOptions {
   log: Logger
   keeper: Holder
   onProgress(pending: number, faults: number, installed: number): void
+  /** A fork's event was read, and its userfaultfd is in our table only. For an injected fault. */
+  onForkRead(): void
 }
 
 /** More samples than this are not kept; the count goes on. 8 bytes each. */
@@ -150,6 +152,7 @@ export class Postcopy {
   }
 
   #onFork(parent: Space, fd: number): void {
+    this.#options.onForkRead()
     const child = holdChild(this.#options.keeper, parent, fd, this.#options.log)
     this.#spaces.push(child)
     this.#watch(child)

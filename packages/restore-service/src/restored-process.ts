@@ -79,22 +79,27 @@ export class RestoredProcess {
    * Starts the keeper and, below it, the empty skeleton. When it fails, `discard` removes what there is; the caller
    * must have recorded the freezer before, so that a successor can do the same.
    */
-  async create(freezer: Freezer, options: SkeletonOptions): Promise<Restorer> {
+  async create(
+    freezer: Freezer,
+    options: SkeletonOptions,
+  ): Promise<{ restorer: Restorer; keeper: KeeperClient }> {
     const { nsPid, newPidNamespace, clockOffsets } = options
     this.#freezer = freezer
     freezer.create()
-    this.#keeper = await launchKeeper({
+    const keeper = await launchKeeper({
       dir: this.#options.directory,
       newPidNamespace,
       monotonicOffsetNs: clockOffsets?.monotonicNs,
       boottimeOffsetNs: clockOffsets?.boottimeNs,
       removeCgroups: [freezer.record.path],
     })
-    this.#restorer = Restorer.create(this.#keeper, nsPid, [])
-    this.#pid = this.#restorer.pid
+    this.#keeper = keeper
+    const restorer = Restorer.create(keeper, nsPid, [])
+    this.#restorer = restorer
+    this.#pid = restorer.pid
     freezer.add(this.#pid)
-    this.#watch(fds.dup(this.#restorer.skeleton.pidfd))
-    return this.#restorer
+    this.#watch(fds.dup(restorer.skeleton.pidfd))
+    return { restorer, keeper }
   }
 
   /** After kill -9 of the worker before: the process is its keeper's, frozen or running, or it has ended. */
