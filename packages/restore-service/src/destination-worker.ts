@@ -181,7 +181,8 @@ export class DestinationWorker {
         this.#lanes.redial(effect.lane, effect.index)
         return
       case 'journal':
-        return this.#journal.append(effect.record)
+        this.#journal.append(effect.record, effect.unsynced !== true)
+        return
       case 'send':
         this.#lanes.send(frameOf(effect.message, this.#facts))
         return
