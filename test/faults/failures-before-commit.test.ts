@@ -1,6 +1,6 @@
 // test-timeout-s: 900
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Lab, withLab } from '@pageferry/cli'
+import { type Lab, migrateInLab, withLab } from '@pageferry/cli'
 import t, { type Test } from 'tap'
 import {
   baseSeed,
@@ -109,3 +109,19 @@ async function untilState(client: Started['source'], id: string, states: string[
     await sleep(5)
   }
 }
+
+t.test('what fails in the restore is no refusal: the workload was touched', { timeout: 120_000 }, (t) =>
+  withLab((lab) =>
+    explained(t, lab, async () => {
+      const workload = await Restless.start(lab, { mib: 24, kind: 'calm' })
+      const during = await migrateInLab(lab, workload.pid, { injectFault: 'destination-error-restore' })
+      t.match(during, { migrated: false, touched: true, source: { workload: { where: 'running' } } })
+      const before = await migrateInLab(lab, workload.pid, { injectFault: 'destination-error-skeleton' })
+      t.match(before, { migrated: false, touched: false, source: { workload: { where: 'running' } } })
+      await workload.runs()
+      workload.conclude()
+      await workload.endedWell()
+      workload.remove()
+    }),
+  ),
+)

@@ -79,17 +79,18 @@ export class RecordFile {
   }
 
   /**
-   * Appends one record; it is on the disk when this returns.
+   * Appends one record; it is on the disk when this returns. `synced` false: it is in the page cache, and survives
+   * this process only; the next record that is synced takes it along.
    * @throws PageferryError KERNEL with `details.written`; after 'unknown' the file accepts no more records and
    *   must be opened again, which decides. BAD_REQUEST (written: 'no') for a record over the bound.
    */
-  append(record: unknown): void {
+  append(record: unknown, synced = true): void {
     if (this.#fd < 0) throw failed('INTERNAL', `${this.path} is closed`, 'no')
     if (this.#broken) throw failed('KERNEL', `${this.path} must be opened again after a failed append`, 'no')
     const bytes = encodeRecord(record)
     try {
       writeAll(this.#fd, bytes, this.#endBytes)
-      fs.fdatasyncSync(this.#fd)
+      if (synced) fs.fdatasyncSync(this.#fd)
     } catch (error) {
       throw failed('KERNEL', `cannot append to ${this.path}: ${text(error)}`, this.#undo(), error)
     }

@@ -30,6 +30,14 @@ export function exitStatus(error: unknown): number {
   return ERROR_CODES[toErrorInfo(error).code].exit
 }
 
+/**
+ * Of a migration that has begun: nothing is wrong usage any more. Once the workload was touched nothing is a refusal
+ * either, also when the code says so: EPERM in the restore is NOT_PERMITTED, too.
+ */
+export function failureStatus(error: unknown, touched: boolean): 3 | 4 {
+  return exitStatus(error) === 3 && !touched ? 3 : 4
+}
+
 export interface Problem {
   what: string
   reason: string

@@ -47,6 +47,8 @@ export interface MigrationResult extends Sides {
   id: string
   /** true: the workload runs, or ran, on the destination and the source has let go of it. */
   migrated: boolean
+  /** The workload stood still for it, or was about to: whatever went wrong then is a failure and no refusal. */
+  touched: boolean
   /** The caller stopped watching after the commit; the services go on by themselves. */
   unwatched: boolean
 }
@@ -104,11 +106,23 @@ function translate(error: unknown, local: Map<string, string>): unknown {
   return error
 }
 
+/** States of the source's machine from the freeze on. */
+const touchedStates = [
+  'freezing',
+  'dumping',
+  'awaitingReady',
+  'committed',
+  'serving',
+  'released',
+  'abandonedBack',
+]
+
 class Migration {
   readonly #clients: { source: ServiceClient<'source'>; destination: ServiceClient<'destination'> }
   readonly #onStatus: (status: Status) => void
   readonly #sides: Sides = {}
   #tooLate = false
+  #touched = false
 
   constructor(
     source: ServiceClient<'source'>,
@@ -141,7 +155,8 @@ class Migration {
     }
     await this.#watch(id, signal)
     const migrated = this.#sides.source?.state === 'finished' && this.#sides.destination?.state === 'finished'
-    return { id, ...this.#sides, migrated, unwatched: this.#tooLate && !migrated }
+    const touched = this.#touched
+    return { id, ...this.#sides, migrated, touched, unwatched: this.#tooLate && !migrated }
   }
 
   /** Follows both sides to their ends. */
@@ -200,6 +215,7 @@ class Migration {
 
   #note(status: Status): void {
     this.#sides[status.role] = status
+    if (status.role === 'source' && touchedStates.includes(status.state)) this.#touched = true
     this.#onStatus(status)
   }
 }

@@ -1,9 +1,10 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createLogger } from '@pageferry/base'
+import { createLogger, PageferryError } from '@pageferry/base'
 import { createService, DumpRequestSchema, type Service, type Status } from '@pageferry/service'
 import t, { type Test } from 'tap'
+import { failureStatus } from '../src/errors.js'
 import { failureOf, migrate, whereabouts } from '../src/migrate.js'
 import { reportOf } from '../src/ui/report.js'
 
@@ -81,9 +82,17 @@ t.test('the reason comes from the side that has it', async (t) => {
   t.match(failureOf({ source: { ...source, error: undefined } }), { code: 'INTERNAL' })
 })
 
+t.test('3 for a refusal, 4 once the workload was touched', async (t) => {
+  const notPermitted = new PageferryError('NOT_PERMITTED', 'mount failed with EPERM')
+  t.equal(failureStatus(notPermitted, false), 3)
+  t.equal(failureStatus(notPermitted, true), 4)
+  t.equal(failureStatus(new PageferryError('TIMEOUT', 'too long'), false), 4)
+  t.equal(failureStatus(new PageferryError('UNAUTHORIZED', 'a token'), false), 4, 'it had begun')
+})
+
 t.test('a report of a migration that failed early is complete, with zeros', async (t) => {
   const source = side('source', 'failed', 'running', { report: { rounds: [], totalMs: 12 } })
-  const report = reportOf({ id: base.id, source, migrated: false, unwatched: false })
+  const report = reportOf({ id: base.id, source, migrated: false, touched: false, unwatched: false })
   t.match(report, {
     id: base.id,
     workload: { pid: 10005 },
@@ -92,7 +101,7 @@ t.test('a report of a migration that failed early is complete, with zeros', asyn
     totalMs: 12,
     verify: null,
   })
-  t.equal(reportOf({ id: base.id, migrated: false, unwatched: false }), null)
+  t.equal(reportOf({ id: base.id, migrated: false, touched: false, unwatched: false }), null)
 })
 
 async function startService(t: Test, role: Status['role']): Promise<Service> {

@@ -8,5 +8,6 @@ NAPI_MODULE_INIT() {
 	init_fd(env, exports);
 	init_process(env, exports);
 	init_poll(env, exports);
+	init_heir(env, exports);
 	return exports;
 }

@@ -60,5 +60,6 @@ void init_pagemap(napi_env env, napi_value exports);
 void init_fd(napi_env env, napi_value exports);
 void init_process(napi_env env, napi_value exports);
 void init_poll(napi_env env, napi_value exports);
+void init_heir(napi_env env, napi_value exports);
 
 #endif

@@ -463,7 +463,7 @@ static napi_value uffd_read_events(napi_env env, napi_callback_info info)
  *
  * `state` is one word, so that it changes at once: events in the log << 8 | records of staging that are dealt with.
  * The log is written before the state says so; staging is cleared before the state says that it is empty.
- * What is not covered: the descriptor of a fork event belongs to the reader and is closed with it.
+ * The descriptor of a fork event is in the reader's table and is closed with it, unless the reader has an heir (heir.c).
  */
 #define JOURNAL_MAGIC 0x31746e6576656670ull /* "pfevent1" */
 #define JOURNAL_STAGING 2048

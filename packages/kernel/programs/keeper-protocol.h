@@ -25,7 +25,7 @@
 #define KEEPER_STATUS_FILE "exit-status"
 
 /* userfaultfds, the journal of read events and a few more; far below any descriptor limit. */
-#define KEEPER_MAX_HELD 64
+#define KEEPER_MAX_HELD 512
 #define KEEPER_NAME_BYTES 64 /* with the terminating 0 */
 
 enum keeper_op {

@@ -13,7 +13,7 @@ const version = 1
 const requestBytes = 80
 const replyBytes = 32
 const nameBytes = 64
-const maxHeld = 64
+const maxHeld = 512
 const OP = { spawn: 1, hold: 2, fetch: 3, list: 4, drop: 5, status: 6, kill: 7, quit: 8, child: 9 } as const
 const spawnIntoCgroup = 1
 const stateNames = ['', 'none', 'running', 'exited', 'signaled'] as const
@@ -125,6 +125,11 @@ export class KeeperClient {
   /** Ends a keeper that has no child (EBUSY otherwise). */
   quit(): void {
     this.#call('quit', {})
+  }
+
+  /** Hangs up when the keeper has ended. */
+  get socketFd(): number {
+    return this.#sock
   }
 
   close(): void {

@@ -160,7 +160,7 @@ export function readIntoJournal(fd: number, area: Uint8Array): UffdEvent[] {
   return native.readIntoJournal(fd, area)
 }
 
-/** The log, oldest first, with what a reader that was killed had read last. Fork descriptors were the reader's. */
+/** The log, oldest first, with what a reader that was killed had read last. Fork descriptors were the reader's: see Heir. */
 export function journalEvents(area: Uint8Array): UffdEvent[] {
   return native.journalEvents(area)
 }

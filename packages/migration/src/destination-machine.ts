@@ -37,7 +37,7 @@ import type { Lane, Message, MessageType } from './messages.js'
  *              | lane lost                 | reconnect                                       |
  *              | timeout, cancel, skeleton | journal abandoned, send abandoned,              |
  *              |   died, anything else     |   discardSkeleton (reconnect)                   | abandoned
- *  committed   | thaw done                 | send running, startPostcopy                     | running
+ *  committed   | thaw done                 | send running, startPostcopy, journal running    | running
  *              | thaw failed, certainly    | journal abandoned, send abandoned,              |
  *              |   never ran, not restarted|   discardSkeleton (reconnect)                   | abandoned
  *              | thaw failed otherwise     | restart                                         |
@@ -51,6 +51,8 @@ import type { Lane, Message, MessageType } from './messages.js'
  *              | message commit            | send abandoned                                  |
  *  committed,  | workload vanished, nobody |                                                 |
  *  running     |   knows how it ended      | error                                           | lost
+ *  committed   | workload exited by itself,|                                                 |
+ *   (a restart)|   or after `running`      | (remembered; it ends as one that has run)       |
  *  lost        | cancel (the operator's    | journal abandoned, send abandoned,              |
  *              |   decision)               |   discardSkeleton (reconnect)                   | abandoned
  *
@@ -60,6 +62,10 @@ import type { Lane, Message, MessageType } from './messages.js'
  * detachSkeleton (clear PTRACE_O_EXITKILL, detach, still frozen) comes before the commit is journalled: after
  * the record the skeleton must outlive this worker. Thawing is the resume, and it is idempotent; a restart
  * that reads Commit thaws, one that reads Ready without Commit kills the skeleton.
+ *
+ * `running` says for certain that the workload ran. A process that a successor finds killed may otherwise have been
+ * killed while it was frozen, and then the original must not be. The workload waits for nobody's disk, so the record
+ * comes after everything else and is not synchronised: when the machine goes down, so does the process.
  *
  * Abandoned is journalled before it is said and bars a later Commit. It is said until the source has heard
  * it (`cancel`): a source that committed waits, frozen, for nothing else. `lost` is what a restarted host
@@ -88,6 +94,8 @@ export interface DestinationState {
   readonly connected: boolean
   /** Commit was journalled by this worker itself, not found by it: no earlier worker can have thawed. */
   readonly fresh: boolean
+  /** An earlier worker has journalled that the workload runs. */
+  readonly ran?: true
   /** abandoned: the source has heard it. */
   readonly settled: boolean
   /** The workload's own end, after it was handed over. */
@@ -101,6 +109,7 @@ export type DestinationRecord =
   | { readonly type: 'ready' }
   | { readonly type: 'commit' }
   | { readonly type: 'abandoned'; readonly reason: string }
+  | { readonly type: 'running' }
   | { readonly type: 'drained'; readonly exit?: WorkloadExit }
   /** Nothing is left to say to the source. */
   | { readonly type: 'done' }
@@ -144,6 +153,7 @@ const DELIVERED: Partial<Record<DestinationStateName, readonly MessageType[]>> =
 
 const DISCARD: DestinationEffect = { type: 'discardSkeleton' }
 const DONE: DestinationEffect = { type: 'journal', record: { type: 'done' } }
+const RAN: DestinationEffect = { type: 'journal', record: { type: 'running' }, unsynced: true }
 const RECONNECT: DestinationEffect = { type: 'reconnect', lane: 'control' }
 
 const send = (message: Message): DestinationEffect => ({ type: 'send', message })
@@ -198,7 +208,7 @@ export function destinationStateFromJournal(
   }
   if (find('commit')) {
     return to(
-      INITIAL,
+      { ...INITIAL, ...(find('running') && { ran: true }) },
       'committed',
       { type: 'thawSkeleton' },
       RECONNECT,
@@ -390,7 +400,13 @@ function whenCommitted(state: DestinationState, event: DestinationEvent): Destin
   switch (event.type) {
     case 'stepDone':
       if (event.step !== 'thaw') break
-      return to(state, 'running', send({ type: 'running' }), { type: 'startPostcopy' })
+      return to(
+        state,
+        'running',
+        send({ type: 'running' }),
+        { type: 'startPostcopy' },
+        ...(state.ran ? [] : [RAN]),
+      )
     case 'stepFailed':
       if (event.step === 'thaw' && event.neverRan && state.fresh) return abandon(state, event.error)
       return stay(state, error(event.error), restart(event.error))
@@ -405,6 +421,7 @@ function whenCommitted(state: DestinationState, event: DestinationEvent): Destin
       // A frozen process cannot exit by itself but can be killed: a found corpse may never have run. When
       // this worker thaws it, the result of the thaw decides.
       if (state.fresh || event.exit.kind === 'exited') return stay({ ...state, exit: event.exit })
+      if (state.ran && event.exit.kind === 'signaled') return stay({ ...state, exit: event.exit })
       return vanished(state, event.exit)
     case 'message':
       if (event.message.type === 'commit') return stay(state)
@@ -430,9 +447,11 @@ function whenRunning(state: DestinationState, event: DestinationEvent): Destinat
     case 'message':
       if (event.message.type === 'commit') return stay(state, send({ type: 'running' }))
       break
+    case 'journalFailed':
+      // Without `running` only less is known about a workload that is killed later.
+      return stay(state, error(event.error))
     case 'stepFailed':
     case 'effectFailed':
-    case 'journalFailed':
       return stay(state, error(event.error), restart(event.error))
   }
   return afterCommit(state, event, { type: 'running' }, true)

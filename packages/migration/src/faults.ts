@@ -3,12 +3,28 @@ import type { PhaseName } from './phases.js'
 
 export type FaultKind = 'crash' | 'error' | 'delay'
 
+/**
+ * Places that no moment of a phase would hit. fork-event: the kernel has put a child's userfaultfd into our descriptor
+ * table, and nobody else has it yet.
+ */
+export type FaultPoint = 'fork-event'
+
 /** One injected fault. `seed` chooses the moment and the length, so a printed seed replays the failure. */
 export interface FaultSpec {
   readonly phase: PhaseName
   /** crash: the worker kills itself. error: the phase fails. delay: the phase takes longer. */
   readonly kind: FaultKind
   readonly seed: number
+  /** It strikes there (`Phases.reach`), and not at the moment that the seed chooses. */
+  readonly point?: FaultPoint
+}
+
+interface ShippedFault {
+  number: number
+  phase: PhaseName
+  side: 'source' | 'destination'
+  kind: FaultKind
+  point?: FaultPoint
 }
 
 /**
@@ -43,18 +59,22 @@ export const FAULTS = {
   'destination-delay-restore': { number: 30, phase: 'restore', side: 'destination', kind: 'delay' },
   'destination-delay-resume': { number: 31, phase: 'resume', side: 'destination', kind: 'delay' },
   'destination-delay-postcopy': { number: 32, phase: 'postcopy', side: 'destination', kind: 'delay' },
-} as const satisfies Record<
-  string,
-  { number: number; phase: PhaseName; side: 'source' | 'destination'; kind: FaultKind }
->
+  'destination-crash-fork': {
+    number: 33,
+    phase: 'postcopy',
+    side: 'destination',
+    kind: 'crash',
+    point: 'fork-event',
+  },
+} as const satisfies Record<string, ShippedFault>
 
 export type FaultName = keyof typeof FAULTS
 
 /** @returns the spec of a named fault, or undefined when there is none of that name. */
 export function faultNamed(name: string, seed: number): FaultSpec | undefined {
   if (!Object.hasOwn(FAULTS, name)) return undefined
-  const { phase, kind } = FAULTS[name as FaultName]
-  return { phase, kind, seed }
+  const { phase, kind, point }: ShippedFault = FAULTS[name as FaultName]
+  return { phase, kind, seed, ...(point && { point }) }
 }
 
 /**

@@ -84,8 +84,8 @@ export type CommonEvent<S extends string, E extends string, R> =
 /** Effects that either machine can ask for. */
 export type CommonEffect<R> =
   | { readonly type: 'send'; readonly message: Message }
-  /** Append and fdatasync before going on. */
-  | { readonly type: 'journal'; readonly record: R }
+  /** Append and fdatasync before going on. `unsynced`: it must survive this worker, but not the machine. */
+  | { readonly type: 'journal'; readonly record: R; readonly unsynced?: true }
   /** Hand a message that is legal in this state to the step that is running. */
   | { readonly type: 'deliver'; readonly message: Message }
   /** Log it, and show it to whoever watches. Changes nothing. */

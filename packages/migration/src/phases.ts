@@ -1,5 +1,5 @@
 import { type ErrorInfo, PageferryError, toErrorInfo } from '@pageferry/base'
-import { type FaultSpec, planFault } from './faults.js'
+import { type FaultPoint, type FaultSpec, planFault } from './faults.js'
 
 /** Every phase of either worker. A phase may run more than once (rounds). */
 export const PHASES = [
@@ -89,9 +89,19 @@ export class Phases {
     }
   }
 
+  /** For faults that strike at one place in the code. Only crashes do. */
+  reach(point: FaultPoint): void {
+    const fault = this.#faults.find((spec) => spec.point === point && !this.#spent.has(spec))
+    if (!fault) return
+    this.#spent.add(fault)
+    this.#hooks.crash()
+  }
+
   /** A fault strikes once: the retry after it must be able to succeed. */
   async #withFault<T>(phase: PhaseName, fn: () => Promise<T> | T): Promise<T> {
-    const fault = this.#faults.find((spec) => spec.phase === phase && !this.#spent.has(spec))
+    const fault = this.#faults.find(
+      (spec) => spec.phase === phase && spec.point === undefined && !this.#spent.has(spec),
+    )
     if (!fault) return fn()
     this.#spent.add(fault)
     const { moment, waitMs } = planFault(fault)

@@ -77,7 +77,7 @@ t.test('without faults the workload moves', async (t) => {
     t.strictSame(world.source.journal, [{ type: 'commit' }, { type: 'released' }])
     t.strictSame(
       world.destination.journal.map((record) => record.type),
-      ['ready', 'commit', 'drained', 'done'],
+      ['ready', 'commit', 'running', 'drained', 'done'],
     )
     t.strictSame(world.source.finished, ['migrated'])
     t.strictSame(world.destination.finished, ['migrated'])

@@ -55,7 +55,7 @@ const sourceEvent: fc.Arbitrary<SourceEvent> = anyEvent(
 const destinationEvent: fc.Arbitrary<DestinationEvent> = anyEvent(
   ['connect', 'prepare', 'restore', 'thaw', 'postcopy'],
   ['detachSkeleton', 'discardSkeleton', 'reconnect'],
-  ['ready', 'commit', 'abandoned', 'drained', 'done'],
+  ['ready', 'commit', 'running', 'abandoned', 'drained', 'done'],
 )
 
 function must(condition: boolean): void {
@@ -221,9 +221,47 @@ t.test('what a restart makes of a journal', async (t) => {
   t.equal(shown(destination('ready', 'abandoned')), 'abandoned discardSkeleton reconnect')
   t.equal(shown(destination('ready', 'abandoned', 'done')), 'abandoned discardSkeleton finish')
   t.equal(shown(destination('ready', 'commit')), 'committed thawSkeleton reconnect reconnect reconnect')
+  t.equal(
+    shown(destination('ready', 'commit', 'running')),
+    'committed thawSkeleton reconnect reconnect reconnect',
+  )
   t.equal(shown(destination('ready', 'commit', 'abandoned')), 'abandoned discardSkeleton reconnect')
   t.equal(shown(destination('ready', 'commit', 'drained')), 'drained reconnect')
   t.equal(shown(destination('ready', 'commit', 'drained', 'done')), 'done finish')
+})
+
+t.test('a workload that a restart finds killed is lost, unless it certainly ran', async (t) => {
+  const found = (...types: string[]) => destinationStateFromJournal(types.map((type) => ({ type }))).state
+  const killed: DestinationEvent = { type: 'workloadExited', exit: { kind: 'signaled', value: 9 } }
+  const unknown: DestinationEvent = { type: 'workloadExited', exit: { kind: 'unknown' } }
+  const thawed: DestinationEvent = { type: 'stepDone', step: 'thaw' }
+  t.equal(stepDestination(found('ready', 'commit'), killed).state.name, 'lost')
+  t.equal(stepDestination(found('ready', 'commit', 'running'), unknown).state.name, 'lost')
+  const committed = stepDestination(found('ready', 'commit', 'running'), killed)
+  t.match(committed.state, { name: 'committed', exit: { kind: 'signaled', value: 9 } })
+  const running = stepDestination(committed.state, thawed)
+  t.match(running.state, { name: 'running', exit: { kind: 'signaled', value: 9 } })
+  t.same(
+    running.effects.map(({ type }) => type),
+    ['send', 'startPostcopy'],
+    'it is in the journal already',
+  )
+  const drained = stepDestination(running.state, { type: 'stepDone', step: 'postcopy' })
+  t.match(drained.effects[0], { record: { type: 'drained', exit: { kind: 'signaled', value: 9 } } })
+
+  const first = stepDestination(found('ready', 'commit'), thawed)
+  t.match(first.effects, [{}, { type: 'startPostcopy' }, { record: { type: 'running' }, unsynced: true }])
+  const failed: DestinationEvent = {
+    type: 'journalFailed',
+    record: { type: 'running' },
+    written: 'no',
+    error: info,
+  }
+  t.strictSame(
+    stepDestination(first.state, failed).state,
+    first.state,
+    'and not being written is no reason to end',
+  )
 })
 
 t.test(

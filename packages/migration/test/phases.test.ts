@@ -41,6 +41,17 @@ t.test('times, reports and sums the runs of a phase', async (t) => {
   t.match(wrapper.records[0], { phase: 'round', startMs: 100, durationMs: 5 })
 })
 
+t.test('a fault of a place strikes there, once, and at no moment of its phase', async (t) => {
+  const fault = faultNamed('destination-crash-fork', 1) as FaultSpec
+  const { wrapper, log } = phases([fault])
+  await wrapper.run('postcopy', () => {
+    t.notOk(log.includes('crash'))
+    wrapper.reach('fork-event')
+    wrapper.reach('fork-event')
+  })
+  t.strictSame(log, ['> postcopy', 'crash', '< postcopy'])
+})
+
 t.test('faults strike once, at the moment the seed says', async (t) => {
   for (const moment of ['before', 'after'] as const) {
     const fault = seedFor({ phase: 'round', kind: 'error' }, moment)
@@ -80,6 +91,7 @@ t.test('the table of faults', async (t) => {
   t.equal(new Set(numbers).size, numbers.length, 'numbers are unique')
   for (const fault of Object.values(FAULTS)) t.ok(PHASES.includes(fault.phase))
   t.strictSame(faultNamed('source-crash-commit', 3), { phase: 'commit', kind: 'crash', seed: 3 })
+  t.match(faultNamed('destination-crash-fork', 3), { phase: 'postcopy', point: 'fork-event' })
   t.equal(faultNamed('toString', 3), undefined)
 })
 

@@ -19,6 +19,7 @@ import {
   stepDestination,
   stepSource,
   type Transition,
+  type WorkloadExit,
 } from '../src/index.js'
 
 /*
@@ -117,6 +118,8 @@ export class World {
   skeletonDied = false
   /** The destination's machine went down once: its processes are gone, its journal is not. */
   hostRestarted = false
+  /** How the restored workload ended. */
+  #exit: WorkloadExit = { kind: 'exited', value: 0 }
   #connection: Connection | undefined
   #dialling: 'connect' | 'reconnect' | undefined
   #old: Connection = { toSource: [], toDestination: [] }
@@ -219,7 +222,7 @@ export class World {
         }
         return true
       case 'workloadExits':
-        return this.#workloadExits()
+        return this.#workloadExits(n)
       case 'hostRestarts':
         this.#crash('destination')
         this.hostRestarted = true
@@ -457,7 +460,7 @@ export class World {
     return this.skeleton === 'running' || this.skeleton === 'exited'
   }
 
-  #workloadExits(): boolean {
+  #workloadExits(n: number): boolean {
     const exit = { kind: 'exited', value: 0 } as const
     if (this.original === 'running') {
       this.original = 'exited'
@@ -466,7 +469,10 @@ export class World {
     }
     if (this.skeleton !== 'running') return false
     this.skeleton = 'exited'
-    if (this.destination.up) this.destination.queue.push({ type: 'workloadExited', exit })
+    // Killed as well, where it is known that it ran: that is no reason to call it lost.
+    const known = this.destination.journal.some(({ type }) => type === 'running')
+    this.#exit = known && n % 2 === 1 ? { kind: 'signaled', value: 15 } : exit
+    if (this.destination.up) this.destination.queue.push({ type: 'workloadExited', exit: this.#exit })
     return true
   }
 
@@ -539,7 +545,7 @@ export class World {
       const exit = this.hostRestarted ? { kind: 'unknown' as const } : { kind: 'signaled' as const, value: 9 }
       one.queue.push({ type: 'workloadExited', exit })
     } else if (this.skeleton === 'exited') {
-      one.queue.push({ type: 'workloadExited', exit: { kind: 'exited', value: 0 } })
+      one.queue.push({ type: 'workloadExited', exit: this.#exit })
     }
     return true
   }

@@ -21,7 +21,9 @@ const logCapacity = 16_384
 /** One read may bring as many events as this (MAX_EVENTS of the addon). */
 const eventsPerRead = 64
 
-const { from: wordsAt } = uffd.journalUserBytes
+/** Own words, 32 bits each: forks before this journal; forks whose userfaultfd is not in the reader's table alone. */
+const { from: forksAt } = uffd.journalUserBytes
+const settledAt = forksAt + 4
 const snapshotAt = uffd.journalHeadBytes + logCapacity * uffd.journalEventBytes
 const tripleBytes = 24
 
@@ -30,6 +32,8 @@ export interface ForkFound {
   ordinal: number
   fd: number
   lazy: LazyMap
+  /** The reader had seen to the userfaultfd; otherwise `fd` is still the child's, in the table of the reader's heir. */
+  isSettled: boolean
 }
 
 export class EventJournal {
@@ -42,7 +46,7 @@ export class EventJournal {
     this.fd = fd
     this.#area = fds.mapShared(fd, bytes)
     this.#words = new DataView(this.#area.buffer, this.#area.byteOffset)
-    this.#forks = this.#words.getUint32(wordsAt, true)
+    this.#forks = this.#words.getUint32(forksAt, true)
   }
 
   /** @param forks how many forks of this address space came before; children are named by their number */
@@ -56,7 +60,8 @@ export class EventJournal {
       const journal = new EventJournal(fd, bytes)
       const snapshot = Buffer.from(Float64Array.from(triples).buffer)
       journal.#area.set(snapshot, snapshotAt)
-      journal.#words.setUint32(wordsAt, forks, true)
+      journal.#words.setUint32(forksAt, forks, true)
+      journal.#words.setUint32(settledAt, forks, true)
       journal.#forks = forks
       uffd.formatJournal(journal.#area, logCapacity)
       return journal
@@ -76,9 +81,12 @@ export class EventJournal {
     const snapshot = new Float64Array(journal.#area.slice(snapshotAt).buffer)
     const lazy = LazyMap.fromPending(snapshot)
     const forks: ForkFound[] = []
+    const settled = journal.#words.getUint32(settledAt, true)
     for (const event of uffd.journalEvents(journal.#area)) {
-      if (event.type === 'fork') forks.push({ ordinal: ++journal.#forks, fd: event.fd, lazy: lazy.fork() })
-      else applyEvent(lazy, event)
+      if (event.type === 'fork') {
+        const ordinal = ++journal.#forks
+        forks.push({ ordinal, fd: event.fd, lazy: lazy.fork(), isSettled: ordinal <= settled })
+      } else applyEvent(lazy, event)
     }
     return { journal, lazy, forks }
   }
@@ -96,6 +104,11 @@ export class EventJournal {
   /** The number of the fork that was read; to be asked for once for each, in their order. */
   nextFork(): number {
     return ++this.#forks
+  }
+
+  /** The userfaultfds of all forks so far are with the keeper, so the numbers in the log mean nothing any more. */
+  settleForks(): void {
+    this.#words.setUint32(settledAt, this.#forks, true)
   }
 
   /** What is pending now; every event but the faults is in the log by then. Entering them is the caller's. */

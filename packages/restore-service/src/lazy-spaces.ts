@@ -1,8 +1,8 @@
 import { closeSync } from 'node:fs'
 import { isKernelError, type Logger } from '@pageferry/base'
-import { type KeeperClient, type Poller, uffd } from '@pageferry/kernel'
+import { type Heir, type KeeperClient, type Poller, uffd } from '@pageferry/kernel'
 import type { LazyMap } from '@pageferry/memory'
-import { applyEvent, EventJournal } from './event-journal.js'
+import { applyEvent, EventJournal, type ForkFound } from './event-journal.js'
 
 /** One address space that still has lazy pages: the workload's, and those of children that it forked. */
 export interface Space {
@@ -17,7 +17,10 @@ export interface Space {
 /** What of the keeper is needed here. */
 export type Holder = Pick<KeeperClient, 'hold' | 'fetch' | 'drop' | 'list'>
 
-export const mainName = 'uffd'
+/** The table of a dead worker, as far as it is needed here. */
+export type UserfaultfdOwner = Pick<Heir, 'takeUserfaultfd'>
+
+const mainName = 'uffd'
 const logOf = (name: string): string => `${name}.log`
 
 /** Every address a userfaultfd accepts: from the lowest that may be mapped (vm.mmap_min_addr) to TASK_SIZE. */
@@ -38,21 +41,26 @@ export function holdMain(keeper: Holder, uffdFd: number, lazy: LazyMap): Space {
 }
 
 /**
- * A child came into being, and its userfaultfd with it, in this process alone. It goes to the keeper before
- * anything else happens: until then, some microseconds after the event was read, kill -9 closes it, and the
- * child's missing pages would read as zeros. A child without a journal is rebuilt from its parent's.
+ * A child came into being, and its userfaultfd with it, in this process's descriptor table alone. It goes to the keeper
+ * before anything else happens; until then the table is the only place where it is, and the worker's heir has that, too.
  */
 export function holdChild(keeper: Holder, parent: Space, fd: number, log: Logger): Space {
   const name = `${parent.name}.${parent.journal.nextFork()}`
+  hold(keeper, name, fd, log)
+  parent.journal.settleForks()
+  return withJournal(keeper, name, fd, parent.lazy.fork(), log)
+}
+
+function hold(keeper: Holder, name: string, fd: number, log: Logger): void {
   try {
     keeper.hold(name, fd)
   } catch (error) {
     // Full (a storm of forks), or gone: the child is served all the same, it only cannot outlive this worker.
     log.warn({ error: (error as Error).message, name }, 'the keeper does not hold the userfaultfd of a child')
   }
-  return withJournal(keeper, name, fd, parent.lazy.fork(), log)
 }
 
+/** A child without a journal is rebuilt from its parent's: until it has one, nothing was read from it. */
 function withJournal(keeper: Holder, name: string, fd: number, lazy: LazyMap, log: Logger): Space {
   const journal = EventJournal.create(lazy)
   try {
@@ -68,29 +76,42 @@ function withJournal(keeper: Holder, name: string, fd: number, lazy: LazyMap, lo
 /**
  * After kill -9 of the worker before: every address space that it served, with all that has happened to them.
  * Faults that it had read and not answered are raised again. None: it had drained them all.
+ *
+ * @param heir of that worker; null when it had none, or when it has been dealt with
  */
-export function adoptSpaces(keeper: Holder, log: Logger): Space[] {
+export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: Logger): Space[] {
   const held = new Set(keeper.list())
   const spaces: Space[] = []
-  const adopt = (name: string, born: LazyMap | null): void => {
-    if (!held.has(name)) return
+  const adopt = (name: string): void => {
     const fd = keeper.fetch(name)
-    if (!held.has(logOf(name))) {
-      if (born === null) throw new Error(`the keeper holds ${name} without its journal`)
-      spaces.push(withJournal(keeper, name, fd, born, log))
-      return
-    }
     const { journal, lazy, forks } = EventJournal.open(keeper.fetch(logOf(name)))
     spaces.push({ name, uffd: fd, lazy, journal, poller: null })
-    for (const { ordinal, lazy: forked } of forks) adoptChild(`${name}.${ordinal}`, forked)
+    for (const fork of forks) adoptChild(`${name}.${fork.ordinal}`, fork)
+    journal.settleForks()
   }
-  const adoptChild = (name: string, born: LazyMap): void => {
-    if (!held.has(logOf(name))) adopt(name, born)
+  const adoptChild = (name: string, fork: ForkFound): void => {
+    // With a journal it has its own turn. With a settled fork and neither it has ended, or has drained.
+    if (held.has(logOf(name))) return
+    if (held.has(name)) {
+      spaces.push(withJournal(keeper, name, keeper.fetch(name), fork.lazy, log))
+    } else if (!fork.isSettled) {
+      const fd = heir?.takeUserfaultfd(fork.fd)
+      if (fd === undefined) {
+        log.error(
+          { name, fd: fork.fd },
+          'the userfaultfd of a child is lost: its missing pages read as zeros',
+        )
+        return
+      }
+      log.info({ name, fd: fork.fd }, 'the userfaultfd of a child was in the table of the dead worker only')
+      hold(keeper, name, fd, log)
+      spaces.push(withJournal(keeper, name, fd, fork.lazy, log))
+    }
   }
   const names = [...held].filter((name) => name === mainName || name.startsWith(`${mainName}.`))
   // Parents before children: the workload's own address space is the first of the result.
   names.sort((a, b) => a.length - b.length)
-  for (const name of names) if (!name.endsWith('.log') && held.has(logOf(name))) adopt(name, null)
+  for (const name of names) if (!name.endsWith('.log') && held.has(logOf(name))) adopt(name)
   // Of one that was let go when its worker died: the userfaultfd is dropped before its journal.
   for (const name of names) if (name.endsWith('.log') && !held.has(name.slice(0, -4))) keeper.drop(name)
   for (const space of spaces) uffd.wake(space.uffd, firstAddress, endAddress - firstAddress)
@@ -142,7 +163,8 @@ export function releaseSpace(keeper: Holder, space: Space): void {
   space.journal.close()
 }
 
-function dropQuietly(keeper: Holder, name: string): void {
+/** Nothing is held under that name from now on; the keeper may be gone together with the process. */
+export function dropQuietly(keeper: Pick<Holder, 'drop'>, name: string): void {
   try {
     keeper.drop(name)
   } catch (error) {

@@ -2,7 +2,7 @@ import { performance } from 'node:perf_hooks'
 import { type Logger, pageBytes, pageOf } from '@pageferry/base'
 import { Poller, uffd } from '@pageferry/kernel'
 import { PageSet } from '@pageferry/memory'
-import { type FaultsReport, faultsFromSamples } from '@pageferry/migration'
+import { type DestinationReport, faultsFromSamples } from '@pageferry/migration'
 import type { Lane } from '@pageferry/service/worker'
 import { type FrameOf, faultPendingMax, maxFaultPages, WireError } from '@pageferry/wire'
 import {
@@ -28,6 +28,8 @@ export interface PostcopyOptions {
   log: Logger
   keeper: Holder
   onProgress(pending: number, faults: number, installed: number): void
+  /** A fork's event was read, and its userfaultfd is in our table only. For an injected fault. */
+  onForkRead(): void
 }
 
 /** More samples than this are not kept; the count goes on. 8 bytes each. */
@@ -71,7 +73,7 @@ export class Postcopy {
   #failed: (error: unknown) => void = () => {}
   #lastProgressAt = 0
   readonly #began = performance.now()
-  drainMs = 0
+  #drainMs = 0
 
   constructor(options: PostcopyOptions) {
     this.#options = options
@@ -94,13 +96,11 @@ export class Postcopy {
     })
   }
 
-  get faults(): FaultsReport {
-    const report = faultsFromSamples(this.#samples)
-    return { ...report, count: this.#faults, maxUs: Math.max(report.maxUs, Math.round(this.#maxUs)) }
-  }
-
-  get pushedPages(): number {
-    return this.#pushed
+  get report(): Pick<DestinationReport, 'faults' | 'pushedPages' | 'drainMs'> {
+    const kept = faultsFromSamples(this.#samples)
+    const maxUs = Math.max(kept.maxUs, Math.round(this.#maxUs))
+    const faults = { ...kept, count: this.#faults, maxUs }
+    return { faults, pushedPages: this.#pushed, drainMs: this.#drainMs }
   }
 
   /** A new fault lane: what was asked for on the old one is asked for again. */
@@ -152,6 +152,7 @@ export class Postcopy {
   }
 
   #onFork(parent: Space, fd: number): void {
+    this.#options.onForkRead()
     const child = holdChild(this.#options.keeper, parent, fd, this.#options.log)
     this.#spaces.push(child)
     this.#watch(child)
@@ -334,7 +335,7 @@ export class Postcopy {
       releaseSpace(this.#options.keeper, child)
     }
     if (pending > 0) return
-    this.drainMs = now - this.#began
+    this.#drainMs = now - this.#began
     this.#done()
   }
 

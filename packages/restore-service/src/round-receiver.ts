@@ -40,8 +40,7 @@ export class RoundReceiver {
   #pages = 0
   #began = 0
   #complete: () => void = () => {}
-  /** Resolves when the final round is installed. */
-  readonly finalInstalled: Promise<FinalSets>
+  readonly #finalInstalled: Promise<FinalSets>
   #installed: (sets: FinalSets) => void = () => {}
 
   constructor(restorer: Restorer, images: ProcessImages, asId: number) {
@@ -49,13 +48,23 @@ export class RoundReceiver {
     this.#images = images
     this.#asId = asId
     this.#installer = new PageInstaller(restorer)
-    this.finalInstalled = new Promise((resolve) => {
+    this.#finalInstalled = new Promise((resolve) => {
       this.#installed = resolve
     })
   }
 
   get round(): number {
     return this.#round
+  }
+
+  /** Resolves when the final round is installed; rejects when the step that waits is told to give up. */
+  finalSets(signal: AbortSignal): Promise<FinalSets> {
+    return new Promise((resolve, reject) => {
+      const giveUp = () => reject(signal.reason)
+      if (signal.aborted) giveUp()
+      signal.addEventListener('abort', giveUp, { once: true })
+      void this.#finalInstalled.then(resolve)
+    })
   }
 
   begin(frame: FrameOf<'roundBegin'>): void {

@@ -1,8 +1,11 @@
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
-import { pageBytes } from '@pageferry/base'
+import { PageferryError, pageBytes } from '@pageferry/base'
+import type { Restorer } from '@pageferry/checkpoint'
 import { memory as kernelMemory } from '@pageferry/kernel'
-import { PageHashes, PageSet } from '@pageferry/memory'
+import { checkInstalled, PageHashes, PageSet } from '@pageferry/memory'
+import type { DestinationReport } from '@pageferry/migration'
 import { type FrameOf, payloadToHashes } from '@pageferry/wire'
+import type { FinalSets } from './round-receiver.js'
 
 const pagesPerRead = 1024
 
@@ -34,7 +37,7 @@ export class Verifier {
   }
 
   /** @param before what the dead worker had reported; the lazy pages that it had checked are checked anew */
-  static load(file: string, before: { pages: number; mismatches: number } | null): Verifier {
+  static load(file: string, before: DestinationReport['verify']): Verifier {
     const verifier = new Verifier()
     const bytes = readFileSync(file)
     verifier.#hashes = PageHashes.fromWords(new BigUint64Array(Uint8Array.from(bytes).buffer))
@@ -51,6 +54,32 @@ export class Verifier {
       for (let i = 0; i < frame.runs[r + 1]; i++) this.#hashes.set(frame.runs[r] + i, hashes[at++])
     }
     this.complete ||= frame.last
+  }
+
+  get report(): NonNullable<DestinationReport['verify']> {
+    return { pages: this.pages, mismatches: this.mismatches }
+  }
+
+  /**
+   * The whole stopped skeleton, after the final round: which pages are there, and what is in them.
+   * @throws PROTOCOL when the source did not send the hash of every page before it said DumpEnd
+   */
+  checkSkeleton(restorer: Restorer, sets: FinalSets): void {
+    if (!this.complete) throw new PageferryError('PROTOCOL', 'the hashes of the original did not arrive')
+    const { missing, unexpected } = checkInstalled(restorer.presentPages(), sets, restorer.map.map)
+    this.noteUnexpected(missing)
+    this.noteUnexpected(unexpected)
+    this.checkInstalled(restorer.pid, sets.parent.clone().union(sets.present).subtract(missing))
+  }
+
+  /** @throws VERIFY_FAILED with the first pages that differ */
+  throwIfDifferent(): void {
+    if (this.mismatches === 0) return
+    const which = this.differing.map((page) => `0x${page.toString(16)}`).join(', ')
+    throw new PageferryError(
+      'VERIFY_FAILED',
+      `${this.mismatches} pages of the restored process differ from the original: ${which}`,
+    )
   }
 
   /** Reads pages of the stopped skeleton and compares them. */

@@ -223,7 +223,7 @@ t.test('the final round: parents stay, what must not be there goes, the rest arr
   const setup = await setUp(t, 1)
   const { restorer, images, rounds, applied } = setup
   let installed = false
-  void rounds.finalInstalled.then(() => {
+  void rounds.finalSets(new AbortController().signal).then(() => {
     installed = true
   })
   begin(setup, 1)
@@ -247,7 +247,7 @@ t.test('the final round: parents stay, what must not be there goes, the rest arr
   await new Promise((resolve) => setImmediate(resolve))
   t.notOk(installed)
   batch(setup, 0, 2, 50, [15], { zeroRuns: table([51, 1]) })
-  const sets = await rounds.finalInstalled
+  const sets = await rounds.finalSets(new AbortController().signal)
   t.same(relative(sets.parent), [[0, 2]])
   t.same(relative(sets.present), [
     [3, 1],

@@ -1,5 +1,5 @@
 import { resolve } from 'node:path'
-import { ExitWith, exitStatus, printError } from '../errors.js'
+import { ExitWith, failureStatus, printError } from '../errors.js'
 import { failureOf, type MigrationOptions, type MigrationResult, migrate, whereabouts } from '../migrate.js'
 import { Progress } from '../ui/progress.js'
 import { printReport, reportOf, requireWritable, writeReport } from '../ui/report.js'
@@ -84,6 +84,5 @@ export function conclude(
   const failure = failureOf(result)
   printError(failure)
   process.stderr.write(`${whereabouts(result)}\n`)
-  // From here on nothing is "wrong usage": the migration had begun.
-  throw new ExitWith(exitStatus(failure) === 3 ? 3 : 4)
+  throw new ExitWith(failureStatus(failure, result.touched))
 }

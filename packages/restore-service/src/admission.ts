@@ -1,0 +1,54 @@
+import { PageferryError, pageBytes } from '@pageferry/base'
+import {
+  areOwnOffsets,
+  bootId,
+  type ClockReading,
+  type Clocks,
+  checkHosts,
+  checkNeededFiles,
+  hostFacts,
+  memoryRoom,
+  offsetsFor,
+  ownClocks,
+  requireCapabilities,
+} from '@pageferry/checkpoint'
+import type { FrameOf } from '@pageferry/wire'
+
+/**
+ * Whether the workload that Begin describes can live on this host.
+ * @throws REFUSED, NOT_PERMITTED or UNSUPPORTED_HOST; nothing was touched on either side
+ */
+export function checkAdmission(begin: FrameOf<'begin'>): void {
+  requireCapabilities('destination')
+  checkHosts(begin.source, hostFacts())
+  checkNeededFiles(begin.files)
+  const residentBytes = begin.residentPages * pageBytes
+  const room = memoryRoom()
+  if (residentBytes > room.bytes) {
+    throw new PageferryError(
+      'REFUSED',
+      `the workload has ${residentBytes} bytes resident, the destination has room for ${room.bytes} (${room.limitedBy})`,
+    )
+  }
+}
+
+/** Of several round trips the fastest is the most exact. */
+const clockRequests = 5
+
+/**
+ * Offsets of a time namespace under which the workload's clocks go on; null when it needs none. `ask` reads its clocks
+ * on the other side.
+ */
+export async function clockOffsets(
+  begin: FrameOf<'begin'>,
+  ask: () => Promise<ClockReading>,
+): Promise<Clocks | null> {
+  const sameKernel = begin.source.bootId === bootId()
+  const measured: Clocks[] = []
+  for (let i = 0; i < clockRequests; i++) {
+    const before = ownClocks()
+    measured.push(offsetsFor(await ask(), before, sameKernel))
+  }
+  const best = measured.reduce((a, b) => (b.monotonicNs < a.monotonicNs ? b : a))
+  return areOwnOffsets(best) ? null : best
+}
