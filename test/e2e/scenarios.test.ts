@@ -29,6 +29,17 @@ await inLab('scenarios', async (t, lab) => {
     await workload.finish()
   })
 
+  await t.test('what the workload gives back before it was pushed does not cross the network', async (t) => {
+    const workload = await Workload.start(lab, 'discards')
+    await workload.steps(3)
+    const { report } = await workload.migrate({ mode: 'postcopy', pushDelayMs: 1500 })
+    await workload.steps(3)
+    t.ok(workload.lines.includes('discarded'))
+    t.ok(report.pages.lazy > 16_384, `${report.pages.lazy} pages were lazy`)
+    t.ok(report.bytesOnWire < 32 << 20, `${report.bytesOnWire} bytes for the 16 MiB that it has kept`)
+    await workload.finish()
+  })
+
   await t.test('the process exits in the middle of a round', async (t) => {
     const workload = await Workload.start(lab, 'exits')
     await workload.steps(3)

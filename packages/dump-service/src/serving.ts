@@ -64,7 +64,7 @@ export class Serving {
   onFrame(lane: Lane, frame: FrameOf<'pageRequest'> | FrameOf<'discard'>): void {
     this.#checkIdentity(frame)
     if (frame.type === 'discard') {
-      for (let r = 0; r < frame.runs.length; r += 2) this.#mustBeKnown(frame.runs[r], 1)
+      for (let r = 0; r < frame.runs.length; r += 2) this.#mustBeKnown(frame.runs[r], frame.runs[r + 1])
       this.#order.remove(frame.runs)
       return
     }

@@ -172,6 +172,14 @@ export class LazyMap {
     })
   }
 
+  /** Source pages of what is still to come at first .. first+nr-1. */
+  forEachPendingIn(first: number, nr: number, callback: (source: number, nr: number) => void): void {
+    this.#pending.forEachRunIn(first, nr, (current, length) => {
+      if (this.#moved.isEmpty) callback(current, length)
+      else this.#moved.forEachSource(current, length, (_current, source, part) => callback(source, part))
+    })
+  }
+
   /** The opposite: a map with exactly these stretches, three numbers each. */
   static fromPending(stretches: Float64Array): LazyMap {
     const pending = new PageSet()

@@ -4,7 +4,7 @@ import { Poller, uffd } from '@pageferry/kernel'
 import { PageSet } from '@pageferry/memory'
 import { type DestinationReport, faultsFromSamples } from '@pageferry/migration'
 import type { Lane } from '@pageferry/service/worker'
-import { type FrameOf, faultPendingMax, maxFaultPages, WireError } from '@pageferry/wire'
+import { type FrameOf, faultPendingMax, maxFaultPages, maxRunsPerDiscard, WireError } from '@pageferry/wire'
 import {
   changeSpace,
   type Holder,
@@ -68,6 +68,8 @@ export class Postcopy {
   /** What is still to be asked for without a fault, and the requests under way. */
   #toPull: PageSet | null = null
   readonly #pulls = new Set<number>()
+  /** Source pages that the workload has given back before they came. */
+  readonly #discarded = new PageSet()
   #lastPending = -1
   #done: () => void = () => {}
   #failed: (error: unknown) => void = () => {}
@@ -146,9 +148,32 @@ export class Postcopy {
     const events = readSpace(this.#options.keeper, space)
     for (const event of events) {
       if (event.type === 'fork') this.#onFork(space, event.fd)
-      else if (event.type !== 'pagefault') changeSpace(space, event)
+      else if (event.type !== 'pagefault') {
+        if (event.type === 'remove' || event.type === 'unmap') this.#noteDiscard(space, event)
+        changeSpace(space, event)
+      }
     }
+    this.#sayDiscarded()
     for (const event of events) if (event.type === 'pagefault') this.#onFault(space, pageOf(event.address))
+  }
+
+  /** A child that was forked before may still need what its parent has given back: then nothing is said. */
+  #noteDiscard({ lazy }: Space, { start, end }: { start: bigint; end: bigint }): void {
+    if (this.#spaces.length > 1) return
+    const first = pageOf(start)
+    lazy.forEachPendingIn(first, pageOf(end) - first, (source, nr) => this.#discarded.addRange(source, nr))
+  }
+
+  /** Spares the network what nobody will read. Should it get lost, the pages come and are dropped. */
+  #sayDiscarded(): void {
+    if (this.#discarded.isEmpty) return
+    const { asId, round } = this.#options
+    const table = this.#discarded.runTable()
+    for (let at = 0; at < table.length; at += 2 * maxRunsPerDiscard) {
+      const runs = table.slice(at, at + 2 * maxRunsPerDiscard)
+      this.#faultLane?.send({ type: 'discard', asId, round, runs })
+    }
+    this.#discarded.clear()
   }
 
   #onFork(parent: Space, fd: number): void {

@@ -63,10 +63,10 @@ export const ROUTES = {
 
   pageRequest: route('to-source', 'fault'),
   pageReply: route('to-destination', 'fault', 'pages'),
+  discard: route('to-source', 'fault'),
 
   pageBatch: route('to-destination', 'bulk', 'pages'),
   batchAck: route('to-source', 'bulk'),
-  discard: route('to-source', 'bulk'),
 } as const satisfies Record<FrameType, Route>
 
 export function isAllowed(type: FrameType, lane: Lane, direction: Direction): boolean {

@@ -258,7 +258,7 @@ t.test('the longest batch header fits the reserve', async (t) => {
 t.test('a run table may be part of a larger one', async (t) => {
   const pool = Float64Array.of(9, 9, 5, 1, 9, 9)
   const frame: Frame = { type: 'discard', asId: 1, round: 1, runs: pool.subarray(2, 4) }
-  t.same(decodeFrame(encodeFrame(frame), 'bulk', 'to-source').frame, {
+  t.same(decodeFrame(encodeFrame(frame), 'fault', 'to-source').frame, {
     ...frame,
     runs: Float64Array.of(5, 1),
   })
