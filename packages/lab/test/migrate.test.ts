@@ -4,8 +4,7 @@ import { join } from 'node:path'
 import { createLogger } from '@pageferry/base'
 import { createService, DumpRequestSchema, type Service, type Status } from '@pageferry/service'
 import t, { type Test } from 'tap'
-import { failureOf, migrate, whereabouts } from '../src/migrate.js'
-import { reportOf } from '../src/ui/report.js'
+import { failureOf, migrate, reportOf, whereabouts } from '../src/migrate.js'
 
 const base = { id: '0123456789abcdef', createdAt: '2026-01-01T00:00:00.000Z' }
 type Workload = NonNullable<Status['workload']>
