@@ -86,6 +86,7 @@ if newer "$addon" packages/kernel/native packages/kernel/binding.gyp; then
 	touch "$addon"
 fi
 make --silent -C packages/kernel/programs >&2
+make --silent -C packages/bench/programs >&2
 if [ -e test/workloads/Makefile ]; then make --silent -C test/workloads >&2; fi
 
 tsc -b >&2
