@@ -49,6 +49,8 @@ static struct {
 	uint32_t nr_work_slots;
 	uint32_t work[NR_WORK_SLOTS];
 	uint32_t dirtied[NR_WORK_SLOTS];
+	/* Time of a processor that it got. */
+	uint32_t cpu_us[NR_WORK_SLOTS];
 } before;
 
 static volatile uint64_t sink;
@@ -154,17 +156,17 @@ static void compute(void)
 static void wait_for_move(void)
 {
 	struct utsname home;
-	uint64_t start, last, credit_ns = 0;
+	uint64_t start, last, last_cpu, credit_ns = 0;
 
 	uname(&home);
-	memset(before.work, 0xff, sizeof(before.work));
-	memset(before.dirtied, 0xff, sizeof(before.dirtied));
-	memset(before.work, 0, sizeof(before.work));
-	memset(before.dirtied, 0, sizeof(before.dirtied));
+	/* Its pages are there before anything counts. */
+	memset(&before, 0xff, sizeof(before));
+	memset(&before, 0, sizeof(before));
+	last_cpu = now(CLOCK_THREAD_CPUTIME_ID);
 	before.work_started_at_ms = now(CLOCK_REALTIME) / MS;
 	start = last = now(CLOCK_MONOTONIC);
 	for (;;) {
-		uint64_t at, slot, already = before.nr_dirtied;
+		uint64_t at, cpu, slot, already = before.nr_dirtied;
 
 		if (options.work)
 			compute();
@@ -192,6 +194,9 @@ static void wait_for_move(void)
 			continue;
 		before.work[slot]++;
 		before.dirtied[slot] += before.nr_dirtied - already;
+		cpu = now(CLOCK_THREAD_CPUTIME_ID);
+		before.cpu_us[slot] += (cpu - last_cpu) / US;
+		last_cpu = cpu;
 		before.nr_work_slots = slot + 1;
 	}
 }
@@ -230,6 +235,7 @@ static void write_result(uint64_t touch_ns, uint64_t check_ns, uint64_t wrong, u
 		fprintf(out, ",\"work\":{\"startedAtMs\":%lu,\"slotMs\":%lu", before.work_started_at_ms, WORK_SLOT_NS / MS);
 		print_slots(out, "units", before.work);
 		print_slots(out, "dirtiedPages", before.dirtied);
+		print_slots(out, "cpuUs", before.cpu_us);
 		fprintf(out, "}");
 	}
 	fprintf(out, "},\"touches\":");

@@ -49,24 +49,39 @@ static void widen(struct record *record)
 	record->slot_ns *= 2;
 }
 
+/* A stall counts in every slot that it reached into: a slot's sum divided by its length is the threads that waited. */
+static void spread_stall(struct record *record, uint64_t from, uint64_t until)
+{
+	while (from < until) {
+		uint64_t slot = from / record->slot_ns, end = (slot + 1) * record->slot_ns;
+
+		if (end > until)
+			end = until;
+		record->slots[slot].stall_ns += end - from;
+		from = end;
+	}
+}
+
 void record_touch(struct record *record, uint64_t at_ns, uint64_t took_ns)
 {
-	struct slot this = { 1, 0, 0 };
+	bool stalled = took_ns >= STALL_NS;
+	struct slot *slot;
 
 	record->count++;
 	record->sum_ns += took_ns;
 	if (took_ns > record->max_ns)
 		record->max_ns = took_ns;
 	record->buckets[bucket_of(took_ns)]++;
-	if (took_ns >= STALL_NS) {
-		record->stalls++;
-		record->stall_ns += took_ns;
-		this.stalls = 1;
-		this.stall_ns = took_ns;
-	}
-	while (at_ns / record->slot_ns >= NR_SLOTS)
+	while ((at_ns + took_ns) / record->slot_ns >= NR_SLOTS)
 		widen(record);
-	slot_add(&record->slots[at_ns / record->slot_ns], &this);
+	slot = &record->slots[at_ns / record->slot_ns];
+	slot->touches++;
+	slot->stalls += stalled;
+	if (!stalled)
+		return;
+	record->stalls++;
+	record->stall_ns += took_ns;
+	spread_stall(record, at_ns, at_ns + took_ns);
 }
 
 void record_merge(struct record *into, struct record *from)
@@ -101,7 +116,7 @@ void record_print(FILE *out, const struct record *record)
 		fprintf(out, "%s[%lu,%u]", comma, bucket_ns(i), record->buckets[i]);
 		comma = ",";
 	}
-	while (last > 0 && record->slots[last - 1].touches == 0)
+	while (last > 0 && record->slots[last - 1].touches == 0 && record->slots[last - 1].stall_ns == 0)
 		last--;
 	fprintf(out, "],\"series\":{\"slotMs\":%lu,\"touches\":[", record->slot_ns / MS);
 	for (int i = 0; i < last; i++)

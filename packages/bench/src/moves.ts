@@ -99,17 +99,22 @@ export function blackoutParts({ blackout }: MigrationReport): Record<string, num
   return { freeze: freezeMs, capture: captureMs, transfer: transferMs, restore: restoreMs, resume: resumeMs }
 }
 
-/** Pages that the destination had installed, over the milliseconds since its first word about them. */
+/**
+ * Pages of the lazy phase that the destination had installed, over the milliseconds since it ran there. The service says
+ * so five times a second; where all was over before that, there is nothing to see.
+ */
 export function installedOverTime(statuses: readonly TimedStatus[]): [ms: number, pages: number][] {
-  const points: [number, number][] = []
-  let first: number | undefined
-  for (const { atMs, status } of statuses) {
-    const { pendingPages, totalPages } = status.progress ?? {}
-    if (status.role !== 'destination' || pendingPages === undefined || totalPages === undefined) continue
-    first ??= atMs
-    points.push([atMs - first, totalPages - pendingPages])
+  const there = statuses.filter(({ status }) => status.role === 'destination')
+  const start = there.find(({ status }) => status.state === 'running')?.atMs
+  if (start === undefined) return []
+  const points: [number, number][] = [[0, 0]]
+  for (const { atMs, status } of there) {
+    const { pendingPages, totalPages = 0 } = status.progress ?? {}
+    if (pendingPages === undefined || totalPages === 0 || atMs < start) continue
+    points.push([atMs - start, totalPages - pendingPages])
+    if (pendingPages === 0) break
   }
-  return points
+  return points.length > 3 ? points : []
 }
 
 /**

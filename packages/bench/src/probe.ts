@@ -42,7 +42,7 @@ export interface TouchRecord {
   stallThresholdNs: number
   /** [middle of a bucket, count]; buckets are less than 1 % wide. */
   buckets: [ns: number, count: number][]
-  /** By the time at which a touch began, from the start of all touching. */
+  /** From the start of all touching. A touch counts when it begins, its stall in every slot that it reaches into. */
   series: { slotMs: number; touches: number[]; stalls: number[]; stallUs: number[] }
 }
 
@@ -61,7 +61,15 @@ export interface ProbeResult {
     /** The longest time that it could not run before the migration, and the time in which it was moved. */
     longestGapNs: number
     moveGapNs: number
-    work?: { startedAtMs: number; slotMs: number; units: number[]; dirtiedPages: number[] }
+    work?: {
+      /** CLOCK_REALTIME of the first slot. */
+      startedAtMs: number
+      slotMs: number
+      units: number[]
+      dirtiedPages: number[]
+      /** Time of a processor that the probe got. */
+      cpuUs: number[]
+    }
   }
   touches: TouchRecord
 }

@@ -51,6 +51,12 @@ export async function benchSlowdown(
       values: rates.map(({ before: was, rounds }) => 100 * (1 - rounds / was)),
     },
     {
+      name: 'lost for each second of a processor',
+      unit: '%',
+      better: 'lower',
+      values: rates.map(({ perCpuBefore, perCpuDuring }) => 100 * (1 - perCpuDuring / perCpuBefore)),
+    },
+    {
       name: 'pages written before',
       unit: 'pages/s',
       better: 'higher',
@@ -73,6 +79,9 @@ interface WorkRates {
   before: number
   preparing: number
   rounds: number
+  /** By the time of a processor that the probe got: what is lost without another process in the way. */
+  perCpuBefore: number
+  perCpuDuring: number
   pagesBefore: number
   pagesDuring: number
   roundsMs: number
@@ -100,6 +109,9 @@ function workRates({ probe, statuses }: Move): WorkRates {
     before: rate(work.units, start, created - work.slotMs),
     preparing: rate(work.units, created, fromMs),
     rounds: rate(work.units, fromMs, untilMs),
+    perCpuBefore:
+      (1e6 * rate(work.units, start, created - work.slotMs)) / rate(work.cpuUs, start, created - work.slotMs),
+    perCpuDuring: (1e6 * rate(work.units, fromMs, untilMs)) / rate(work.cpuUs, fromMs, untilMs),
     pagesBefore: rate(work.dirtiedPages, start, created - work.slotMs),
     pagesDuring: rate(work.dirtiedPages, fromMs, untilMs),
     roundsMs: untilMs - fromMs,

@@ -1,7 +1,7 @@
 import { escapeHtml } from './escape.js'
 
 /** All plots have this shape; the page scales them to its width. Units are those of the viewBox. */
-export const frame = { width: 480, height: 240, left: 58, right: 10, top: 10, bottom: 40 } as const
+export const frame = { width: 480, height: 240, left: 72, right: 10, top: 10, bottom: 40 } as const
 
 export interface Tick {
   /** 0 to 1 along the axis. */
@@ -76,7 +76,7 @@ export function drawFrame(
     ...horizontal,
     body,
     `<text x="${(left + width - right) / 2}" y="${height - 6}" text-anchor="middle">${escapeHtml(x.name)}</text>`,
-    `<text transform="translate(11 ${middle}) rotate(-90)" text-anchor="middle">${escapeHtml(y.name)}</text>`,
+    `<text transform="translate(12 ${middle}) rotate(-90)" text-anchor="middle">${escapeHtml(y.name)}</text>`,
     '</svg>',
   ].join('')
 }
