@@ -1,4 +1,5 @@
 import type { Lab } from '@pageferry/lab'
+import { describeLink, type LinkOptions } from './link/relay.js'
 import { blackoutParts, type Move, moveProbe, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
 import { type Benchmark, emptyBenchmark, median, metricNamed } from './result.js'
@@ -9,6 +10,7 @@ export interface BlackoutOptions {
   mode: 'hybrid' | 'precopy' | 'postcopy'
   bulkLanes?: number
   runs: number
+  link?: LinkOptions
 }
 
 /** `bench blackout`: one benchmark a size. What follows the pause is not of interest, but its content is checked. */
@@ -17,14 +19,14 @@ export async function benchBlackout(
   options: BlackoutOptions,
   signal?: AbortSignal,
 ): Promise<Benchmark[]> {
-  const { sizesMiB, dirtyRate, mode, bulkLanes, runs } = options
+  const { sizesMiB, dirtyRate, mode, bulkLanes, runs, link } = options
   await warmUp(lab, Math.max(...sizesMiB))
   const benchmarks: Benchmark[] = []
   for (const sizeMiB of sizesMiB) {
     const moves: Move[] = []
     const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate }
     for (let run = 0; run < runs; run++) {
-      moves.push(await moveProbe(lab, probe, { mode, bulkLanes }, { signal }))
+      moves.push(await moveProbe(lab, probe, { mode, bulkLanes }, { signal, link }))
     }
     benchmarks.push(blackoutBenchmark(sizeMiB, options, moves))
   }
@@ -33,10 +35,10 @@ export async function benchBlackout(
 }
 
 function blackoutBenchmark(sizeMiB: number, options: BlackoutOptions, moves: Move[]): Benchmark {
-  const { dirtyRate, mode, bulkLanes } = options
+  const { dirtyRate, mode, bulkLanes, link } = options
   const lanes = bulkLanes === undefined ? '' : `, ${bulkLanes} bulk lanes`
-  const title = `blackout: ${sizeMiB} MiB, ${mode}, ${dirtyRate} pages/s written${lanes}`
-  const benchmark = emptyBenchmark('blackout', title, { sizeMiB, dirtyRate, mode, bulkLanes })
+  const title = `blackout: ${sizeMiB} MiB, ${mode}, ${dirtyRate} pages/s written${lanes}${link === undefined ? '' : `, ${describeLink(link)}`}`
+  const benchmark = emptyBenchmark('blackout', title, { sizeMiB, dirtyRate, mode, bulkLanes, link })
   const add = (name: string, unit: string, of: (move: Move) => number): void => {
     benchmark.metrics.push({ name, unit, better: 'lower', values: moves.map(of) })
   }

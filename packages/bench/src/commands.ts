@@ -1,8 +1,23 @@
-import { type Command, InvalidArgumentError, Option } from 'commander'
-import type { FaultsOptions, OutputOptions, RemoteOptions } from './index.js'
+import type { Command } from 'commander'
+import type { BlackoutOptions, FaultsOptions, RemoteOptions } from './index.js'
+import {
+  addLinkOptions,
+  addMode,
+  addOutputOptions,
+  addProbeOptions,
+  addRunOptions,
+  integer,
+  linkOf,
+  type ProbeFlags,
+  pagesPerS,
+  probeOf,
+  type RunFlags,
+  sizeMiB,
+  sizes,
+} from './options.js'
 
 /*
- * The options of `pageferry bench …`. What does the work is imported when it is run, as all commands are.
+ * `pageferry bench …`. What does the work is imported when it is run, as all commands are.
  */
 
 /** Runs something that Ctrl-C ends through the signal. */
@@ -10,92 +25,21 @@ export type Interruptible = <T>(message: string, work: (signal: AbortSignal) => 
 
 const interrupted = 'Interrupted; the lab and everything in it is gone.'
 
-const patterns = ['sequential', 'uniform', 'zipf', 'stride', 'chase', 'shift']
-const modes = ['hybrid', 'precopy', 'postcopy']
-
-export function integer(smallest: number, largest: number): (text: string) => number {
-  return (text) => {
-    if (!/^\d{1,15}$/.test(text) || Number(text) < smallest || Number(text) > largest) {
-      throw new InvalidArgumentError(`It must be a whole number from ${smallest} to ${largest}.`)
-    }
-    return Number(text)
-  }
-}
-
-/** 1 TiB of memory is more than any machine that this was tried on. */
-const sizeMiB = integer(1, 1 << 20)
-
-function sizes(text: string): number[] {
-  return text.split(',').map((size) => sizeMiB(size.trim()))
-}
-
-function ratio(text: string): number {
-  if (!/^(0|1|0?\.\d+|1\.0+|0\.0+)$/.test(text))
-    throw new InvalidArgumentError('It must be a number from 0 to 1.')
-  return Number(text)
-}
-
-function addProbeOptions(command: Command): Command {
-  return command
-    .addOption(new Option('--pattern <pattern>', 'order of the touches').choices(patterns).default('uniform'))
-    .option('--threads <n>', 'threads that touch', integer(1, 64), 1)
-    .option('--size <MiB>', 'memory of the probe', sizeMiB, 256)
-    .option('--write-ratio <0..1>', 'share of the touches that write', ratio, 0)
-    .option('--think-us <µs>', 'pause of a thread between two touches', integer(0, 60_000_000), 0)
-    .option('--dirty-rate <pages/s>', 'pages written at random before the move', integer(0, 100_000_000), 0)
-}
-
-function addMode(command: Command, mode: string): Command {
-  return command.addOption(new Option('--mode <mode>', 'how memory moves').choices(modes).default(mode))
-}
-
-function addRunOptions(command: Command): Command {
-  return command
-    .option('--bulk-lanes <n>', 'connections that carry pages', integer(1, 8))
-    .option('--runs <n>', 'how often; median, minimum and maximum are shown', integer(1, 1000), 3)
-}
-
-function addOutputOptions(command: Command): Command {
-  return command
-    .option('--json <file>', 'write the result as JSON, for "bench compare" too')
-    .option('--html <file>', 'write a page with plots that needs no network')
-}
-
-interface ProbeFlags {
-  pattern: FaultsOptions['pattern']
-  threads: number
-  size: number
-  writeRatio: number
-  thinkUs: number
-  dirtyRate: number
-}
-
-interface RunFlags extends OutputOptions {
-  size: number
-  dirtyRate: number
-  bulkLanes?: number
-  runs: number
-}
-
 type FaultsFlags = ProbeFlags &
   RunFlags &
   Partial<RemoteOptions> & { mode: FaultsOptions['mode']; push: boolean }
 
-function probeOf({ pattern, threads, size, writeRatio, thinkUs, dirtyRate }: ProbeFlags) {
-  return { pattern, threads, sizeMiB: size, writeRatio, thinkUs, dirtyRate }
-}
-
 async function faults(flags: FaultsFlags, command: Command, interruptible: Interruptible): Promise<void> {
   const { mode, bulkLanes, push, runs, source, destination, pid, result } = flags
+  const link = linkOf(flags)
+  const options = { ...probeOf(flags), mode, bulkLanes, push, runs, link }
   const bench = await import('./index.js')
-  const options = { ...probeOf(flags), mode, bulkLanes, push, runs }
-  const remote = [source, destination, pid, result]
-  if (remote.every((given) => given === undefined)) {
+  if ([source, destination, pid, result].every((given) => given === undefined)) {
     await interruptible(interrupted, (signal) =>
       bench.runInLab(
         flags,
         async (lab, limits, report) => report(await bench.benchFaults(lab, options, limits, signal)),
-        { signal },
+        { signal, link },
       ),
     )
     return
@@ -103,23 +47,14 @@ async function faults(flags: FaultsFlags, command: Command, interruptible: Inter
   if (source === undefined || destination === undefined || pid === undefined || result === undefined) {
     command.error('error: between two machines, --source, --destination, --pid and --result are all needed')
   }
+  if (link !== undefined) command.error('error: a relay is put between the hosts of a lab only')
   await interruptible('Interrupted; the services finish or undo the migration.', (signal) =>
     bench.faultsBetweenMachines({ source, destination, pid, result }, options, flags, signal),
   )
 }
 
-/** Adds `bench` and everything below it. */
-export function addBenchCommands(program: Command, interruptible: Interruptible): void {
-  const bench = program
-    .command('bench')
-    .description('load test: measure migrations against what this machine can do')
-  addOutputOptions(bench.command('limits'))
-    .description('what this machine can do without pageferry')
-    .action(async (flags) => {
-      const { runInLab } = await import('./index.js')
-      await interruptible(interrupted, (signal) => runInLab(flags, async () => {}, { signal }))
-    })
-  addOutputOptions(addRunOptions(addMode(addProbeOptions(bench.command('faults')), 'postcopy')))
+function addFaults(bench: Command, interruptible: Interruptible): void {
+  addRunOptions(addMode(addProbeOptions(bench.command('faults')), 'postcopy'))
     .description('how long a process waits for its pages after the move, in a lab or between two machines')
     .option('--no-push', 'pages travel only when they are asked for')
     .option('--source <url>', 'dump-service of the machine where "bench probe" was started')
@@ -136,59 +71,83 @@ export function addBenchCommands(program: Command, interruptible: Interruptible)
     .action(async (flags) => {
       const { startProbe } = await import('./index.js')
       const { resolve } = await import('node:path')
-      const pid = await startProbe(probeOf(flags), resolve(flags.result))
-      process.stdout.write(`${pid}\n`)
+      process.stdout.write(`${await startProbe(probeOf(flags), resolve(flags.result))}\n`)
     })
-  addOutputOptions(addRunOptions(addMode(bench.command('blackout'), 'hybrid')))
+}
+
+function addBlackout(bench: Command, interruptible: Interruptible): void {
+  addRunOptions(addMode(bench.command('blackout'), 'hybrid'))
     .description('the pause, and its parts')
     .option('--sizes <MiB,MiB,…>', 'memory of the probes', sizes, [64, 512, 2048])
-    .option(
-      '--dirty-rate <pages/s>',
-      'pages written at random before the move',
-      integer(0, 100_000_000),
-      2000,
-    )
-    .action(async ({ sizes: sizesMiB, dirtyRate, mode, bulkLanes, runs, ...output }) => {
+    .option('--dirty-rate <pages/s>', 'pages written at random before the move', pagesPerS, 2000)
+    .action(async (flags: RunFlags & { sizes: number[]; mode: BlackoutOptions['mode'] }) => {
+      const { sizes: sizesMiB, dirtyRate, mode, bulkLanes, runs } = flags
       const { benchBlackout, runInLab } = await import('./index.js')
-      const options = { sizesMiB, dirtyRate, mode, bulkLanes, runs }
+      const link = linkOf(flags)
+      const options = { sizesMiB, dirtyRate, mode, bulkLanes, runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(
-          output,
+          flags,
           async (lab, _, report) => {
             for (const benchmark of await benchBlackout(lab, options, signal)) report(benchmark)
           },
-          { signal },
+          { signal, link },
         ),
       )
     })
-  addOutputOptions(addRunOptions(bench.command('precopy')))
+}
+
+function addRounds(bench: Command, interruptible: Interruptible): void {
+  addRunOptions(bench.command('precopy'))
     .description('throughput of rounds, compared with a plain socket')
     .option('--size <MiB>', 'memory of the probe', sizeMiB, 512)
-    .option('--dirty-rate <pages/s>', 'pages written at random meanwhile', integer(0, 100_000_000), 0)
-    .action(async ({ size, dirtyRate, bulkLanes, runs, ...output }: RunFlags) => {
+    .option('--dirty-rate <pages/s>', 'pages written at random meanwhile', pagesPerS, 0)
+    .action(async (flags: RunFlags) => {
+      const { size, dirtyRate, bulkLanes, runs } = flags
       const { benchPrecopy, runInLab } = await import('./index.js')
-      const options = { sizeMiB: size, dirtyRate, bulkLanes, runs }
+      const link = linkOf(flags)
+      const options = { sizeMiB: size, dirtyRate, bulkLanes, runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(
-          output,
+          flags,
           async (lab, limits, report) => report(await benchPrecopy(lab, options, limits, signal)),
-          { signal },
+          { signal, link },
         ),
       )
     })
-  addOutputOptions(addRunOptions(bench.command('slowdown')))
+  addRunOptions(bench.command('slowdown'))
     .description('what a computing and writing process loses while rounds run')
     .option('--size <MiB>', 'memory of the probe', sizeMiB, 1024)
-    .option('--dirty-rate <pages/s>', 'pages written at random', integer(0, 100_000_000), 10_000)
-    .action(async ({ size, dirtyRate, bulkLanes, runs, ...output }: RunFlags) => {
+    .option('--dirty-rate <pages/s>', 'pages written at random', pagesPerS, 10_000)
+    .action(async (flags: RunFlags) => {
+      const { size, dirtyRate, bulkLanes, runs } = flags
       const { benchSlowdown, runInLab } = await import('./index.js')
-      const options = { sizeMiB: size, dirtyRate, bulkLanes, runs }
+      const link = linkOf(flags)
+      const options = { sizeMiB: size, dirtyRate, bulkLanes, runs, link }
       await interruptible(interrupted, (signal) =>
-        runInLab(output, async (lab, _, report) => report(await benchSlowdown(lab, options, signal)), {
+        runInLab(flags, async (lab, _, report) => report(await benchSlowdown(lab, options, signal)), {
           signal,
+          link,
         }),
       )
     })
+}
+
+/** Adds `bench` and everything below it. */
+export function addBenchCommands(program: Command, interruptible: Interruptible): void {
+  const bench = program
+    .command('bench')
+    .description('load test: measure migrations against what this machine can do')
+  addOutputOptions(addLinkOptions(bench.command('limits')))
+    .description('what this machine can do without pageferry')
+    .action(async (flags) => {
+      const { runInLab } = await import('./index.js')
+      const link = linkOf(flags)
+      await interruptible(interrupted, (signal) => runInLab(flags, async () => {}, { signal, link }))
+    })
+  addFaults(bench, interruptible)
+  addBlackout(bench, interruptible)
+  addRounds(bench, interruptible)
   bench
     .command('all')
     .description('a selection of everything, in about ten minutes')

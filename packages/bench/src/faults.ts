@@ -2,6 +2,7 @@ import type { Lab, MigrationOptions } from '@pageferry/lab'
 import type { Histogram } from 'hdr-histogram-js'
 import { encode, fromBuckets, percentileUs } from './histogram.js'
 import type { Limits } from './limits.js'
+import { describeLink, type LinkOptions } from './link/relay.js'
 import { blackoutParts, installedOverTime, type Move, moveProbe, warmUp } from './moves.js'
 import type { ProbeOptions, ProbeResult, TouchRecord } from './probe.js'
 import { type Benchmark, emptyBenchmark, type Metric } from './result.js'
@@ -12,6 +13,7 @@ export interface FaultsOptions extends ProbeOptions {
   /** false: pages travel only when they are asked for. */
   push: boolean
   runs: number
+  link?: LinkOptions
 }
 
 /** Longest pushDelayMs of the API, an hour: longer than any run. */
@@ -22,7 +24,7 @@ export function migrationOf({ mode, bulkLanes, push }: FaultsOptions): Migration
 }
 
 export function faultsTitle(options: FaultsOptions): string {
-  const { pattern, sizeMiB, threads, writeRatio, thinkUs, dirtyRate, mode, bulkLanes, push } = options
+  const { pattern, sizeMiB, threads, writeRatio, thinkUs, dirtyRate, mode, bulkLanes, push, link } = options
   const details = [
     `${sizeMiB} MiB ${pattern}`,
     mode,
@@ -32,6 +34,7 @@ export function faultsTitle(options: FaultsOptions): string {
     ...(dirtyRate > 0 ? [`${dirtyRate} pages/s written before`] : []),
     ...(bulkLanes !== undefined ? [`${bulkLanes} bulk lanes`] : []),
     ...(push ? [] : ['no push']),
+    ...(link === undefined ? [] : [describeLink(link)]),
   ]
   return `faults: ${details.join(', ')}`
 }
@@ -46,7 +49,7 @@ export async function benchFaults(
   await warmUp(lab, options.sizeMiB)
   const moves: Move[] = []
   for (let run = 0; run < options.runs; run++) {
-    moves.push(await moveProbe(lab, options, migrationOf(options), { signal }))
+    moves.push(await moveProbe(lab, options, migrationOf(options), { signal, link: options.link }))
   }
   return faultsBenchmark(options, moves, limits)
 }

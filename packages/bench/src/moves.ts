@@ -14,6 +14,7 @@ import {
 } from '@pageferry/lab'
 import type { MigrationReport } from '@pageferry/migration'
 import type { Status } from '@pageferry/service'
+import { type LinkOptions, withLink } from './link/relay.js'
 import {
   type ProbeOptions,
   type ProbeResult,
@@ -47,7 +48,7 @@ export async function moveProbe(
   lab: Lab,
   options: ProbeOptions,
   migration: MigrationOptions,
-  { signal, settle = settleMs }: { signal?: AbortSignal; settle?: number } = {},
+  { signal, settle = settleMs, link }: { signal?: AbortSignal; settle?: number; link?: LinkOptions } = {},
 ): Promise<Move> {
   const directory = mkdtempSync(join(tmpdir(), 'pageferry-bench-'))
   const resultPath = join(directory, 'result.json')
@@ -59,7 +60,9 @@ export async function moveProbe(
     const note = (status: Status): void => {
       statuses.push({ atMs: Date.now(), status })
     }
-    const result = await migrateInLab(lab, pid, migration, note, signal)
+    const result = await withLink(lab.a, link, (via) =>
+      migrateInLab(lab, pid, { ...migration, via }, note, signal),
+    )
     const report = requireMigrated(result)
     const limit = AbortSignal.timeout(exitTimeoutMs)
     const exit = await waitForExit(lab, 'b', result.id, signal ? AbortSignal.any([signal, limit]) : limit)

@@ -11,7 +11,7 @@ function findPackageRoot(directory: string): string {
 }
 
 /** Absolute path of a program of ./programs. */
-export function nativeProgram(name: 'probe' | 'kernel-limits'): string {
+export function nativeProgram(name: 'probe' | 'kernel-limits' | 'link-relay'): string {
   const path = join(packageRoot, 'build', name)
   if (existsSync(path)) return path
   throw new PageferryError('UNSUPPORTED_HOST', `the program ${path} is not built: run "npm run setup"`)

@@ -1,5 +1,6 @@
 import type { Lab } from '@pageferry/lab'
 import type { Limits } from './limits.js'
+import { describeLink, type LinkOptions } from './link/relay.js'
 import { type Move, moveProbe, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
 import { type Benchmark, emptyBenchmark } from './result.js'
@@ -9,6 +10,7 @@ export interface PrecopyOptions {
   bulkLanes?: number
   dirtyRate: number
   runs: number
+  link?: LinkOptions
 }
 
 /** `bench precopy`: how fast memory travels in rounds, compared with a plain socket in the same run. */
@@ -18,16 +20,16 @@ export async function benchPrecopy(
   limits: Limits | undefined,
   signal?: AbortSignal,
 ): Promise<Benchmark> {
-  const { sizeMiB, bulkLanes, dirtyRate, runs } = options
+  const { sizeMiB, bulkLanes, dirtyRate, runs, link } = options
   await warmUp(lab, sizeMiB)
   const moves: Move[] = []
   const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate }
   for (let run = 0; run < runs; run++) {
-    moves.push(await moveProbe(lab, probe, { mode: 'precopy', bulkLanes }, { signal }))
+    moves.push(await moveProbe(lab, probe, { mode: 'precopy', bulkLanes }, { signal, link }))
   }
   const lanes = bulkLanes ?? 1
   const written = dirtyRate > 0 ? `, ${dirtyRate} pages/s written` : ''
-  const title = `precopy: ${sizeMiB} MiB, ${lanes} bulk ${lanes === 1 ? 'lane' : 'lanes'}${written}`
+  const title = `precopy: ${sizeMiB} MiB, ${lanes} bulk ${lanes === 1 ? 'lane' : 'lanes'}${written}${link === undefined ? '' : `, ${describeLink(link)}`}`
   const benchmark = emptyBenchmark('precopy', title, { ...options })
   const limit = limits && { name: 'plain TCP socket', value: limits.tcpGigabytesPerS }
   // Later rounds are too short to say anything about throughput.

@@ -3,6 +3,7 @@ import { dirname, resolve } from 'node:path'
 import { PageferryError } from '@pageferry/base'
 import { type Lab, withLab } from '@pageferry/lab'
 import { type Limits, measureLimits } from './limits.js'
+import type { LinkOptions } from './link/relay.js'
 import { renderPage } from './page/page.js'
 import { type Benchmark, newResultFile, type ResultFile, writeResultFile } from './result.js'
 import { describeMachineLine, formatBenchmark } from './table.js'
@@ -11,6 +12,13 @@ import { describeMachineLine, formatBenchmark } from './table.js'
 export interface OutputOptions {
   json?: string
   html?: string
+}
+
+export interface RunOptions {
+  signal?: AbortSignal
+  /** A slower link between the hosts, whose limits are measured too. */
+  link?: LinkOptions
+  out?: NodeJS.WritableStream
 }
 
 /** Hears of every benchmark as it ends. */
@@ -41,7 +49,7 @@ export function writeOutput(file: ResultFile, { json, html }: OutputOptions): vo
 export async function runInLab(
   output: OutputOptions,
   work: (lab: Lab, limits: Limits, report: Report) => Promise<void>,
-  { signal, out = process.stdout }: { signal?: AbortSignal; out?: NodeJS.WritableStream } = {},
+  { signal, link, out = process.stdout }: RunOptions = {},
 ): Promise<ResultFile> {
   prepareOutput(output)
   const file = newResultFile()
@@ -53,7 +61,7 @@ export async function runInLab(
   try {
     await withLab(
       async (lab) => {
-        const { limits, benchmark } = await measureLimits(lab)
+        const { limits, benchmark } = await measureLimits(lab, link)
         report(benchmark)
         await work(lab, limits, report)
       },

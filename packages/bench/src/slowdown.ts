@@ -1,5 +1,6 @@
 import { PageferryError } from '@pageferry/base'
 import type { Lab } from '@pageferry/lab'
+import { describeLink, type LinkOptions } from './link/relay.js'
 import { type Move, moveProbe, roundTimes, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
 import { type Benchmark, emptyBenchmark, median } from './result.js'
@@ -9,6 +10,7 @@ export interface SlowdownOptions {
   dirtyRate: number
   bulkLanes?: number
   runs: number
+  link?: LinkOptions
 }
 
 /** Long enough for a steady rate before anything happens to the probe. */
@@ -25,16 +27,20 @@ export async function benchSlowdown(
   options: SlowdownOptions,
   signal?: AbortSignal,
 ): Promise<Benchmark> {
-  const { sizeMiB, dirtyRate, bulkLanes, runs } = options
+  const { sizeMiB, dirtyRate, bulkLanes, runs, link } = options
   await warmUp(lab, sizeMiB)
   const moves: Move[] = []
   const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate, work: true }
   for (let run = 0; run < runs; run++) {
-    moves.push(await moveProbe(lab, probe, { mode: 'hybrid', bulkLanes }, { signal, settle: settleMs }))
+    moves.push(await moveProbe(lab, probe, { mode: 'hybrid', bulkLanes }, { signal, settle: settleMs, link }))
   }
-  const benchmark = emptyBenchmark('slowdown', `slowdown: ${sizeMiB} MiB, ${dirtyRate} pages/s written`, {
-    ...options,
-  })
+  const benchmark = emptyBenchmark(
+    'slowdown',
+    `slowdown: ${sizeMiB} MiB, ${dirtyRate} pages/s written${link === undefined ? '' : `, ${describeLink(link)}`}`,
+    {
+      ...options,
+    },
+  )
   const rates = moves.map(workRates)
   const before = { name: 'before', value: median(rates.map((rate) => rate.before)) }
   const add = (name: string, of: (rate: WorkRates) => number, limit?: typeof before): void => {

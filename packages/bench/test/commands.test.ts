@@ -55,6 +55,7 @@ t.test('what is right is run', async (t) => {
     ['faults', '--mode', 'hybrid', '--bulk-lanes', '2', '--runs', '5', '--no-push'],
     ['blackout', '--sizes', '64,512,2048', '--dirty-rate', '2000'],
     ['precopy', '--bulk-lanes', '2'],
+    ['limits', '--rtt', '10', '--jitter', '.5', '--rate', '100'],
     ['slowdown', '--dirty-rate', '10000'],
     ['all', '--output', 'somewhere'],
   ]
@@ -73,7 +74,8 @@ t.test('what is wrong gets a sentence', async (t) => {
     [['blackout', '--mode', 'magic'], /Allowed choices are hybrid, precopy, postcopy/],
     [['probe'], /required option '--result <file>'/],
     [['compare', 'one'], /missing required argument 'b'/],
-    [['limits', '--rtt', '10'], /unknown option/],
+    [['limits', '--rtt', '-1'], /number from 0 to 10000/],
+    [['faults', '--rate', 'fast'], /number from 0 to 100000/],
   ]
   for (const [args, sentence] of wrong) {
     const { ran, said } = await parse(...args)

@@ -30,6 +30,8 @@ export interface MigrationOptions {
   tracker?: 'wp-async' | 'soft-dirty' | 'page-hash'
   /** Directory on the destination that also receives the CRIU images. */
   imagesDir?: string
+  /** Where the destination dials instead of the source's data address: a relay in front of it, to measure with. */
+  via?: (dataUrl: string) => Promise<string>
   /** Test hook of the restore-service. */
   injectFault?: string
 }
@@ -128,7 +130,7 @@ class Migration {
   async run(request: MigrationRequest, signal?: AbortSignal): Promise<MigrationResult> {
     const { source, destination } = this.#clients
     const { pid, mode = 'hybrid', maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, imagesDir } = request
-    const { newPidNamespace, injectFault, pushDelayMs } = request
+    const { newPidNamespace, injectFault, pushDelayMs, via } = request
     signal?.throwIfAborted()
     const created = await source.createMigration({
       ...{ pid, mode, maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, pushDelayMs },
@@ -136,8 +138,9 @@ class Migration {
     const { id, token, dataUrl } = created
     this.#note(created)
     try {
+      const dialled = via === undefined ? dataUrl : await via(dataUrl)
       const accepted = await destination.createMigration({
-        ...{ id, token, source: dataUrl, verify, newPidNamespace, imagesDir, injectFault },
+        ...{ id, token, source: dialled, verify, newPidNamespace, imagesDir, injectFault },
       })
       this.#note(accepted)
     } catch (error) {

@@ -1,19 +1,15 @@
-/** Program: the receiving end of the link measurement, `measure.js ADDRESS`; prints a LinkMeasurement. */
+/** Program: the receiving end of the link measurement, `measure.js LinkPlan-as-JSON`; prints a LinkMeasurement. */
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { WebSocket } from 'ws'
 import { encode, fromSamples } from '../histogram.js'
-import { encodeRequest, type LinkMeasurement, linkPorts, smallBytes, type Transport } from './protocol.js'
+import { encodeRequest, type LinkMeasurement, type LinkPlan, smallBytes, type Transport } from './protocol.js'
 
-const [address] = process.argv.slice(2)
+const plan: LinkPlan = JSON.parse(process.argv[2] ?? '')
+const { address, ports, roundTrips, warmUpRoundTrips, throughputBytes, throughputRounds } = plan
 
-const roundTrips = 4000
-/** Until then V8 and the caches get to know the path. */
-const warmUpRoundTrips = 1000
 const messageSizes = [256 * 1024, 1024 * 1024]
-const throughputBytes = 256 * 1024 * 1024
-const throughputRounds = 3
 const connectTimeoutMs = 10_000
 
 interface Connection {
@@ -33,14 +29,14 @@ async function open(transport: Transport, onBytes: (nr: number) => void): Promis
 }
 
 async function openTcp(onBytes: (nr: number) => void): Promise<Connection> {
-  const socket: Socket = connect({ port: linkPorts.tcp, host: address, noDelay: true })
+  const socket: Socket = connect({ port: ports.tcp, host: address, noDelay: true })
   await once(socket, 'connect')
   socket.on('data', (bytes) => onBytes(bytes.length))
   return { send: (bytes) => socket.write(bytes), close: () => socket.destroy() }
 }
 
 async function openWs(onBytes: (nr: number) => void): Promise<Connection> {
-  const socket = new WebSocket(`ws://${address}:${linkPorts.ws}`, { perMessageDeflate: false })
+  const socket = new WebSocket(`ws://${address}:${ports.ws}`, { perMessageDeflate: false })
   await once(socket, 'open')
   socket.on('message', (bytes: Buffer) => onBytes(bytes.length))
   return { send: (bytes) => socket.send(bytes), close: () => socket.terminate() }
@@ -68,7 +64,6 @@ async function roundTrip(transport: Transport): Promise<string> {
     else ping()
   })
   connection.send(encodeRequest({ messageBytes: smallBytes, count: 0 }))
-  await sleep(50) // the request must not be taken for the first message
   ping()
   await finished
   connection.close()
@@ -87,7 +82,7 @@ async function throughput(transport: Transport, messageBytes: number, totalBytes
     if (got >= totalBytes) done()
   })
   const start = performance.now()
-  connection.send(encodeRequest({ messageBytes, count: totalBytes / messageBytes }))
+  connection.send(encodeRequest({ messageBytes, count: Math.ceil(totalBytes / messageBytes) }))
   await finished
   const seconds = (performance.now() - start) / 1000
   connection.close()

@@ -23,6 +23,17 @@ export function decodeRequest(bytes: Buffer): LinkRequest {
   return { messageBytes: bytes.readUInt32LE(0), count: bytes.readUInt32LE(4) }
 }
 
+/** How much is measured: less on a slow link. */
+export interface LinkPlan {
+  address: string
+  ports: Record<Transport, number>
+  roundTrips: number
+  /** Until then V8 and the caches get to know the path. */
+  warmUpRoundTrips: number
+  throughputBytes: number
+  throughputRounds: number
+}
+
 /** As much as a bulk lane has on its way before it waits for the destination. */
 export const windowBytes = 4 * 1024 * 1024
 
