@@ -1,6 +1,6 @@
 import type { Lab } from '@pageferry/lab'
 import { describeLink, type LinkOptions } from './link/relay.js'
-import { blackoutParts, type Move, moveProbe, warmUp } from './moves.js'
+import { blackoutParts, type Move, moveProbes, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
 import { type Benchmark, emptyBenchmark, median, metricNamed } from './result.js'
 
@@ -23,11 +23,8 @@ export async function benchBlackout(
   await warmUp(lab, Math.max(...sizesMiB))
   const benchmarks: Benchmark[] = []
   for (const sizeMiB of sizesMiB) {
-    const moves: Move[] = []
     const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate }
-    for (let run = 0; run < runs; run++) {
-      moves.push(await moveProbe(lab, probe, { mode, bulkLanes }, { signal, link }))
-    }
+    const moves = await moveProbes(lab, runs, probe, { mode, bulkLanes }, { signal, link })
     benchmarks.push(blackoutBenchmark(sizeMiB, options, moves))
   }
   addGrowth(benchmarks)

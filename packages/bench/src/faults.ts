@@ -3,7 +3,7 @@ import type { Histogram } from 'hdr-histogram-js'
 import { encode, fromBuckets, percentileUs } from './histogram.js'
 import type { Limits } from './limits.js'
 import { describeLink, type LinkOptions } from './link/relay.js'
-import { blackoutParts, installedOverTime, type Move, moveProbe, warmUp } from './moves.js'
+import { blackoutParts, installedOverTime, type Move, moveProbes, warmUp } from './moves.js'
 import type { ProbeOptions, ProbeResult, TouchRecord } from './probe.js'
 import { type Benchmark, emptyBenchmark, type Metric } from './result.js'
 
@@ -47,10 +47,8 @@ export async function benchFaults(
   signal?: AbortSignal,
 ): Promise<Benchmark> {
   await warmUp(lab, options.sizeMiB)
-  const moves: Move[] = []
-  for (let run = 0; run < options.runs; run++) {
-    moves.push(await moveProbe(lab, options, migrationOf(options), { signal, link: options.link }))
-  }
+  const { runs, link } = options
+  const moves = await moveProbes(lab, runs, options, migrationOf(options), { signal, link })
   return faultsBenchmark(options, moves, limits)
 }
 

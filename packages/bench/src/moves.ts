@@ -43,12 +43,54 @@ const settleMs = 500
 /** Longest phase of a probe on the destination: all of its memory one page at a time over a slow link. */
 const exitTimeoutMs = 900_000
 
+export interface MoveOptions {
+  signal?: AbortSignal
+  /** Time between the probe's start and its move. */
+  settle?: number
+  link?: LinkOptions
+}
+
+/** Runs whose figures are lost are repeated, up to so often for all runs together. */
+const maxRepeats = 3
+
+/**
+ * `runs` moves with the same options. When a worker of the source dies, its successor ends the migration well, but
+ * knows nothing of the pause: such a run is no measurement, and is said and repeated.
+ */
+export async function moveProbes(
+  lab: Lab,
+  runs: number,
+  probe: ProbeOptions,
+  migration: MigrationOptions,
+  options: MoveOptions = {},
+): Promise<Move[]> {
+  const moves: Move[] = []
+  for (let repeats = 0; moves.length < runs; ) {
+    const move = await moveProbe(lab, probe, migration, options)
+    if (move.report.blackoutMs > 0) moves.push(move)
+    else {
+      repeats++
+      process.stderr.write(`A run is repeated: the source's worker was replaced. ${sourceComplaints(lab)}\n`)
+      if (repeats > maxRepeats) {
+        throw new PageferryError('INTERNAL', `Workers of the source were replaced in ${repeats} runs.`)
+      }
+    }
+  }
+  return moves
+}
+
+/** What the dump-service's log says about deaths: the lab and its logs will be gone. */
+function sourceComplaints(lab: Lab): string {
+  const lines = readFileSync(join(lab.a.directory, 'source.log'), 'utf8').split('\n')
+  return lines.filter((line) => /worker is gone|"level":[56]0/.test(line)).join('\n')
+}
+
 /** Starts a probe on host a, moves it to host b, waits until it has touched and compared all of its memory there. */
 export async function moveProbe(
   lab: Lab,
   options: ProbeOptions,
   migration: MigrationOptions,
-  { signal, settle = settleMs, link }: { signal?: AbortSignal; settle?: number; link?: LinkOptions } = {},
+  { signal, settle = settleMs, link }: MoveOptions = {},
 ): Promise<Move> {
   const directory = mkdtempSync(join(tmpdir(), 'pageferry-bench-'))
   const resultPath = join(directory, 'result.json')

@@ -1,7 +1,7 @@
 import type { Lab } from '@pageferry/lab'
 import type { Limits } from './limits.js'
 import { describeLink, type LinkOptions } from './link/relay.js'
-import { type Move, moveProbe, warmUp } from './moves.js'
+import { type Move, moveProbes, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
 import { type Benchmark, emptyBenchmark } from './result.js'
 
@@ -22,11 +22,8 @@ export async function benchPrecopy(
 ): Promise<Benchmark> {
   const { sizeMiB, bulkLanes, dirtyRate, runs, link } = options
   await warmUp(lab, sizeMiB)
-  const moves: Move[] = []
   const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate }
-  for (let run = 0; run < runs; run++) {
-    moves.push(await moveProbe(lab, probe, { mode: 'precopy', bulkLanes }, { signal, link }))
-  }
+  const moves = await moveProbes(lab, runs, probe, { mode: 'precopy', bulkLanes }, { signal, link })
   const lanes = bulkLanes ?? 1
   const written = dirtyRate > 0 ? `, ${dirtyRate} pages/s written` : ''
   const title = `precopy: ${sizeMiB} MiB, ${lanes} bulk ${lanes === 1 ? 'lane' : 'lanes'}${written}${link === undefined ? '' : `, ${describeLink(link)}`}`

@@ -1,7 +1,7 @@
 import { PageferryError } from '@pageferry/base'
 import type { Lab } from '@pageferry/lab'
 import { describeLink, type LinkOptions } from './link/relay.js'
-import { type Move, moveProbe, roundTimes, warmUp } from './moves.js'
+import { type Move, moveProbes, roundTimes, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
 import { type Benchmark, emptyBenchmark, median } from './result.js'
 
@@ -29,11 +29,14 @@ export async function benchSlowdown(
 ): Promise<Benchmark> {
   const { sizeMiB, dirtyRate, bulkLanes, runs, link } = options
   await warmUp(lab, sizeMiB)
-  const moves: Move[] = []
   const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate, work: true }
-  for (let run = 0; run < runs; run++) {
-    moves.push(await moveProbe(lab, probe, { mode: 'hybrid', bulkLanes }, { signal, settle: settleMs, link }))
-  }
+  const moves = await moveProbes(
+    lab,
+    runs,
+    probe,
+    { mode: 'hybrid', bulkLanes },
+    { signal, settle: settleMs, link },
+  )
   const benchmark = emptyBenchmark(
     'slowdown',
     `slowdown: ${sizeMiB} MiB, ${dirtyRate} pages/s written${link === undefined ? '' : `, ${describeLink(link)}`}`,
