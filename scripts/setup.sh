@@ -56,6 +56,14 @@ if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modu
 fi
 PATH=$PWD/node_modules/.bin:$PATH
 
+# The links of npm's workspaces. npm makes them too, but it also touches its own record when it only updates the lock
+# file, and a package that is new in a checkout would then be missing.
+mkdir -p node_modules/@pageferry
+for package in packages/*/; do
+	name=$(basename "$package")
+	[ -e "node_modules/@pageferry/$name" ] || ln -sfn "../../packages/$name" "node_modules/@pageferry/$name"
+done
+
 for package in packages/*/; do
 	package=${package%/}
 	[ -e "$package/scripts/generate.mjs" ] || continue
@@ -78,6 +86,7 @@ if newer "$addon" packages/kernel/native packages/kernel/binding.gyp; then
 	touch "$addon"
 fi
 make --silent -C packages/kernel/programs >&2
+make --silent -C packages/bench/programs >&2
 if [ -e test/workloads/Makefile ]; then make --silent -C test/workloads >&2; fi
 
 tsc -b >&2

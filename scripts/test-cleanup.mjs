@@ -103,7 +103,7 @@ export async function removeLabs(root) {
   const labs = existsSync('/run/pageferry/labs') ? readdirSync('/run/pageferry/labs') : []
   const ours = labs.filter((name) => name.startsWith(`${runMark}-`))
   if (ours.length === 0) return []
-  const { takeDown } = await import(pathToFileURL(join(root, 'packages/cli/dist/src/lab/index.js')).href)
+  const { takeDown } = await import(pathToFileURL(join(root, 'packages/lab/dist/src/index.js')).href)
   for (const name of ours) await takeDown(name)
   return ours.map((name) => `lab ${name}`)
 }

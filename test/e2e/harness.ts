@@ -13,7 +13,7 @@ import {
   reportOf,
   waitForExit,
   withLab,
-} from '@pageferry/cli'
+} from '@pageferry/lab'
 import type { MigrationReport } from '@pageferry/migration'
 import type { Status } from '@pageferry/service'
 import t, { type Test } from 'tap'

@@ -1,6 +1,6 @@
 // What single migrations must show: the scenario of 2016, a large idle process, an exit in the middle of a round.
 
-import { failureOf } from '@pageferry/cli'
+import { failureOf } from '@pageferry/lab'
 import { inLab, Workload } from './harness.js'
 
 await inLab('scenarios', async (t, lab) => {

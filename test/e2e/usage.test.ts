@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { failureOf } from '@pageferry/cli'
+import { failureOf } from '@pageferry/lab'
 import t, { type Test } from 'tap'
 import { inLab, Workload } from './harness.js'
 

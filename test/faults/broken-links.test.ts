@@ -3,7 +3,7 @@
 import { execFile } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { type Lab, withLab } from '@pageferry/cli'
+import { type Lab, withLab } from '@pageferry/lab'
 import t from 'tap'
 import {
   Driver,

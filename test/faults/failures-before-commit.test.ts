@@ -1,6 +1,6 @@
 // test-timeout-s: 900
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Lab, migrateInLab, withLab } from '@pageferry/cli'
+import { type Lab, migrateInLab, withLab } from '@pageferry/lab'
 import t, { type Test } from 'tap'
 import {
   baseSeed,

@@ -16,7 +16,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { type HostName, type Lab, type MigrationOptions, waitForExit } from '@pageferry/cli'
+import { type HostName, type Lab, type MigrationOptions, waitForExit } from '@pageferry/lab'
 import { type CreatedMigration, isFinal, type Role, ServiceClient, type Status } from '@pageferry/service'
 import type { Test } from 'tap'
 

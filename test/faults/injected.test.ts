@@ -1,5 +1,5 @@
 // test-timeout-s: 1800
-import { withLab } from '@pageferry/cli'
+import { withLab } from '@pageferry/lab'
 import { FAULTS, type FaultName } from '@pageferry/migration'
 import { isFinal } from '@pageferry/service'
 import t from 'tap'

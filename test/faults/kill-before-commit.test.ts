@@ -1,6 +1,6 @@
 // test-timeout-s: 1800
 import { setTimeout as sleep } from 'node:timers/promises'
-import { withLab } from '@pageferry/cli'
+import { withLab } from '@pageferry/lab'
 import type { ServiceClient } from '@pageferry/service'
 import t from 'tap'
 import {

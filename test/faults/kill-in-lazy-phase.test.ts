@@ -1,6 +1,6 @@
 // test-timeout-s: 900
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Lab, withLab } from '@pageferry/cli'
+import { type Lab, withLab } from '@pageferry/lab'
 import t from 'tap'
 import {
   baseSeed,

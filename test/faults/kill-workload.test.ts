@@ -1,5 +1,5 @@
 // test-timeout-s: 300
-import { withLab } from '@pageferry/cli'
+import { withLab } from '@pageferry/lab'
 import t from 'tap'
 import { Driver, ended, explained, kill9, nothingLeft, Restless, reached, slowLink } from './harness.js'
 

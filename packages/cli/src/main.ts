@@ -1,6 +1,8 @@
 import { readFileSync } from 'node:fs'
+import { addBenchCommands } from '@pageferry/bench/commands'
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { exitStatus, Interrupted, printError } from './errors.js'
+import { interruptible } from './interrupt.js'
 
 /*
  * Commands are imported when they are run: the lab and the command line itself must not wait for a web framework and
@@ -112,6 +114,7 @@ export function createProgram(): Command {
     .requiredOption('--pid <pid>', 'the process, as the source sees it', integer(1))
     .action(async (options) => (await import('./commands/migrate.js')).migrateCommand(options))
   addLabCommands(program)
+  addBenchCommands(program, interruptible)
   program
     .command('demo')
     .description('migrate a Python program between the two hosts of a lab')

@@ -1,10 +1,9 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { BlockList } from 'node:net'
+import { hostAddress, servicePort } from '@pageferry/lab'
 import { checkListenAddress, labNetwork, parseListenAddress } from '@pageferry/service'
 import t from 'tap'
 import { parse } from 'yaml'
-import { hostAddress } from '../src/lab/paths.js'
-import { servicePort } from '../src/lab/services.js'
 
 /** What can be checked of docker-compose.yml and deploy/ without an engine and without systemd. */
 

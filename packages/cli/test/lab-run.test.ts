@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { isAlive, type LabState, readState } from '@pageferry/lab'
 import t from 'tap'
-import { isAlive, type LabState, readState } from '../src/lab/state.js'
 
 const program = fileURLToPath(new URL('../bin/pageferry.js', import.meta.url))
 const prefix = process.env.PAGEFERRY_LAB_PREFIX ?? 'lab'

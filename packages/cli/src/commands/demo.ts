@@ -1,19 +1,18 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import { PageferryError } from '@pageferry/base'
+import { type Lab, migrateInLab, reportOf, waitForExit, withLab } from '@pageferry/lab'
 import pc from 'picocolors'
 import { interruptible } from '../interrupt.js'
-import { type Lab, withLab } from '../lab/index.js'
-import { packageRoot } from '../lab/paths.js'
-import { migrateInLab, waitForExit } from '../lab/session.js'
 import { checkLog, type DemoLog } from '../ui/demo-log.js'
 import { Progress } from '../ui/progress.js'
-import { printReport, reportOf } from '../ui/report.js'
+import { printReport } from '../ui/report.js'
 import { statusOf } from './lab-run.js'
 import { conclude } from './migrate.js'
 
-const program = join(packageRoot, 'assets/demo.py')
+const program = fileURLToPath(new URL('../../../assets/demo.py', import.meta.url))
 const memoryMiB = 256
 
 /** Filling the memory takes about a second; memory that a virtual machine never used costs more. */

@@ -1,10 +1,19 @@
 import { PageferryError } from '@pageferry/base'
+import {
+  followFile,
+  type HostName,
+  hostNames,
+  Lab,
+  labDir,
+  passThrough,
+  requireLab,
+  roles,
+  serviceUrl,
+  startInHost,
+  superviseInHost,
+  takeDown,
+} from '@pageferry/lab'
 import { ExitWith } from '../errors.js'
-import { followFile, passThrough, startInHost, superviseInHost } from '../lab/exec.js'
-import { Lab, takeDown } from '../lab/index.js'
-import { type HostName, hostNames, labDir } from '../lab/paths.js'
-import { roles, serviceUrl } from '../lab/services.js'
-import { requireLab } from '../lab/state.js'
 
 /** `lab up NAME` */
 export async function up(name: string, options: { services: boolean }): Promise<void> {

@@ -1,8 +1,15 @@
 import { resolve } from 'node:path'
+import {
+  failureOf,
+  type MigrationOptions,
+  type MigrationResult,
+  migrate,
+  reportOf,
+  whereabouts,
+} from '@pageferry/lab'
 import { ExitWith, failureStatus, printError } from '../errors.js'
-import { failureOf, type MigrationOptions, type MigrationResult, migrate, whereabouts } from '../migrate.js'
 import { Progress } from '../ui/progress.js'
-import { printReport, reportOf, requireWritable, writeReport } from '../ui/report.js'
+import { printReport, requireWritable, writeReport } from '../ui/report.js'
 
 /** Options of `migrate`, `lab run` and `demo` as commander gives them. */
 export interface MigrationFlags {

@@ -1,33 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
-import {
-  type DestinationReport,
-  formatReport,
-  type MigrationReport,
-  mergeReports,
-  type SourceReport,
-} from '@pageferry/migration'
+import { formatReport, type MigrationReport } from '@pageferry/migration'
 import pc from 'picocolors'
-import type { MigrationResult } from '../migrate.js'
-
-/**
- * The report of both sides together. A migration that failed early has measured little; what it has not is zero.
- * null when the source never reported anything.
- */
-export function reportOf({ id, source, destination }: MigrationResult): MigrationReport | null {
-  const measured = source?.report as Partial<SourceReport> | undefined
-  if (source === undefined || measured === undefined) return null
-  const { pid = 0, comm = '', threads = 0 } = source.workload ?? {}
-  const complete: SourceReport = {
-    ...{ id, mode: 'hybrid', outcome: 'resumed', workload: { pid, comm, threads }, rounds: [] },
-    pages: { present: 0, parent: 0, lazy: 0, zero: 0, hole: 0 },
-    ...{ bytesOnWire: 0, blackoutMs: 0, totalMs: 0 },
-    ...measured,
-    blackout: { freezeMs: 0, captureMs: 0, ...measured.blackout },
-  }
-  const there = destination?.report as DestinationReport | undefined
-  return mergeReports(complete, there?.blackout === undefined ? undefined : there)
-}
 
 export function writeReport(path: string, report: MigrationReport): void {
   try {

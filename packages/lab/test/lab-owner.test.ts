@@ -4,11 +4,11 @@ import { existsSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
-import { Lab, takeDown } from '../src/lab/index.js'
-import { isAlive, type LabState, listLabs, readState } from '../src/lab/state.js'
+import { Lab, takeDown } from '../src/index.js'
+import { isAlive, type LabState, listLabs, readState } from '../src/state.js'
 
-const program = fileURLToPath(new URL('../bin/pageferry.js', import.meta.url))
-const labs = fileURLToPath(new URL('../dist/src/lab/index.js', import.meta.url))
+const program = fileURLToPath(new URL('../../cli/bin/pageferry.js', import.meta.url))
+const labs = fileURLToPath(new URL('../dist/src/index.js', import.meta.url))
 const prefix = process.env.PAGEFERRY_LAB_PREFIX ?? 'lab'
 
 /** Longer than a loaded machine needs to start node and take a lab down. */

@@ -15,8 +15,11 @@ export const subnetsDir = '/run/pageferry/subnets'
 /** Directory of this package, whether its compiled files run or, in tests, its sources. */
 export const packageRoot = findPackageRoot(dirname(fileURLToPath(import.meta.url)))
 
-/** What `npx pageferry` runs; services and the warden of a lab are started through it. */
-export const pageferryProgram = join(packageRoot, 'bin/pageferry.js')
+/**
+ * What `npx pageferry` runs; services and the warden of a lab are started through it. The package beside this one, in
+ * a checkout as in an installation: an import would load the command line into everybody who needs a lab.
+ */
+export const pageferryProgram = join(packageRoot, '../cli/bin/pageferry.js')
 
 function findPackageRoot(directory: string): string {
   return existsSync(join(directory, 'package.json')) ? directory : findPackageRoot(dirname(directory))

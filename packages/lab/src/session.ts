@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError } from '@pageferry/base'
 import { ServiceClient, type Status, type WorkloadExit } from '@pageferry/service'
-import { type MigrationOptions, type MigrationResult, migrate } from '../migrate.js'
 import type { Lab } from './lab.js'
+import { type MigrationOptions, type MigrationResult, migrate } from './migrate.js'
 import type { HostName } from './paths.js'
 
 /** How often a migrated workload's end is asked for; nothing announces it. */

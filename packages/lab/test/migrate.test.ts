@@ -1,12 +1,10 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createLogger, PageferryError } from '@pageferry/base'
+import { createLogger } from '@pageferry/base'
 import { createService, DumpRequestSchema, type Service, type Status } from '@pageferry/service'
 import t, { type Test } from 'tap'
-import { failureStatus } from '../src/errors.js'
-import { failureOf, migrate, whereabouts } from '../src/migrate.js'
-import { reportOf } from '../src/ui/report.js'
+import { failureOf, migrate, reportOf, whereabouts } from '../src/migrate.js'
 
 const base = { id: '0123456789abcdef', createdAt: '2026-01-01T00:00:00.000Z' }
 type Workload = NonNullable<Status['workload']>
@@ -80,14 +78,6 @@ t.test('the reason comes from the side that has it', async (t) => {
   t.match(failureOf({ source: { ...source, error: lost }, destination }), missing)
   t.match(failureOf({ source: { ...source, error: lost } }), lost)
   t.match(failureOf({ source: { ...source, error: undefined } }), { code: 'INTERNAL' })
-})
-
-t.test('3 for a refusal, 4 once the workload was touched', async (t) => {
-  const notPermitted = new PageferryError('NOT_PERMITTED', 'mount failed with EPERM')
-  t.equal(failureStatus(notPermitted, false), 3)
-  t.equal(failureStatus(notPermitted, true), 4)
-  t.equal(failureStatus(new PageferryError('TIMEOUT', 'too long'), false), 4)
-  t.equal(failureStatus(new PageferryError('UNAUTHORIZED', 'a token'), false), 4, 'it had begun')
 })
 
 t.test('a report of a migration that failed early is complete, with zeros', async (t) => {

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { findHierarchies, processesIn } from '../src/lab/cgroups.js'
-import { type Lab, Reach, type ServiceCommand, takeDown, withLab } from '../src/lab/index.js'
-import { identify, isAlive, type LabState, listLabs } from '../src/lab/state.js'
+import { findHierarchies, processesIn } from '../src/cgroups.js'
+import { type Lab, Reach, type ServiceCommand, takeDown, withLab } from '../src/index.js'
+import { identify, isAlive, type LabState, listLabs } from '../src/state.js'
 
 const bare = { services: false }
 

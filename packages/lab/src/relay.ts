@@ -7,7 +7,7 @@ import { PageferryError } from '@pageferry/base'
 import { packageRoot } from './paths.js'
 import { type HostState, isAlive, listLabs, readState } from './state.js'
 
-const workerPath = join(packageRoot, 'dist/src/lab/relay-worker.js')
+const workerPath = join(packageRoot, 'dist/src/relay-worker.js')
 
 /**
  * A lab's addresses exist only inside its own network. A relay makes services in there reachable from here: loopback

@@ -2,6 +2,12 @@ import { constants } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError, toErrorInfo } from '@pageferry/base'
 import {
+  type DestinationReport,
+  type MigrationReport,
+  mergeReports,
+  type SourceReport,
+} from '@pageferry/migration'
+import {
   isFinal,
   type Role,
   SERVICE_NAMES,
@@ -9,7 +15,7 @@ import {
   type Status,
   type WorkloadExit,
 } from '@pageferry/service'
-import { Reach } from './lab/relay.js'
+import { Reach } from './relay.js'
 
 export interface MigrationOptions {
   mode?: 'hybrid' | 'precopy' | 'postcopy'
@@ -18,12 +24,14 @@ export interface MigrationOptions {
   bulkLanes?: number
   newPidNamespace?: boolean
   verify?: boolean
-  /** Default: the best that the source's kernel has. */
   /** Pages are sent only when they are asked for, for so long after the handover. */
   pushDelayMs?: number
+  /** Default: the best that the source's kernel has. */
   tracker?: 'wp-async' | 'soft-dirty' | 'page-hash'
   /** Directory on the destination that also receives the CRIU images. */
   imagesDir?: string
+  /** Where the destination dials instead of the source's data address: a relay in front of it, to measure with. */
+  via?: (dataUrl: string) => Promise<string>
   /** Test hook of the restore-service. */
   injectFault?: string
 }
@@ -136,7 +144,7 @@ class Migration {
   async run(request: MigrationRequest, signal?: AbortSignal): Promise<MigrationResult> {
     const { source, destination } = this.#clients
     const { pid, mode = 'hybrid', maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, imagesDir } = request
-    const { newPidNamespace, injectFault, pushDelayMs } = request
+    const { newPidNamespace, injectFault, pushDelayMs, via } = request
     signal?.throwIfAborted()
     const created = await source.createMigration({
       ...{ pid, mode, maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, pushDelayMs },
@@ -144,8 +152,9 @@ class Migration {
     const { id, token, dataUrl } = created
     this.#note(created)
     try {
+      const dialled = via === undefined ? dataUrl : await via(dataUrl)
       const accepted = await destination.createMigration({
-        ...{ id, token, source: dataUrl, verify, newPidNamespace, imagesDir, injectFault },
+        ...{ id, token, source: dialled, verify, newPidNamespace, imagesDir, injectFault },
       })
       this.#note(accepted)
     } catch (error) {
@@ -264,4 +273,23 @@ export function failureOf({ source, destination }: Sides): PageferryError {
     source?.error ??
     destination?.error ?? { code: 'INTERNAL' as const, message: 'the migration ended without a reason' }
   return new PageferryError(info.code, info.message, { details: info.details })
+}
+
+/**
+ * The report of both sides together. A migration that failed early has measured little; what it has not is zero.
+ * null when the source never reported anything.
+ */
+export function reportOf({ id, source, destination }: MigrationResult): MigrationReport | null {
+  const measured = source?.report as Partial<SourceReport> | undefined
+  if (source === undefined || measured === undefined) return null
+  const { pid = 0, comm = '', threads = 0 } = source.workload ?? {}
+  const complete: SourceReport = {
+    ...{ id, mode: 'hybrid', outcome: 'resumed', workload: { pid, comm, threads }, rounds: [] },
+    pages: { present: 0, parent: 0, lazy: 0, zero: 0, hole: 0 },
+    ...{ bytesOnWire: 0, blackoutMs: 0, totalMs: 0 },
+    ...measured,
+    blackout: { freezeMs: 0, captureMs: 0, ...measured.blackout },
+  }
+  const there = destination?.report as DestinationReport | undefined
+  return mergeReports(complete, there?.blackout === undefined ? undefined : there)
 }

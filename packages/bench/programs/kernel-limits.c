@@ -1,0 +1,199 @@
+/*
+ * What this machine's kernel can do with pages, without anything of pageferry in between: the limits that the other
+ * benchmarks are compared with. One JSON object on standard output.
+ *
+ *   uffdCopy     UFFDIO_COPY into missing pages, by the pages in one call
+ *   readv        process_vm_readv(2) from another process, 1 MiB in one call
+ *   localFault   a touch of a missing page that another thread of this process serves
+ *
+ * All memory is used once before it is measured: a virtual machine's host may have to find it first.
+ */
+#define _GNU_SOURCE
+#include "probe.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define AREA_BYTES (64ul << 20)
+#define AREA_PAGES (AREA_BYTES / PAGE_BYTES)
+/* Where pages come from: as a receive buffer, in the cache. */
+#define SOURCE_BYTES (1ul << 20)
+#define ROUNDS 3
+#define NR_FAULTS 4000
+
+static int uffd;
+static char *area, *source;
+static struct record record;
+
+static _Noreturn void fail(const char *what)
+{
+	fprintf(stderr, "kernel-limits: %s: %m\n", what);
+	exit(1);
+}
+
+static uint64_t now(void)
+{
+	struct timespec at;
+
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	return at.tv_sec * 1000000000ul + at.tv_nsec;
+}
+
+static char *map(size_t bytes)
+{
+	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		fail("mmap");
+	memset(memory, 1, bytes);
+	return memory;
+}
+
+static void empty_area(void)
+{
+	if (madvise(area, AREA_BYTES, MADV_DONTNEED) != 0)
+		fail("madvise");
+}
+
+static void open_uffd(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = { .range = { (uint64_t)area, AREA_BYTES }, .mode = UFFDIO_REGISTER_MODE_MISSING };
+
+	uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api) != 0)
+		fail("userfaultfd");
+	if (ioctl(uffd, UFFDIO_REGISTER, &range) != 0)
+		fail("UFFDIO_REGISTER");
+}
+
+static void copy(uint64_t offset, uint64_t bytes)
+{
+	struct uffdio_copy request = { .dst = (uint64_t)area + offset, .src = (uint64_t)source + offset % SOURCE_BYTES,
+				       .len = bytes };
+
+	if (ioctl(uffd, UFFDIO_COPY, &request) != 0)
+		fail("UFFDIO_COPY");
+}
+
+static double gigabytes_per_s(uint64_t bytes, uint64_t ns)
+{
+	return (double)bytes / ns;
+}
+
+static void measure_copy(unsigned batch)
+{
+	printf("{\"batchPages\":%u,\"gigabytesPerS\":[", batch);
+	for (int round = 0; round < ROUNDS; round++) {
+		uint64_t start;
+
+		empty_area();
+		start = now();
+		for (uint64_t offset = 0; offset < AREA_BYTES; offset += batch * PAGE_BYTES)
+			copy(offset, batch * PAGE_BYTES);
+		printf("%s%.3f", round == 0 ? "" : ",", gigabytes_per_s(AREA_BYTES, now() - start));
+	}
+	printf("]}");
+}
+
+static void measure_readv(void)
+{
+	char *remote = map(AREA_BYTES);
+	pid_t child = fork();
+	int status;
+
+	if (child < 0)
+		fail("fork");
+	if (child == 0) {
+		/* Pages of its own, not those it shares with us. */
+		memset(remote, 2, AREA_BYTES);
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	if (waitpid(child, &status, WUNTRACED) != child || !WIFSTOPPED(status))
+		fail("waitpid");
+	printf("\"readv\":{\"gigabytesPerS\":[");
+	for (int round = 0; round < ROUNDS; round++) {
+		uint64_t start = now();
+
+		for (uint64_t offset = 0; offset < AREA_BYTES; offset += SOURCE_BYTES) {
+			struct iovec here = { source, SOURCE_BYTES }, there = { remote + offset, SOURCE_BYTES };
+
+			if (process_vm_readv(child, &here, 1, &there, 1, 0) != (ssize_t)SOURCE_BYTES)
+				fail("process_vm_readv");
+		}
+		printf("%s%.3f", round == 0 ? "" : ",", gigabytes_per_s(AREA_BYTES, now() - start));
+	}
+	printf("]},");
+	kill(child, SIGKILL);
+	waitpid(child, &status, 0);
+	munmap(remote, AREA_BYTES);
+}
+
+static void *serve(void *unused)
+{
+	struct uffd_msg message;
+
+	(void)unused;
+	for (int i = 0; i < NR_FAULTS; i++) {
+		if (read(uffd, &message, sizeof(message)) != sizeof(message))
+			fail("read(userfaultfd)");
+		copy((message.arg.pagefault.address & -PAGE_BYTES) - (uint64_t)area, PAGE_BYTES);
+	}
+	return NULL;
+}
+
+static void measure_faults(void)
+{
+	uint64_t begin = now();
+	pthread_t server;
+
+	empty_area();
+	record_init(&record);
+	if (pthread_create(&server, NULL, serve, NULL) != 0)
+		fail("pthread_create");
+	for (uint64_t i = 0; i < NR_FAULTS; i++) {
+		/* Not the next page: nothing may guess it. */
+		volatile char *page = area + i * 7919 % AREA_PAGES * PAGE_BYTES;
+		uint64_t start = now();
+
+		(void)*page;
+		record_touch(&record, start - begin, now() - start);
+	}
+	pthread_join(server, NULL);
+	printf("\"localFault\":");
+	record_print(stdout, &record);
+}
+
+int main(void)
+{
+	static const unsigned batches[] = { 1, 16, 64, 256 };
+
+	area = map(AREA_BYTES);
+	source = map(SOURCE_BYTES);
+	printf("{");
+	measure_readv();
+	open_uffd();
+	printf("\"uffdCopy\":[");
+	for (unsigned i = 0; i < sizeof(batches) / sizeof(*batches); i++) {
+		if (i > 0)
+			printf(",");
+		measure_copy(batches[i]);
+	}
+	printf("],");
+	measure_faults();
+	printf("}\n");
+	return 0;
+}

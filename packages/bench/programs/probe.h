@@ -1,0 +1,117 @@
+/*
+ * The probe of `pageferry bench`: a process that is migrated and times every touch of its memory itself.
+ *
+ *   fill      every word of every page depends on the page's number; "ready PID" on standard output
+ *   wait      writes --dirty-rate pages a second, and looks at the host's name: another one means that it has moved
+ *   touch     the threads touch pages by the pattern, each touch timed with CLOCK_MONOTONIC
+ *   check     every byte of the memory against what the pattern must have left there
+ *   result    one JSON object into --result; exit status 0, or 1 when anything differs
+ *
+ * What a touch does is a function of its number, so the check replays all touches and knows how often every page was
+ * written, and the probe needs no memory for that while it measures: its own pages would be missing too.
+ */
+#ifndef PROBE_H
+#define PROBE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#define PAGE_BYTES 4096ul
+#define PAGE_WORDS (PAGE_BYTES / 8)
+#define MAX_THREADS 64
+#define US 1000ul
+#define MS (1000 * US)
+
+/* pattern.c */
+
+enum pattern { SEQUENTIAL, UNIFORM, ZIPF, STRIDE, CHASE, SHIFT, NR_PATTERNS };
+extern const char *const pattern_names[NR_PATTERNS];
+
+/* Which page touch number i of nr_pages goes to, and whether it writes. */
+struct plan {
+	enum pattern pattern;
+	uint64_t nr_pages;
+	uint64_t seed;
+	/* Of 2^32. */
+	uint64_t write_ratio;
+	/* Half of the bits of a page number, rounded up: see permuted(). */
+	unsigned half_bits;
+	/* Gray et al., "Quickly generating billion-record synthetic databases", SIGMOD 1994, section 3. */
+	double zeta, eta, half_power;
+};
+
+void plan_init(struct plan *plan);
+uint64_t plan_page(const struct plan *plan, uint64_t touch);
+bool plan_writes(const struct plan *plan, uint64_t touch);
+/* The page of write number i of the time before the migration. */
+uint64_t plan_dirty_page(const struct plan *plan, uint64_t i);
+/* Random order of all pages: i and the answer are below nr_pages. */
+uint64_t permuted(const struct plan *plan, uint64_t i);
+uint64_t mix(uint64_t value);
+
+/* contents.c: word 0 counts writes, word 1 is the next page in random order, the others depend on the page only. */
+
+void contents_fill(const struct plan *plan, uint64_t *memory);
+/* Compares everything; `first_wrong` is a page, or UINT64_MAX. Returns the number of wrong pages. */
+uint64_t contents_check(const struct plan *plan, const uint64_t *memory, uint64_t nr_dirtied, uint64_t *first_wrong);
+
+static inline void page_write(uint64_t *page)
+{
+	__atomic_fetch_add(page, 1, __ATOMIC_RELAXED);
+}
+
+/* record.c */
+
+/* Buckets are 128 to a power of two: less than 1 % wide, as HDR histograms with two digits. Up to 2^40 ns, 18 minutes. */
+#define SUB_BITS 7
+#define NR_BUCKETS ((40 - SUB_BITS + 1) << SUB_BITS)
+
+/* A touch that takes longer has waited: one of a present page takes 0.1 us, a page fault of the kernel's own 1 us. */
+#define STALL_NS (3 * US)
+
+/* Over time: 1 ms to a slot, twice as much whenever the slots are full. */
+#define NR_SLOTS 512
+#define FIRST_SLOT_NS (1 * MS)
+
+struct slot {
+	uint32_t touches;
+	uint32_t stalls;
+	uint64_t stall_ns;
+};
+
+struct record {
+	uint64_t count, sum_ns, max_ns;
+	uint64_t stalls, stall_ns;
+	uint64_t slot_ns;
+	uint32_t buckets[NR_BUCKETS];
+	struct slot slots[NR_SLOTS];
+};
+
+void record_init(struct record *record);
+/* `at_ns` is when the touch began, counted from the start of all touching. */
+void record_touch(struct record *record, uint64_t at_ns, uint64_t took_ns);
+void record_merge(struct record *into, struct record *from);
+void record_print(FILE *out, const struct record *record);
+
+/* options.c */
+
+struct options {
+	struct plan plan;
+	unsigned threads;
+	uint64_t size_mib;
+	uint64_t think_ns;
+	/* Pages a second before the migration. */
+	uint64_t dirty_rate;
+	const char *result;
+	/* Touch at once, without having moved. */
+	bool now;
+	/* Compute while waiting, and say how much was done: for the slowdown. */
+	bool work;
+	/* Flip a bit of this page before the check, UINT64_MAX: of none. */
+	uint64_t corrupt;
+};
+
+void options_parse(struct options *options, int argc, char **argv);
+
+#endif

@@ -1,0 +1,68 @@
+import type { Lab } from '@pageferry/lab'
+import { describeLink, type LinkOptions } from './link/relay.js'
+import { blackoutParts, type Move, moveProbes, warmUp } from './moves.js'
+import { DEFAULT_PROBE } from './probe.js'
+import { type Benchmark, emptyBenchmark, median, metricNamed } from './result.js'
+
+export interface BlackoutOptions {
+  sizesMiB: number[]
+  dirtyRate: number
+  mode: 'hybrid' | 'precopy' | 'postcopy'
+  bulkLanes?: number
+  runs: number
+  link?: LinkOptions
+}
+
+/** `bench blackout`: one benchmark a size. What follows the pause is not of interest, but its content is checked. */
+export async function benchBlackout(
+  lab: Lab,
+  options: BlackoutOptions,
+  signal?: AbortSignal,
+): Promise<Benchmark[]> {
+  const { sizesMiB, dirtyRate, mode, bulkLanes, runs, link } = options
+  await warmUp(lab, Math.max(...sizesMiB))
+  const benchmarks: Benchmark[] = []
+  for (const sizeMiB of sizesMiB) {
+    const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate }
+    const moves = await moveProbes(lab, runs, probe, { mode, bulkLanes }, { signal, link })
+    benchmarks.push(blackoutBenchmark(sizeMiB, options, moves))
+  }
+  addGrowth(benchmarks)
+  return benchmarks
+}
+
+function blackoutBenchmark(sizeMiB: number, options: BlackoutOptions, moves: Move[]): Benchmark {
+  const { dirtyRate, mode, bulkLanes, link } = options
+  const lanes = bulkLanes === undefined ? '' : `, ${bulkLanes} bulk lanes`
+  const title = `blackout: ${sizeMiB} MiB, ${mode}, ${dirtyRate} pages/s written${lanes}${link === undefined ? '' : `, ${describeLink(link)}`}`
+  const benchmark = emptyBenchmark('blackout', title, { sizeMiB, dirtyRate, mode, bulkLanes, link })
+  const add = (name: string, unit: string, of: (move: Move) => number): void => {
+    benchmark.metrics.push({ name, unit, better: 'lower', values: moves.map(of) })
+  }
+  add('blackout', 'ms', ({ report }) => report.blackoutMs)
+  for (const part of ['freeze', 'capture', 'transfer', 'restore', 'resume']) {
+    add(`  ${part}`, 'ms', ({ report }) => blackoutParts(report)[part] as number)
+  }
+  add('pause, as the workload sees it', 'ms', ({ probe }) => probe.before.moveGapNs / 1e6)
+  add('longest pause before', 'ms', ({ probe }) => probe.before.longestGapNs / 1e6)
+  add('rounds', '', ({ report }) => report.rounds.length)
+  add('pages sent in the freeze', '', ({ report }) => report.pages.present)
+  add('total', 'ms', ({ report }) => report.totalMs)
+  benchmark.parts.push({
+    name: 'blackout',
+    unit: 'ms',
+    runs: moves.map(({ report }) => blackoutParts(report)),
+  })
+  benchmark.raw.push(...moves.map(({ report, probe: { before } }) => ({ report, before })))
+  return benchmark
+}
+
+/** How much longer the pause is than with the smallest memory. */
+function addGrowth(benchmarks: Benchmark[]): void {
+  const [smallest, ...others] = benchmarks
+  if (smallest === undefined) return
+  const value = median(metricNamed(smallest, 'blackout').values)
+  for (const other of others) {
+    metricNamed(other, 'blackout').limit = { name: `${smallest.options.sizeMiB} MiB`, value }
+  }
+}

@@ -1,0 +1,118 @@
+import type { Lab, MigrationOptions } from '@pageferry/lab'
+import type { Histogram } from 'hdr-histogram-js'
+import { encode, fromBuckets, percentileUs } from './histogram.js'
+import type { Limits } from './limits.js'
+import { describeLink, type LinkOptions } from './link/relay.js'
+import { blackoutParts, installedOverTime, type Move, moveProbes, warmUp } from './moves.js'
+import type { ProbeOptions, ProbeResult, TouchRecord } from './probe.js'
+import { type Benchmark, emptyBenchmark, type Metric } from './result.js'
+
+export interface FaultsOptions extends ProbeOptions {
+  mode: 'hybrid' | 'precopy' | 'postcopy'
+  bulkLanes?: number
+  /** false: pages travel only when they are asked for. */
+  push: boolean
+  runs: number
+  link?: LinkOptions
+}
+
+/** Longest pushDelayMs of the API, an hour: longer than any run. */
+const neverMs = 3_600_000
+
+export function migrationOf({ mode, bulkLanes, push }: FaultsOptions): MigrationOptions {
+  return { mode, bulkLanes, ...(push ? {} : { pushDelayMs: neverMs }) }
+}
+
+export function faultsTitle(options: FaultsOptions): string {
+  const { pattern, sizeMiB, threads, writeRatio, thinkUs, dirtyRate, mode, bulkLanes, push, link } = options
+  const details = [
+    `${sizeMiB} MiB ${pattern}`,
+    mode,
+    ...(threads > 1 ? [`${threads} threads`] : []),
+    ...(writeRatio > 0 ? [`${Math.round(writeRatio * 100)} % writes`] : []),
+    ...(thinkUs > 0 ? [`${thinkUs} µs between touches`] : []),
+    ...(dirtyRate > 0 ? [`${dirtyRate} pages/s written before`] : []),
+    ...(bulkLanes !== undefined ? [`${bulkLanes} bulk lanes`] : []),
+    ...(push ? [] : ['no push']),
+    ...(link === undefined ? [] : [describeLink(link)]),
+  ]
+  return `faults: ${details.join(', ')}`
+}
+
+/** `bench faults` in a lab: how long a workload waits for its pages after it was moved. */
+export async function benchFaults(
+  lab: Lab,
+  options: FaultsOptions,
+  limits: Limits | undefined,
+  signal?: AbortSignal,
+): Promise<Benchmark> {
+  await warmUp(lab, options.sizeMiB)
+  const { runs, link } = options
+  const moves = await moveProbes(lab, runs, options, migrationOf(options), { signal, link })
+  return faultsBenchmark(options, moves, limits)
+}
+
+/** The part of a record that waited. */
+function stallBuckets({ buckets, stallThresholdNs }: TouchRecord): [number, number][] {
+  return buckets.filter(([ns]) => ns >= stallThresholdNs)
+}
+
+function seriesOf({ touches }: ProbeResult): [number, number][] {
+  const { slotMs, stallUs } = touches.series
+  return stallUs.map((us, slot) => [slot * slotMs, us / 1000 / slotMs])
+}
+
+/** From any number of moves with the same options. */
+export function faultsBenchmark(options: FaultsOptions, moves: Move[], limits?: Limits): Benchmark {
+  const benchmark = emptyBenchmark('faults', faultsTitle(options), { ...options })
+  const copyMs = limits && (options.sizeMiB * 2 ** 20) / limits.uffdCopyGigabytesPerS / 1e6
+  const copyLimit = copyMs === undefined ? undefined : { name: 'UFFDIO_COPY of all pages', value: copyMs }
+  const demand = limits && { name: 'ws round trip + local fault', value: limits.demandFaultUs }
+  const add = (name: string, unit: string, of: (move: Move) => number, limit?: Metric['limit']): void => {
+    benchmark.metrics.push({ name, unit, better: 'lower', values: moves.map(of), limit })
+  }
+  const stalls = moves.map(({ probe }) => fromBuckets(stallBuckets(probe.touches), probe.touches.maxNs))
+  const stallAt = (p: number) => (move: Move) =>
+    // A value of the histogram stands for up to one percent more.
+    Math.min(percentileUs(stalls[moves.indexOf(move)] as Histogram, p), move.probe.touches.maxNs / 1000)
+  add('total stall', 'ms', ({ probe }) => probe.touches.stallNs / 1e6, copyLimit)
+  add('touch phase', 'ms', ({ probe }) => probe.touchNs / 1e6, copyLimit)
+  add('touches that stalled', '%', ({ probe }) => (100 * probe.touches.stalls) / probe.touches.count)
+  add('stall p50', 'µs', stallAt(50), options.push ? undefined : demand)
+  add('stall p99', 'µs', stallAt(99))
+  add('longest stall', 'ms', ({ probe }) => probe.touches.maxNs / 1e6)
+  add('pause, as the workload sees it', 'ms', ({ probe }) => probe.before.moveGapNs / 1e6)
+  add('blackout', 'ms', ({ report }) => report.blackoutMs)
+  add('lazy phase', 'ms', ({ report }) => report.drainMs)
+  add('faults that were sent', '', ({ report }) => report.faults.count)
+  add('fault p50, as the service sees it', 'µs', ({ report }) => report.faults.p50Us)
+  add('bytes on the wire', 'MiB', ({ report }) => report.bytesOnWire / 2 ** 20)
+  benchmark.histograms.push({
+    name: 'touches',
+    runs: moves.map(({ probe }) => encode(fromBuckets(probe.touches.buckets, probe.touches.maxNs))),
+  })
+  if (moves.some(({ probe }) => probe.touches.stalls > 0)) {
+    benchmark.histograms.push({ name: 'stalls', runs: stalls.map(encode) })
+  }
+  benchmark.series.push(
+    {
+      name: 'threads that wait for a page',
+      unit: 'threads',
+      kind: 'bars',
+      runs: moves.map(({ probe }) => seriesOf(probe)),
+    },
+    {
+      name: 'pages installed',
+      unit: 'pages',
+      kind: 'line',
+      runs: moves.map(({ statuses }) => installedOverTime(statuses)),
+    },
+  )
+  benchmark.parts.push({
+    name: 'blackout',
+    unit: 'ms',
+    runs: moves.map(({ report }) => blackoutParts(report)),
+  })
+  benchmark.raw.push(...moves.map(({ report, probe: { before } }) => ({ report, before })))
+  return benchmark
+}

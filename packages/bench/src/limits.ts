@@ -1,0 +1,142 @@
+import { join } from 'node:path'
+import { PageferryError } from '@pageferry/base'
+import type { Lab } from '@pageferry/lab'
+import { encode, fromBuckets, merge, percentileUs } from './histogram.js'
+import { type LinkMeasurement, type LinkPlan, linkPorts } from './link/protocol.js'
+import { bareRelay, describeLink, type LinkOptions, rateBytes, startRelay } from './link/relay.js'
+import { nativeProgram, packageRoot } from './native.js'
+import type { TouchRecord } from './probe.js'
+import { type Benchmark, emptyBenchmark, median } from './result.js'
+
+/**
+ * What this machine can do without pageferry, measured in the same run as everything else: the denominators of all
+ * ratios. The kernel's part is a C program, so that no cost of ours hides in it; the link's part is plain Node between
+ * the two hosts of the lab, because that is what a data plane in JavaScript could reach.
+ */
+
+/** What programs/kernel-limits.c prints. Gigabytes are 10^9 bytes. */
+interface KernelMeasurement {
+  readv: { gigabytesPerS: number[] }
+  uffdCopy: { batchPages: number; gigabytesPerS: number[] }[]
+  localFault: TouchRecord
+}
+
+/** The numbers that others divide by. */
+export interface Limits {
+  /** The best batch size's. */
+  uffdCopyGigabytesPerS: number
+  /** Plain TCP, the better of both message sizes. */
+  tcpGigabytesPerS: number
+  /** Round trip of a small WebSocket message, and a fault that is served in its own process. */
+  demandFaultUs: number
+}
+
+async function runIn(lab: Lab, command: string[]): Promise<unknown> {
+  const { status, stdout, stderr } = await lab.a.run(command, { cwd: '/' })
+  if (status === 0) return JSON.parse(stdout)
+  throw new PageferryError('KERNEL', `${command.slice(0, 2).join(' ')} failed: ${stderr.trim()}`)
+}
+
+/** Ports of the relay in front of `linkPorts`. */
+const relayPorts = { tcp: 7411, ws: 7412 } as const
+
+const plainPlan = {
+  roundTrips: 4000,
+  warmUpRoundTrips: 1000,
+  throughputBytes: 256 * 2 ** 20,
+  throughputRounds: 3,
+}
+
+/** A second's worth of bytes, and some seconds of round trips. */
+function planFor(link: LinkOptions) {
+  const perSecond = rateBytes(link)
+  const throughputBytes =
+    perSecond === 0 ? plainPlan.throughputBytes : Math.min(perSecond, plainPlan.throughputBytes)
+  const roundTrips = link.rttMs === 0 ? plainPlan.roundTrips : 200
+  return { roundTrips, warmUpRoundTrips: 100, throughputBytes, throughputRounds: 1 }
+}
+
+/** Between the hosts, directly or through a relay. */
+async function measureLink(lab: Lab, link?: LinkOptions): Promise<LinkMeasurement> {
+  const program = (name: string): string => join(packageRoot, 'dist/src/link', name)
+  const { address } = lab.b
+  const plan: LinkPlan = link
+    ? { address, ports: relayPorts, ...planFor(link) }
+    : { address, ports: linkPorts, ...plainPlan }
+  const stops: (() => Promise<unknown>)[] = []
+  try {
+    const server = await lab.b.start([process.execPath, program('serve.js'), address], { cwd: '/' })
+    stops.push(() => lab.b.run(['kill', '-KILL', String(server.pid)], { cwd: '/' }))
+    if (link !== undefined) {
+      for (const transport of ['tcp', 'ws'] as const) {
+        stops.push(await startRelay(lab.b, relayPorts[transport], linkPorts[transport], link))
+      }
+    }
+    const measured = await runIn(lab, [process.execPath, program('measure.js'), JSON.stringify(plan)])
+    return measured as LinkMeasurement
+  } finally {
+    for (const stop of stops) await stop()
+  }
+}
+
+function addThroughput(benchmark: Benchmark, name: string, values: number[]): void {
+  benchmark.metrics.push({ name, unit: 'GB/s', better: 'higher', values })
+}
+
+function addLatency(benchmark: Benchmark, name: string, encoded: string): void {
+  benchmark.histograms.push({ name, runs: [encoded] })
+  for (const p of [50, 99]) {
+    const values = [percentileUs(merge([encoded]), p)]
+    benchmark.metrics.push({ name: `${name} p${p}`, unit: 'µs', better: 'lower', values })
+  }
+}
+
+function addLink(benchmark: Benchmark, measured: LinkMeasurement, where: string): void {
+  for (const [transport, name] of [
+    ['tcp', 'TCP'],
+    ['ws', 'ws'],
+  ] as const) {
+    addLatency(benchmark, `${name} round trip${where}`, measured[transport].roundTrip)
+    for (const { messageBytes, gigabytesPerS } of measured[transport].throughput) {
+      addThroughput(benchmark, `${name}, ${messageBytes / 1024} KiB messages${where}`, gigabytesPerS)
+    }
+  }
+}
+
+/** Takes about five seconds; with a slower link some more. */
+export async function measureLimits(
+  lab: Lab,
+  link?: LinkOptions,
+): Promise<{ limits: Limits; benchmark: Benchmark }> {
+  const kernel = (await runIn(lab, [nativeProgram('kernel-limits')])) as KernelMeasurement
+  const plain = await measureLink(lab)
+  const benchmark = emptyBenchmark('limits', 'limits of this machine', { link })
+  for (const { batchPages, gigabytesPerS } of kernel.uffdCopy) {
+    addThroughput(
+      benchmark,
+      `UFFDIO_COPY, ${batchPages} ${batchPages === 1 ? 'page' : 'pages'}`,
+      gigabytesPerS,
+    )
+  }
+  addThroughput(benchmark, 'process_vm_readv, 1 MiB', kernel.readv.gigabytesPerS)
+  const localFault = encode(fromBuckets(kernel.localFault.buckets, kernel.localFault.maxNs))
+  addLatency(benchmark, 'local fault', localFault)
+  addLink(benchmark, plain, '')
+  benchmark.raw.push({ kernel, link: plain })
+  let used = plain
+  if (link !== undefined) {
+    // What the relay costs by itself is the difference to the lines above.
+    addLink(benchmark, await measureLink(lab, bareRelay), ` (${describeLink(bareRelay)})`)
+    used = await measureLink(lab, link)
+    addLink(benchmark, used, ` (${describeLink(link)})`)
+  }
+  const best = (rates: { gigabytesPerS: number[] }[]): number =>
+    Math.max(...rates.map(({ gigabytesPerS }) => median(gigabytesPerS)))
+  const p50 = (encoded: string): number => percentileUs(merge([encoded]), 50)
+  const limits = {
+    uffdCopyGigabytesPerS: best(kernel.uffdCopy),
+    tcpGigabytesPerS: best(used.tcp.throughput),
+    demandFaultUs: p50(used.ws.roundTrip) + p50(localFault),
+  }
+  return { limits, benchmark }
+}

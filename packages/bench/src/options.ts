@@ -1,0 +1,108 @@
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { FaultsOptions, LinkOptions, OutputOptions } from './index.js'
+
+/** Options that several commands of `pageferry bench` have, and what commander makes of them. */
+
+const patterns = ['sequential', 'uniform', 'zipf', 'stride', 'chase', 'shift']
+const modes = ['hybrid', 'precopy', 'postcopy']
+
+export function integer(smallest: number, largest: number): (text: string) => number {
+  return (text) => {
+    if (!/^\d{1,15}$/.test(text) || Number(text) < smallest || Number(text) > largest) {
+      throw new InvalidArgumentError(`It must be a whole number from ${smallest} to ${largest}.`)
+    }
+    return Number(text)
+  }
+}
+
+function decimal(smallest: number, largest: number): (text: string) => number {
+  return (text) => {
+    if (!/^(\d+(\.\d+)?|\.\d+)$/.test(text) || Number(text) < smallest || Number(text) > largest) {
+      throw new InvalidArgumentError(`It must be a number from ${smallest} to ${largest}.`)
+    }
+    return Number(text)
+  }
+}
+
+/** 1 TiB of memory is more than any machine that this was tried on. */
+export const sizeMiB = integer(1, 1 << 20)
+export const pagesPerS = integer(0, 100_000_000)
+
+export function sizes(text: string): number[] {
+  return text.split(',').map((size) => sizeMiB(size.trim()))
+}
+
+export interface ProbeFlags {
+  pattern: FaultsOptions['pattern']
+  threads: number
+  size: number
+  writeRatio: number
+  thinkUs: number
+  dirtyRate: number
+}
+
+export function addProbeOptions(command: Command): Command {
+  return command
+    .addOption(new Option('--pattern <pattern>', 'order of the touches').choices(patterns).default('uniform'))
+    .option('--threads <n>', 'threads that touch', integer(1, 64), 1)
+    .option('--size <MiB>', 'memory of the probe', sizeMiB, 256)
+    .option('--write-ratio <0..1>', 'share of the touches that write', decimal(0, 1), 0)
+    .option('--think-us <µs>', 'pause of a thread between two touches', integer(0, 60_000_000), 0)
+    .option('--dirty-rate <pages/s>', 'pages written at random before the move', pagesPerS, 0)
+}
+
+export function probeOf({ pattern, threads, size, writeRatio, thinkUs, dirtyRate }: ProbeFlags) {
+  return { pattern, threads, sizeMiB: size, writeRatio, thinkUs, dirtyRate }
+}
+
+export function addMode(command: Command, mode: string): Command {
+  return command.addOption(new Option('--mode <mode>', 'how memory moves').choices(modes).default(mode))
+}
+
+export interface LinkFlags {
+  rtt: number
+  jitter: number
+  rate: number
+}
+
+/** Ten seconds of delay are more than a satellite's; 100 Gbit/s more than a relay in user space could carry. */
+export function addLinkOptions(command: Command): Command {
+  return command
+    .option('--rtt <ms>', 'delay that a relay between the hosts adds to a round trip', decimal(0, 10_000), 0)
+    .option('--jitter <ms>', 'by how much a round trip is longer or shorter', decimal(0, 10_000), 0)
+    .option(
+      '--rate <Mbit/s>',
+      'what the relay lets through in each direction (0: all)',
+      decimal(0, 100_000),
+      0,
+    )
+}
+
+/** undefined: no relay at all. */
+export function linkOf({ rtt, jitter, rate }: LinkFlags): LinkOptions | undefined {
+  if (rtt === 0 && jitter === 0 && rate === 0) return undefined
+  return { rttMs: rtt, jitterMs: jitter, rateMbit: rate }
+}
+
+export interface RunFlags extends OutputOptions, LinkFlags {
+  size: number
+  dirtyRate: number
+  bulkLanes?: number
+  runs: number
+}
+
+export function addRunOptions(command: Command): Command {
+  return addOutputOptions(
+    addLinkOptions(
+      command
+        .option('--bulk-lanes <n>', 'connections that carry pages', integer(1, 8))
+        .option('--runs <n>', 'how often; median, minimum and maximum are shown', integer(1, 1000), 3),
+    ),
+  )
+}
+
+export function addOutputOptions(command: Command): Command {
+  return command
+    .option('--json <file>', 'write the result as JSON, for "bench compare" too')
+    .option('--html <file>', 'write a page with plots that needs no network')
+}

@@ -1,0 +1,57 @@
+// test-timeout-s: 300
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { withLab } from '@pageferry/lab'
+import t from 'tap'
+import { benchFaults } from '../src/faults.js'
+import { merge } from '../src/histogram.js'
+import { DEFAULT_PROBE } from '../src/probe.js'
+import { metricNamed, readResultFile } from '../src/result.js'
+
+const program = fileURLToPath(new URL('../../cli/bin/pageferry.js', import.meta.url))
+
+t.test('bench faults: table, JSON and page; the probe has compared its memory', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'pageferry-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  const [json, html] = [join(directory, 'new/r.json'), join(directory, 'r.html')]
+  const args = ['bench', 'faults', '--size', '16', '--runs', '1', '--json', json, '--html', html]
+  const { status, stdout, stderr } = spawnSync(process.execPath, [program, ...args], {
+    encoding: 'utf8',
+    timeout: 200_000,
+  })
+  t.equal(status, 0, stderr)
+  t.match(stdout, /faults: 16 MiB uniform, postcopy/)
+  const { benchmarks } = readResultFile(json)
+  t.same(
+    benchmarks.map(({ benchmark }) => benchmark),
+    ['limits', 'faults'],
+  )
+  const [limits, faults] = benchmarks as [(typeof benchmarks)[0], (typeof benchmarks)[0]]
+  t.ok(limits.metrics.every(({ values }) => values.every((value) => value > 0)))
+  const touches = faults.histograms.find(({ name }) => name === 'touches')
+  t.equal(merge(touches?.runs ?? []).totalCount, 4096)
+  t.ok((metricNamed(faults, 'total stall').limit?.value ?? 0) > 0)
+  t.match(readFileSync(html, 'utf8'), /16 MiB uniform/)
+})
+
+t.test('without push every page is a fault of its own, also with writes, threads and rounds', async (t) => {
+  await withLab(async (lab) => {
+    const options = { ...DEFAULT_PROBE, sizeMiB: 4, push: false, runs: 1 } as const
+    const alone = await benchFaults(lab, { ...options, mode: 'postcopy' }, undefined)
+    t.ok((metricNamed(alone, 'faults that were sent').values[0] ?? 0) >= 1024)
+    t.ok((metricNamed(alone, 'touches that stalled').values[0] ?? 0) > 99)
+    const mixed = {
+      ...options,
+      mode: 'hybrid',
+      threads: 3,
+      writeRatio: 0.5,
+      dirtyRate: 2000,
+      pattern: 'chase',
+    }
+    const benchmark = await benchFaults(lab, mixed as never, undefined)
+    t.ok((metricNamed(benchmark, 'faults that were sent').values[0] ?? Number.NaN) < 1024)
+  })
+})

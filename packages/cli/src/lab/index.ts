@@ -1,8 +1,0 @@
-export { takeDown } from './down.js'
-export type { RunResult, StartedProcess, StartOptions } from './exec.js'
-export { Lab, LabHost, type LabOptions, withLab } from './lab.js'
-export { type HostName, hostNames } from './paths.js'
-export { Reach } from './relay.js'
-export type { Role, RunningService, ServiceCommand } from './services.js'
-export { migrateInLab, waitForExit } from './session.js'
-export { type LabState, listLabs } from './state.js'

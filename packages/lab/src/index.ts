@@ -1,0 +1,34 @@
+export { takeDown } from './down.js'
+export {
+  followFile,
+  passThrough,
+  type RunResult,
+  type StartedProcess,
+  type StartOptions,
+  startInHost,
+  superviseInHost,
+} from './exec.js'
+export { Lab, LabHost, type LabOptions, withLab } from './lab.js'
+export {
+  endText,
+  failureOf,
+  type MigrationOptions,
+  type MigrationRequest,
+  type MigrationResult,
+  migrate,
+  reportOf,
+  type Sides,
+  whereabouts,
+} from './migrate.js'
+export { type HostName, hostAddress, hostNames, labDir } from './paths.js'
+export { Reach } from './relay.js'
+export {
+  type Role,
+  type RunningService,
+  roles,
+  type ServiceCommand,
+  servicePort,
+  serviceUrl,
+} from './services.js'
+export { migrateInLab, waitForExit } from './session.js'
+export { isAlive, type LabState, listLabs, readState, requireLab } from './state.js'
