@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 napi_value pf_throw(napi_env env, const char *syscall, int err, pid_t pid)
 {
@@ -205,4 +206,12 @@ void pf_export(napi_env env, napi_value exports, const char *name, napi_callback
 
 	napi_create_function(env, name, NAPI_AUTO_LENGTH, fn, NULL, &value);
 	pf_set(env, exports, name, value);
+}
+
+int64_t pf_now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ll + now.tv_nsec;
 }

@@ -46,6 +46,9 @@ void pf_set(napi_env env, napi_value object, const char *name, napi_value value)
 void pf_set_number(napi_env env, napi_value object, const char *name, double value);
 void pf_export(napi_env env, napi_value exports, const char *name, napi_callback fn);
 
+/* CLOCK_MONOTONIC */
+int64_t pf_now_ns(void);
+
 /* One entry of a run table as it comes from JavaScript: a Float64Array of [firstPage, nrPages] pairs. */
 struct pf_run {
 	double first_page;

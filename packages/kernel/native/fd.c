@@ -244,6 +244,28 @@ static size_t received_fds(struct msghdr *msg, int *fds)
 	return count;
 }
 
+/*
+ * 0, or an errno. Goes on after a signal (a profiler's timer, a debugger): who has asked a question must not leave the
+ * answer in the socket, where the next one would take it for his.
+ */
+static int wait_readable(int fd, int timeout_ms)
+{
+	int64_t start = pf_now_ns(), left = timeout_ms;
+
+	for (;;) {
+		struct pollfd pollfd = { .fd = fd, .events = POLLIN };
+		int ready = poll(&pollfd, 1, left > 0 ? (int)left : 0);
+
+		if (ready > 0)
+			return 0;
+		left = timeout_ms - (pf_now_ns() - start) / 1000000;
+		if (ready < 0 && errno != EINTR)
+			return errno;
+		if (left <= 0)
+			return ETIMEDOUT;
+	}
+}
+
 /* (sock, maxBytes, maxFds, timeoutMs): {bytes, fds}; zero bytes and no fds = the peer closed */
 static napi_value fd_recv(napi_env env, napi_callback_info info)
 {
@@ -251,7 +273,7 @@ static napi_value fd_recv(napi_env env, napi_callback_info info)
 	union control control;
 	struct iovec iov;
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes };
-	int sock, max_bytes, max_fds, timeout, fds[MAX_FDS];
+	int sock, max_bytes, max_fds, timeout, fds[MAX_FDS], err;
 	size_t nr_fds;
 	ssize_t n;
 
@@ -260,10 +282,9 @@ static napi_value fd_recv(napi_env env, napi_callback_info info)
 		return NULL;
 	if (max_bytes < 0 || max_fds < 0 || max_fds > MAX_FDS)
 		return pf_throw_type(env, "maxBytes or maxFds is out of range");
-	struct pollfd pollfd = { .fd = sock, .events = POLLIN };
-	int ready = poll(&pollfd, 1, timeout);
-	if (ready <= 0)
-		return pf_throw(env, "recvmsg", ready == 0 ? ETIMEDOUT : errno, 0);
+	err = wait_readable(sock, timeout);
+	if (err)
+		return pf_throw(env, "recvmsg", err, 0);
 	iov.iov_len = (size_t)max_bytes;
 	iov.iov_base = malloc(iov.iov_len + 1);
 	if (!iov.iov_base)

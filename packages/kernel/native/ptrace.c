@@ -34,18 +34,10 @@ _Static_assert(PTRACE_GET_SYSCALL_INFO == 0x420e && PTRACE_GET_RSEQ_CONFIGURATIO
 #define XSTATE_MAX 65536
 #define PEEK_BATCH 32
 
-static int64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000ll + now.tv_nsec;
-}
-
 /* 0 with *status set, or an errno; ETIMEDOUT when nothing happened in time. */
 static int wait_status(pid_t tid, double timeout_ms, int *status, pid_t *who)
 {
-	int64_t start = now_ns(), spent;
+	int64_t start = pf_now_ns(), spent;
 	int64_t limit = timeout_ms > 9e12 ? INT64_MAX : (int64_t)(timeout_ms * 1e6);
 
 	for (;;) {
@@ -57,7 +49,7 @@ static int wait_status(pid_t tid, double timeout_ms, int *status, pid_t *who)
 		}
 		if (got < 0 && errno != EINTR)
 			return errno;
-		spent = now_ns() - start;
+		spent = pf_now_ns() - start;
 		if (spent >= limit)
 			return ETIMEDOUT;
 		if (spent < SPIN_NS) {

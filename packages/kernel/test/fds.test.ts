@@ -27,6 +27,21 @@ const isOpen = (fd: number) => {
   }
 }
 
+t.test('a signal does not end the wait for a message', async (t) => {
+  let seen = 0
+  const note = () => seen++
+  process.on('SIGWINCH', note)
+  const [a, b] = fds.socketpair(fds.SOCK_SEQPACKET)
+  const signaller = spawn('sh', ['-c', `while kill -WINCH ${process.pid}; do sleep 0.02; done`])
+  for (let i = 0; i < 5; i++) t.throws(() => fds.recv(b, 10, 0, 100), { code: 'ETIMEDOUT' })
+  signaller.kill()
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  t.ok(seen > 0, 'signals came')
+  process.off('SIGWINCH', note)
+  closeSync(a)
+  closeSync(b)
+})
+
 t.test('passes messages and descriptors over a socket with a long path', async (t) => {
   const dir = mkdtempSync(join(tmpdir(), 'pf-fds-'))
   t.teardown(() => rmSync(dir, { recursive: true }))
