@@ -36,6 +36,7 @@ await inLab('scenarios', async (t, lab) => {
     await workload.steps(3)
     t.ok(workload.lines.includes('discarded'))
     t.ok(report.pages.lazy > 16_384, `${report.pages.lazy} pages were lazy`)
+    t.ok(report.pushedPages > 3000, `${report.pushedPages} pages waited to be pushed, and were not asked for`)
     t.ok(report.bytesOnWire < 32 << 20, `${report.bytesOnWire} bytes for the 16 MiB that it has kept`)
     await workload.finish()
   })

@@ -71,6 +71,7 @@ export class Postcopy {
   /** Source pages that the workload has given back before they came. */
   readonly #discarded = new PageSet()
   #lastPending = -1
+  #pushBegan: boolean
   #done: () => void = () => {}
   #failed: (error: unknown) => void = () => {}
   #lastProgressAt = 0
@@ -80,6 +81,7 @@ export class Postcopy {
   constructor(options: PostcopyOptions) {
     this.#options = options
     this.#spaces = options.spaces
+    this.#pushBegan = options.takenOver
   }
 
   /** Serves until no page of any address space is lazy. */
@@ -237,9 +239,10 @@ export class Postcopy {
     }
   }
 
+  /** A source that has not begun to push was told to wait (pushDelayMs): nothing of it can be lost. */
   #checkStalled(): void {
     const pending = this.pendingPages
-    if (pending === this.#lastPending && pending > 0) this.#pull()
+    if (pending === this.#lastPending && pending > 0 && this.#pushBegan) this.#pull()
     this.#lastPending = pending
   }
 
@@ -270,6 +273,7 @@ export class Postcopy {
 
   onBatch(lane: Lane, frame: FrameOf<'pageBatch'>, payload: Uint8Array): void {
     this.#checkIdentity(frame)
+    this.#pushBegan = true
     this.#pushed += this.#install(frame, payload)
     lane.send({ type: 'batchAck', sequence: frame.sequence, bytes: payload.length })
     this.#checkDrained()
