@@ -56,10 +56,7 @@ async function faults(flags: FaultsFlags, command: Command, interruptible: Inter
 function addFaults(bench: Command, interruptible: Interruptible): void {
   addRunOptions(addMode(addProbeOptions(bench.command('faults')), 'postcopy'))
     .description('how long a process waits for its pages after the move, in a lab or between two machines')
-    .option(
-      '--no-push',
-      'pages travel when they are asked for; after 500 ms without any, the destination asks for the rest',
-    )
+    .option('--no-push', 'pages travel only when they are asked for')
     .option('--source <url>', 'dump-service of the machine where "bench probe" was started')
     .option('--destination <url>', 'restore-service of this machine')
     .option('--pid <pid>', 'the probe, as the source sees it', integer(1, 4_194_304))
