@@ -289,6 +289,7 @@ export class DestinationWorker {
     })
     this.#spaces = [holdMain(keeper, restorer.uffd, new LazyMap(sets.lazy.clone()))]
     this.#verifier?.save(this.#hashesFile)
+    this.#report.blackout.restoreMs = performance.now() - began // for a successor, who does not see the rest
     await this.#records.keep({ pid, finalRound: rounds.round, report: this.#report })
     const ended = performance.now()
     this.#report.blackout.restoreMs = ended - began
