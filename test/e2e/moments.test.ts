@@ -26,7 +26,7 @@ await inLab('frozen at many moments', async (t, lab) => {
         await sleep(random() * maxPauseMs)
         const { report } = await workload.migrate({ mode })
         t.pass(`${workload.name}, seed ${workload.seed}: blackout ${report.blackoutMs} ms`)
-        if (workload.migrations === movesPerProcess || moment === moments - 1) {
+        if (workload.migrations >= movesPerProcess || moment === moments - 1) {
           await workload.steps(3)
           await workload.finish()
           workload = null

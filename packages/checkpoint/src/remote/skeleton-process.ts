@@ -274,6 +274,12 @@ export class SkeletonProcess {
     }
     kernelMemory.pread(this.memFd, this.#table, new Uint8Array(table.buffer))
     const result = BigInt.asIntN(64, table[7])
+    if (result === -EEXIST) {
+      throw new PageferryError(
+        'REFUSED',
+        `thread id ${tid} is taken on the destination: try again, or use --new-pid-namespace`,
+      )
+    }
     if (result < 0n) throw remoteError(`clone3 with set_tid ${tid}`, Number(-result), this.pid)
     if (created === 0 || stop.kind !== 'stopped') {
       throw new PageferryError('INTERNAL', `clone3 in the skeleton reported no thread`)
@@ -328,6 +334,7 @@ export class SkeletonProcess {
   }
 }
 
+const EEXIST = 17n
 const protRead = 1
 const protWrite = 2
 const protExec = 4
