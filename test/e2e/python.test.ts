@@ -21,19 +21,23 @@ await inLab('Python programs', async (t, lab) => {
       for (let time = 0; time < timesInARow; time++) {
         const mode = modes[Math.floor(random() * modes.length)] as Mode
         const seed = baseSeed + time
-        await moveOnce(lab, name, { seed, migration: { mode }, stepsBefore: 1 + Math.floor(random() * 8) })
-        t.pass(`${mode}, seed ${seed}`)
+        const { name: user, uid } = users[time % users.length] as (typeof users)[number]
+        const stepsBefore = 1 + Math.floor(random() * 8)
+        await moveOnce(lab, name, { seed, uid, migration: { mode }, stepsBefore })
+        t.pass(`${mode}, as ${user}, seed ${seed}`)
       }
     })
   }
 
-  await t.test(`a ping-pong of ${hops} hops`, async (t) => {
-    const workload = await Workload.start(lab, 'alloc.py')
-    for (let hop = 0; hop < hops; hop++) {
-      const { report } = await workload.migrate({ mode: modes[hop % modes.length] })
-      t.equal(workload.host, hop % 2 === 0 ? 'b' : 'a', `hop ${hop + 1}: blackout ${report.blackoutMs} ms`)
-      await workload.steps(2)
-    }
-    await workload.finish()
-  })
+  for (const { name: user, uid } of users) {
+    await t.test(`a ping-pong of ${hops} hops, as ${user}`, async (t) => {
+      const workload = await Workload.start(lab, 'alloc.py', { uid })
+      for (let hop = 0; hop < hops; hop++) {
+        const { report } = await workload.migrate({ mode: modes[hop % modes.length] })
+        t.equal(workload.host, hop % 2 === 0 ? 'b' : 'a', `hop ${hop + 1}: blackout ${report.blackoutMs} ms`)
+        await workload.steps(2)
+      }
+      await workload.finish()
+    })
+  }
 })

@@ -1,56 +1,67 @@
 // What single migrations must show: the scenario of 2016, a large idle process, an exit in the middle of a round.
 
 import { failureOf } from '@pageferry/lab'
-import { inLab, Workload } from './harness.js'
+import { inLab, users, Workload } from './harness.js'
 
 await inLab('scenarios', async (t, lab) => {
-  await t.test('the mailing list thread of 2016: ten pages without a fault, six with one each', async (t) => {
-    const workload = await Workload.start(lab, 'scenario2016')
-    await workload.steps(20)
-    // Nothing is pushed before everything has been touched.
-    const { report } = await workload.migrate({ mode: 'hybrid', pushDelayMs: 1500 })
-    await workload.steps(20)
-    const touched = workload.lines.find((line) => line.startsWith('touched'))
-    t.equal(touched, 'touched 0 6', 'as the workload itself sees it')
-    t.equal(report.faults.count, 6, 'as userfaultfd tells it')
-    t.equal(report.pages.lazy, 6)
-    t.ok(report.pages.parent >= 10, `${report.pages.parent} pages are PARENT`)
-    await workload.finish()
-  })
+  for (const { name: user, uid } of users) {
+    await t.test(
+      `the mailing list thread of 2016: ten pages without a fault, six with one each, as ${user}`,
+      async (t) => {
+        const workload = await Workload.start(lab, 'scenario2016', { uid })
+        await workload.steps(20)
+        // Nothing is pushed before everything has been touched.
+        const { report } = await workload.migrate({ mode: 'hybrid', pushDelayMs: 1500 })
+        await workload.steps(20)
+        const touched = workload.lines.find((line) => line.startsWith('touched'))
+        t.equal(touched, 'touched 0 6', 'as the workload itself sees it')
+        t.equal(report.faults.count, 6, 'as userfaultfd tells it')
+        t.equal(report.pages.lazy, 6)
+        t.ok(report.pages.parent >= 10, `${report.pages.parent} pages are PARENT`)
+        await workload.finish()
+      },
+    )
 
-  await t.test('1 GiB, mostly idle: at least 95 % is PARENT', async (t) => {
-    const workload = await Workload.start(lab, 'idle', { args: ['1024'] })
-    await workload.steps(5)
-    const { report } = await workload.migrate({ mode: 'hybrid' })
-    const { parent, lazy, present } = report.pages
-    t.ok(parent >= 0.95 * 262_144, `${parent} pages are PARENT, ${lazy} lazy, ${present} in the freeze`)
-    t.ok(lazy + present < 4096, 'the lazy phase carries only what was written since')
-    await workload.steps(5)
-    await workload.finish()
-  })
-
-  await t.test('what the workload gives back before it was pushed does not cross the network', async (t) => {
-    const workload = await Workload.start(lab, 'discards')
-    await workload.steps(3)
-    const { report } = await workload.migrate({ mode: 'postcopy', pushDelayMs: 1500 })
-    await workload.steps(3)
-    t.ok(workload.lines.includes('discarded'))
-    t.ok(report.pages.lazy > 16_384, `${report.pages.lazy} pages were lazy`)
-    t.ok(report.pushedPages > 3000, `${report.pushedPages} pages waited to be pushed, and were not asked for`)
-    t.ok(report.bytesOnWire < 32 << 20, `${report.bytesOnWire} bytes for the 16 MiB that it has kept`)
-    await workload.finish()
-  })
-
-  await t.test('the process exits in the middle of a round', async (t) => {
-    const workload = await Workload.start(lab, 'exits')
-    await workload.steps(3)
-    const moved = workload.tryMigrate({ mode: 'hybrid' }, (status) => {
-      if (status.progress?.phase === 'round') workload.stop()
+    await t.test(`1 GiB, mostly idle: at least 95 % is PARENT, as ${user}`, async (t) => {
+      const workload = await Workload.start(lab, 'idle', { uid, args: ['1024'] })
+      await workload.steps(5)
+      const { report } = await workload.migrate({ mode: 'hybrid' })
+      const { parent, lazy, present } = report.pages
+      t.ok(parent >= 0.95 * 262_144, `${parent} pages are PARENT, ${lazy} lazy, ${present} in the freeze`)
+      t.ok(lazy + present < 4096, 'the lazy phase carries only what was written since')
+      await workload.steps(5)
+      await workload.finish()
     })
-    const result = await moved
-    t.notOk(result.migrated)
-    t.match(failureOf(result), { code: 'WORKLOAD_EXITED' })
-    await workload.ended(7)
-    workload.remove()
-  })
+
+    await t.test(
+      `what the workload gives back before it was pushed does not cross the network, as ${user}`,
+      async (t) => {
+        const workload = await Workload.start(lab, 'discards', { uid })
+        await workload.steps(3)
+        const { report } = await workload.migrate({ mode: 'postcopy', pushDelayMs: 1500 })
+        await workload.steps(3)
+        t.ok(workload.lines.includes('discarded'))
+        t.ok(report.pages.lazy > 16_384, `${report.pages.lazy} pages were lazy`)
+        t.ok(
+          report.pushedPages > 3000,
+          `${report.pushedPages} pages waited to be pushed, and were not asked for`,
+        )
+        t.ok(report.bytesOnWire < 32 << 20, `${report.bytesOnWire} bytes for the 16 MiB that it has kept`)
+        await workload.finish()
+      },
+    )
+
+    await t.test(`the process exits in the middle of a round, as ${user}`, async (t) => {
+      const workload = await Workload.start(lab, 'exits', { uid })
+      await workload.steps(3)
+      const moved = workload.tryMigrate({ mode: 'hybrid' }, (status) => {
+        if (status.progress?.phase === 'round') workload.stop()
+      })
+      const result = await moved
+      t.notOk(result.migrated)
+      t.match(failureOf(result), { code: 'WORKLOAD_EXITED' })
+      await workload.ended(7)
+      workload.remove()
+    })
+  }
 })

@@ -32,15 +32,17 @@ await inLab('self-checking programs', async (t, lab) => {
     })
   }
 
-  await t.test('forks in the lazy phase', async (t) => {
-    const workload = await Workload.start(lab, 'lazy-storm')
-    await workload.steps(3)
-    await workload.migrate({ mode: 'postcopy' })
-    await workload.steps(100)
-    const log = join(workload.directory, 'log')
-    workload.stop()
-    await workload.ended(0)
-    t.match(readFileSync(log, 'utf8'), /^6 children\ndone$/m, 'every child saw what its parent saw')
-    workload.remove()
-  })
+  for (const { name: user, uid } of users) {
+    await t.test(`forks in the lazy phase, as ${user}`, async (t) => {
+      const workload = await Workload.start(lab, 'lazy-storm', { uid })
+      await workload.steps(3)
+      await workload.migrate({ mode: 'postcopy' })
+      await workload.steps(100)
+      const log = join(workload.directory, 'log')
+      workload.stop()
+      await workload.ended(0)
+      t.match(readFileSync(log, 'utf8'), /^6 children\ndone$/m, 'every child saw what its parent saw')
+      workload.remove()
+    })
+  }
 })
