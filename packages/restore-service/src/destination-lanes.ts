@@ -9,8 +9,8 @@ const redialMs = 200
 const maxRedialMs = 5_000
 /** How long a closed control lane may take: the source then has had the time to ask for what it missed. */
 const lingerMs = 10_000
-/** Attempts to reach a source that has lost us: its next worker is there within a second or two, on a busy host ten. */
-const farewells = 15
+/** Attempts to reach a source that has lost us: its next worker is there within a second or two, on a busy host five. */
+const farewells = 8
 const farewellPauseMs = 800
 
 /** Who owns the lanes hears what comes on them, and what becomes of them. */
