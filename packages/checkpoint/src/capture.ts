@@ -6,7 +6,7 @@ import { dumpAddressSpace, dumpFutureLocks, shownPages } from './kinds/address-s
 import { clocksOf, toTimens } from './kinds/clocks.js'
 import { dumpDescriptors } from './kinds/descriptors.js'
 import type { FileTable } from './kinds/file-table.js'
-import { guardsToVmas } from './kinds/memory-map.js'
+import { guardsToVmas } from './kinds/guard-regions.js'
 import { dumpFs, dumpProcessState } from './kinds/process-state.js'
 import { dumpThread, untouchableAddresses } from './kinds/threads.js'
 import { readStatus } from './proc/status.js'

@@ -18,7 +18,8 @@ import type { Freezer } from './freezer.js'
 import { restoreAddressSpace, restoreDumpable, restoreFutureLocks } from './kinds/address-space.js'
 import { restoreCredentials } from './kinds/credentials.js'
 import { restoreDescriptors } from './kinds/descriptors.js'
-import { areasFromVmas, guardsFromVmas, SkeletonMap } from './kinds/memory-map.js'
+import { guardsFromVmas } from './kinds/guard-regions.js'
+import { areasFromVmas, SkeletonMap } from './kinds/memory-map.js'
 import { restoreComm, restoreFromOutside, restoreLimits, restoreProcessState } from './kinds/process-state.js'
 import { restorePendingSignals, restoreSignalActions } from './kinds/signals.js'
 import {
@@ -193,7 +194,7 @@ export class Restorer {
     restoreAddressSpace(skeleton, mm, files)
     restoreProcessState(skeleton, task, images.fs(this.nsPid), files)
     restoreSignalActions(skeleton, task.sigactions)
-    this.map.finish(guardsFromVmas(mm.vmas))
+    this.map.finish(guardsFromVmas(mm.vmas, this.map.map))
     restoreFutureLocks(skeleton, mm)
     restoreLimits(skeleton, task)
     for (const { tid, core } of threads) restoreThreadState(skeleton, tid, core)

@@ -9,6 +9,7 @@ import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { mmOfRound } from '../src/kinds/address-space.js'
 import { FileTable } from '../src/kinds/file-table.js'
+import { guardsFromVmas, guardsToVmas } from '../src/kinds/guard-regions.js'
 import { areasFromVmas, areasToVmas, dumpMemoryMap } from '../src/kinds/memory-map.js'
 import { readMaps, readVmFlags } from '../src/proc/maps.js'
 import { Restorer } from '../src/restore.js'
@@ -121,6 +122,25 @@ t.test('ids of files stay the same over rounds', async (t) => {
   t.equal(files.entries()[0].reg?.name, '/lib/renamed')
   const [other] = areasToVmas(new AreaMap([anon(0, 1, { ...library, backingId: 'fe:00:2' })]), files)
   t.not(other.shmid, first.shmid, 'the same path, but another file')
+})
+
+t.test('guard regions survive the way over the wire, inside the areas only', async (t) => {
+  const map = new AreaMap([anon(0, 4), anon(4, 4, { prot: 1 }), anon(20, 2)])
+  const guards = PageSet.of([base + 1, 1], [base + 3, 3], [base + 21, 1])
+  const mm = mmOfRound(map, new FileTable())
+  mm.vmas.push(...guardsToVmas(guards))
+  const { vmas } = decodeImage('mm', encodeImage('mm', mm))
+  t.ok(guardsFromVmas(vmas, map).equals(guards), 'also one that reaches over two areas')
+  t.ok(comparable(areasFromVmas(vmas, [])).length === 3, 'they are no areas')
+  for (const [first, nr] of [
+    [base + 7, 2],
+    [base + 10, 1],
+    [base, 2 ** 35],
+  ]) {
+    const [vma] = guardsToVmas(PageSet.of([base, 1]))
+    const outside = { ...vma, start: BigInt(first) << 12n, end: BigInt(first + nr) << 12n }
+    t.throws(() => guardsFromVmas([outside], map), { code: 'PROTOCOL' })
+  }
 })
 
 t.test('what a peer must not send', async (t) => {

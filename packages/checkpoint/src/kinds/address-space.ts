@@ -6,6 +6,7 @@ import type { AreaMap } from '@pageferry/memory'
 import type { CaptureContext } from '../capture-context.js'
 import { readStat } from '../proc/stat.js'
 import { readStatus } from '../proc/status.js'
+import { scratchPages } from '../remote/scratch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import { type FileTable, requiredPath } from './file-table.js'
 import { areasToVmas, lockedPages } from './memory-map.js'
@@ -78,7 +79,7 @@ export function dumpAddressSpace(
  * while that has not been used: whether it was filled at once tells MCL_ONFAULT.
  */
 export function dumpFutureLocks({ pid, process }: CaptureContext, map: AreaMap): number {
-  if (readStatus(pid).lockedPages === lockedPages(map)) return 0
+  if (readStatus(pid).lockedPages !== lockedPages(map) + scratchPages) return 0
   const pagemapFd = openSync(`/proc/${pid}/pagemap`, 'r')
   try {
     const entry = new BigUint64Array(1)

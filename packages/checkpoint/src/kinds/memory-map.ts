@@ -8,6 +8,7 @@ import { readMaps } from '../proc/maps.js'
 import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
 import { remoteError } from '../remote/workload-thread.js'
 import { type FileTable, regularFilePath } from './file-table.js'
+import { guardCalls } from './guard-regions.js'
 import { isText } from './regular-file.js'
 
 /** The memory map: /proc/PID/maps on the source, CRIU's vma entries on the wire, mmap(2) in the skeleton. */
@@ -214,29 +215,6 @@ export function areasToVmas(map: AreaMap, files: FileTable): VmaEntry[] {
   })
 }
 
-/**
- * Guard regions, as CRIU enters them: vma entries with this status alone, behind those of the areas they lie in
- * (criu/mem.c, collect_madv_guards).
- */
-export function guardsToVmas(guards: PageSet): VmaEntry[] {
-  const none = { pgoff: 0n, shmid: 0n, prot: 0, flags: 0, fd: -1n }
-  const vmas: VmaEntry[] = []
-  guards.forEachRun((first, nr) => {
-    vmas.push({ start: addressOf(first), end: addressOf(first + nr), status: VMA_STATUS.GUARD, ...none })
-  })
-  return vmas
-}
-
-export function guardsFromVmas(vmas: VmaEntry[]): PageSet {
-  const guards = new PageSet()
-  for (const { start, end, status } of vmas) {
-    if (status !== VMA_STATUS.GUARD) continue
-    if (end <= start) throw new PageferryError('PROTOCOL', 'a guard region is empty')
-    guards.addRange(pageOf(start), pageOf(end) - pageOf(start))
-  }
-  return guards
-}
-
 /** Pages of areas that mlock(2) and mlockall(2) count, as VmLck does. */
 export function lockedPages(map: AreaMap): number {
   return map.areas.reduce((sum, { flags, nrPages }) => sum + ((flags & MAP_LOCKED) === 0 ? 0 : nrPages), 0)
@@ -362,11 +340,7 @@ export class SkeletonMap {
           args: [addressOf(area.start), area.nrPages * pageBytes, area.prot],
         })),
     )
-    const guarding: RemoteCall[] = []
-    guards.forEachRun((first, nr) => {
-      guarding.push({ name: 'madvise', args: [addressOf(first), nr * pageBytes, madvGuardInstall] })
-    })
-    this.#skeleton.all(guarding)
+    this.#skeleton.all(guardCalls(guards))
     const locked = areas.filter((area) => (area.flags & MAP_LOCKED) !== 0)
     const results = this.#skeleton.batch(
       locked.map((area) => ({ name: 'mlock', args: [addressOf(area.start), area.nrPages * pageBytes] })),
@@ -475,7 +449,6 @@ export class SkeletonMap {
 }
 
 const madvDontneed = 4
-const madvGuardInstall = 102
 const ENOMEM = 12n
 const mremapMayMoveFixed = 3
 
