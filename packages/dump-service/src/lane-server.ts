@@ -1,21 +1,10 @@
-import { createServer, type Server } from 'node:http'
+import { createServer, type IncomingMessage, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { PageferryError, toErrorInfo } from '@pageferry/base'
-import { Lane, mustBeBinary, tokensEqual, webSocketOptions } from '@pageferry/service/worker'
-import {
-  closeCodeOf,
-  closeReason,
-  decodeHello,
-  encodeFrame,
-  errorToFrame,
-  helloTimeoutMs,
-  negotiate,
-  WireError,
-} from '@pageferry/wire'
-import { type WebSocket, WebSocketServer } from 'ws'
+import type { Duplex } from 'node:stream'
+import type { Lane } from '@pageferry/service/worker'
+import { faultLanePath, helloTimeoutMs, LANES } from '@pageferry/wire'
+import { LaneGreeter, maxGreeting } from './lane-greeter.js'
 
-/** Connections that have not said Hello yet, or were refused and are closing; a peer needs one per lane. */
-const maxGreeting = 32
 /** How often connections are looked for that say nothing at all, not even a line of HTTP. */
 const silenceCheckMs = 1_000
 
@@ -27,27 +16,31 @@ export interface LaneServerOptions {
   token: string
   nrBulkLanes: number
   onLane(lane: Lane, resumed: boolean): void
+  /** Takes what asks for the fault lane; without this it is a lane like the others. */
+  onFaultUpgrade?(request: IncomingMessage, socket: Duplex, head: Buffer): void
 }
 
-/** Accepts the destination's connections: checks Hello, answers Welcome or Refusal, hands the lane over. */
+/** Accepts the destination's connections. */
 export class LaneServer {
   readonly #http: Server
-  readonly #wss: WebSocketServer
+  readonly #greeter: LaneGreeter
   readonly #options: LaneServerOptions
-  readonly #lanes = new Map<string, Lane>()
-  readonly #greeting = new Set<WebSocket>()
 
   private constructor(options: LaneServerOptions) {
+    const { onFaultUpgrade, nrBulkLanes } = options
     this.#options = options
     this.#http = createServer(
       { headersTimeout: helloTimeoutMs, connectionsCheckingInterval: silenceCheckMs },
       (_request, response) => response.writeHead(426).end(),
     )
     // Every lane twice: its dead connection may still be there when the peer comes back.
-    this.#http.maxConnections = maxGreeting + 2 * (options.nrBulkLanes + 2)
-    // The largest of the three: which lane a connection becomes is known after its Hello, and checked then.
-    this.#wss = new WebSocketServer({ server: this.#http, ...webSocketOptions('control', 'to-source') })
-    this.#wss.on('connection', (socket) => this.#greet(socket))
+    this.#http.maxConnections = maxGreeting + 2 * (nrBulkLanes + 2)
+    const kinds = onFaultUpgrade === undefined ? LANES : LANES.filter((kind) => kind !== 'fault')
+    this.#greeter = new LaneGreeter({ ...options, kinds })
+    this.#http.on('upgrade', (request, socket, head) => {
+      if (onFaultUpgrade !== undefined && request.url === faultLanePath) onFaultUpgrade(request, socket, head)
+      else this.#greeter.upgrade(request, socket, head)
+    })
   }
 
   static async listen(options: LaneServerOptions): Promise<LaneServer> {
@@ -68,70 +61,8 @@ export class LaneServer {
   }
 
   close(): void {
-    for (const lane of this.#lanes.values()) lane.close()
-    for (const socket of this.#greeting) socket.terminate()
-    this.#wss.close()
+    this.#greeter.close()
     this.#http.close()
     this.#http.closeAllConnections()
-  }
-
-  #greet(socket: WebSocket): void {
-    if (this.#greeting.size >= maxGreeting) {
-      socket.terminate()
-      return
-    }
-    this.#greeting.add(socket)
-    const timer = setTimeout(() => {
-      const error = new WireError('HELLO_TIMEOUT', 'no Hello arrived')
-      socket.close(error.closeCode, closeReason(error.message))
-    }, helloTimeoutMs)
-    socket.once('close', () => {
-      clearTimeout(timer)
-      this.#greeting.delete(socket)
-    })
-    // ws closes the connection itself, with the code of what was wrong.
-    socket.on('error', () => {})
-    socket.once('message', (data: Buffer, isBinary: boolean) => {
-      clearTimeout(timer)
-      // What the peer sends behind its Hello waits until the lane has its handlers.
-      socket.pause()
-      try {
-        mustBeBinary(isBinary)
-        this.#accept(socket, data)
-        this.#greeting.delete(socket)
-      } catch (error) {
-        socket.resume()
-        socket.send(encodeFrame(errorToFrame('refusal', toErrorInfo(error))), { binary: true })
-        socket.close(closeCodeOf(error), closeReason(error instanceof Error ? error.message : String(error)))
-      }
-    })
-  }
-
-  #accept(socket: WebSocket, data: Buffer): void {
-    const { migrationId, token, nrBulkLanes } = this.#options
-    const hello = decodeHello(data)
-    if (hello.migrationId !== migrationId) {
-      throw new PageferryError('NOT_FOUND', `this worker serves another migration than ${hello.migrationId}`)
-    }
-    if (!tokensEqual(hello.token, token))
-      throw new PageferryError('UNAUTHORIZED', 'the migration token is wrong')
-    const version = negotiate(hello.versions)
-    if (hello.lane === 'bulk' && hello.laneIndex >= nrBulkLanes) {
-      throw new PageferryError(
-        'BAD_REQUEST',
-        `there are ${nrBulkLanes} bulk lanes, not ${hello.laneIndex + 1}`,
-      )
-    }
-    const key = `${hello.lane}:${hello.laneIndex}`
-    const old = this.#lanes.get(key)
-    if (old?.isOpen === true && !hello.resume) {
-      throw new WireError('LANE_TAKEN', `the ${old} is connected already`)
-    }
-    // The peer knows that its old connection is dead before we do. Its loss is reported before the new lane.
-    old?.terminate()
-    socket.send(encodeFrame({ type: 'welcome', version, nrBulkLanes }), { binary: true })
-    const lane = new Lane(socket, hello.lane, hello.laneIndex, 'to-source')
-    this.#lanes.set(key, lane)
-    this.#options.onLane(lane, hello.resume)
   }
 }

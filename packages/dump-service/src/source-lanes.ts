@@ -2,8 +2,11 @@ import type { Logger } from '@pageferry/base'
 import type { NamedImage } from '@pageferry/checkpoint'
 import type { SourceEvent } from '@pageferry/migration'
 import type { Lane, WorkerSpec } from '@pageferry/service/worker'
-import { type Frame, imagePieceBytes } from '@pageferry/wire'
+import { type Frame, imagePieceBytes, type Lane as LaneKind } from '@pageferry/wire'
 import { type BatchPages, BulkLane } from './bulk-lane.js'
+import { FaultLane } from './fault-lane.js'
+import type { FaultTarget } from './fault-messages.js'
+import type { FaultEvents } from './fault-server.js'
 import { LaneServer } from './lane-server.js'
 
 /** There is one process per migration yet. */
@@ -20,9 +23,11 @@ export interface SourceLanesOptions {
   nrBulkLanes: number
   log: Logger
   /** Every frame but acknowledgements. May throw: that closes the lane. */
-  onFrame(lane: Lane, frame: Frame): void
+  onFrame(frame: Frame): void
   /** Batches that a broken connection took along. */
   onBatchesLost(batches: BatchPages[]): void
+  /** What the fault lane, which answers by itself, has done. */
+  onFault: FaultEvents
   onEvent(event: LaneEvent): void
 }
 
@@ -31,12 +36,11 @@ export class SourceLanes {
   readonly bulk: readonly BulkLane[]
   readonly #options: SourceLanesOptions
   #server: LaneServer | null = null
+  #fault: FaultLane | null = null
   #control: Lane | null = null
   /** Lanes that were there at least once. */
   readonly #seen = new Set<string>()
-  /** Control and fault lane, when they are up. */
-  readonly #messageLanes = new Set<Lane>()
-  /** By connections of these two that are gone. */
+  /** By control lanes that are gone. */
   #bytesBefore = 0
   #whenHungUp: (() => void) | null = null
 
@@ -47,7 +51,16 @@ export class SourceLanes {
 
   /** `port` 0: any. A successor takes the port of its predecessor, the only one that the destination knows. */
   async listen(port: number): Promise<{ port: number; url: string }> {
-    const { spec, nrBulkLanes } = this.#options
+    const { spec, nrBulkLanes, onFault } = this.#options
+    const fault = new FaultLane(
+      { migrationId: spec.id, token: spec.token, nrBulkLanes },
+      {
+        ...onFault,
+        onConnected: (resumed) => this.#announce('fault', 0, resumed),
+        onLost: (error) => this.#noteLost('fault', 0, error),
+      },
+    )
+    this.#fault = fault
     this.#server = await LaneServer.listen({
       host: spec.host,
       port,
@@ -55,6 +68,7 @@ export class SourceLanes {
       token: spec.token,
       nrBulkLanes,
       onLane: (lane, resumed) => this.#onLane(lane, resumed),
+      onFaultUpgrade: (request, socket, head) => fault.upgrade(request, socket, head),
     })
     return this.#server
   }
@@ -73,20 +87,19 @@ export class SourceLanes {
     if (kind === 'bulk') {
       this.#options.onBatchesLost(this.bulk[index].lost())
       this.bulk[index].attach(lane)
-    } else this.#messageLanes.add(lane)
-    if (kind === 'control') this.#control = lane
-    this.#announce(lane, resumed)
+    } else this.#control = lane
+    this.#announce(kind, index, resumed)
     // Last: it may be lost already, and then says so at once.
     lane.open({
       onFrame: (frame) => {
         if (frame.type === 'batchAck') this.bulk[index].acknowledge(frame.sequence)
-        else this.#options.onFrame(lane, frame)
+        else this.#options.onFrame(frame)
       },
       onLost: (error) => this.#onLost(lane, error),
     })
   }
 
-  #announce({ kind, index }: Lane, resumed: boolean): void {
+  #announce(kind: LaneKind, index: number, resumed: boolean): void {
     if (resumed) {
       this.#options.onEvent({ type: 'reconnected', lane: kind, index })
       return
@@ -98,14 +111,18 @@ export class SourceLanes {
 
   #onLost(lane: Lane, error: Error): void {
     const { kind, index } = lane
-    this.#options.log.info(error.message)
-    if (this.#messageLanes.delete(lane)) this.#bytesBefore += lane.bytesSent
+    if (kind === 'control') this.#bytesBefore += lane.bytesSent
     if (this.#control === lane) {
       this.#control = null
       // Only a lane that was there after the end can have carried the last word.
       if (this.#whenHungUp !== null) setTimeout(() => this.#checkHungUp(), hangUpMs)
     }
     if (kind === 'bulk') this.#options.onBatchesLost(this.bulk[index].lost())
+    this.#noteLost(kind, index, error)
+  }
+
+  #noteLost(kind: LaneKind, index: number, error: Error): void {
+    this.#options.log.info(error.message)
     this.#options.onEvent({ type: 'laneLost', lane: kind, index })
   }
 
@@ -134,10 +151,8 @@ export class SourceLanes {
 
   /** Of all lanes, over all their connections. */
   get bytesSent(): number {
-    return [...this.#messageLanes, ...this.bulk].reduce(
-      (sum, lane) => sum + lane.bytesSent,
-      this.#bytesBefore,
-    )
+    const others = (this.#control?.bytesSent ?? 0) + (this.#fault?.bytesSent ?? 0)
+    return this.bulk.reduce((sum, lane) => sum + lane.bytesSent, this.#bytesBefore + others)
   }
 
   /**
@@ -155,7 +170,13 @@ export class SourceLanes {
     if (this.#control === null) this.#whenHungUp?.()
   }
 
+  /** Faults are answered from here on. */
+  serveFaults(target: FaultTarget): void {
+    this.#fault?.serve(target)
+  }
+
   close(): void {
     this.#server?.close()
+    this.#fault?.close()
   }
 }

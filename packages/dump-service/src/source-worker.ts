@@ -35,20 +35,19 @@ import {
 import type { DumpRequest } from '@pageferry/service'
 import {
   Inbox,
-  type Lane,
   StatusReporter,
   type WorkerChannel,
   type WorkerSpec,
   type WorkerStatus,
   workerPhases,
 } from '@pageferry/service/worker'
-import { type Frame, WireError } from '@pageferry/wire'
+import type { Frame } from '@pageferry/wire'
 import { sendFinalRound } from './final-round.js'
 import { dumpFrozen, type FrozenDump } from './frozen-dump.js'
 import { frameOf, messageOf } from './messages.js'
 import { OriginalProcess } from './original-process.js'
+import { Push } from './push.js'
 import { type RoundsResult, runRounds } from './rounds.js'
-import { Serving } from './serving.js'
 import { asId, SourceLanes } from './source-lanes.js'
 import { SourceRecords } from './source-records.js'
 import { ReportInProgress } from './source-report.js'
@@ -80,7 +79,7 @@ export class SourceWorker {
   readonly #report: ReportInProgress
   #rounds: RoundsResult | null = null
   #lazy: PageSet | null = null
-  #serving: Serving | null = null
+  #push: Push | null = null
 
   constructor(spec: WorkerSpec<DumpRequest>, takeover: boolean, channel: WorkerChannel) {
     const { request } = spec
@@ -103,8 +102,12 @@ export class SourceWorker {
       spec,
       nrBulkLanes: this.#settings.bulkLanes,
       log: this.#log,
-      onFrame: (lane, frame) => this.#onFrame(lane, frame),
-      onBatchesLost: (batches) => this.#serving?.requeue(batches),
+      onFrame: (frame) => this.#onFrame(frame),
+      onBatchesLost: (batches) => this.#push?.requeue(batches),
+      onFault: {
+        onServed: (page, nrPages) => this.#push?.served(page, nrPages),
+        onDiscarded: (runs) => this.#push?.discarded(runs),
+      },
       onEvent: (event) => this.#driver.post(event),
     })
     this.#journal = RecordFile.open(`${spec.stateDir}/journal`)
@@ -272,18 +275,21 @@ export class SourceWorker {
   async #serve(signal: AbortSignal): Promise<void> {
     await this.#listenAgain()
     const { pid, memFd } = this.#original
-    this.#serving = new Serving({
+    const round = this.#records.finalRound + 1
+    const lazy = this.#lazy ?? this.#records.lazyPages()
+    this.#lanes.serveFaults({ pid, asId, round, lazy: lazy.runTable() })
+    this.#push = new Push({
       pid,
       memFd,
       asId,
-      round: this.#records.finalRound + 1,
-      lazy: this.#lazy ?? this.#records.lazyPages(),
+      round,
+      lazy,
       history: this.#rounds?.history,
       lanes: this.#lanes.bulk,
       pushDelayMs: this.#spec.request.pushDelayMs,
       log: this.#log,
     })
-    await this.#serving.run(signal)
+    await this.#push.run(signal)
   }
 
   /** After a takeover nobody listens yet on the port that the destination knows. */
@@ -292,14 +298,8 @@ export class SourceWorker {
     if (!this.#lanes.isListening && port !== undefined) await this.#lanes.listen(port)
   }
 
-  #onFrame(lane: Lane, frame: Frame): void {
+  #onFrame(frame: Frame): void {
     switch (frame.type) {
-      case 'pageRequest':
-      case 'discard':
-        if (this.#serving === null)
-          throw new WireError('OUT_OF_ORDER', `${frame.type} before the workload was handed over`)
-        this.#serving.onFrame(lane, frame)
-        return
       case 'running':
         this.#report.noteRunning()
         break

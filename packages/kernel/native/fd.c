@@ -331,6 +331,18 @@ static napi_value fd_fcntl(napi_env env, napi_callback_info info)
 	return pf_number(env, result);
 }
 
+static napi_value fd_set_receive_low_water(napi_env env, napi_callback_info info)
+{
+	napi_value argv[2];
+	int fd, bytes;
+
+	if (!pf_args(env, info, 2, argv) || !pf_int(env, argv[0], &fd) || !pf_int(env, argv[1], &bytes))
+		return NULL;
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof(bytes)) < 0)
+		return pf_throw(env, "setsockopt(SO_RCVLOWAT)", errno, 0);
+	return pf_undefined(env);
+}
+
 static napi_value fd_dup(napi_env env, napi_callback_info info)
 {
 	napi_value argv[1];
@@ -458,6 +470,7 @@ void init_fd(napi_env env, napi_value exports)
 	pf_export(env, fd, "send", fd_send);
 	pf_export(env, fd, "recv", fd_recv);
 	pf_export(env, fd, "fcntl", fd_fcntl);
+	pf_export(env, fd, "setReceiveLowWater", fd_set_receive_low_water);
 	pf_export(env, fd, "dup", fd_dup);
 	pf_export(env, fd, "lseek", fd_lseek);
 	pf_export(env, fd, "pipe2", fd_pipe2);

@@ -54,6 +54,7 @@ interface Binding {
   send(sock: number, bytes: Uint8Array, fds: number[]): void
   recv(sock: number, maxBytes: number, maxFds: number, timeoutMs: number): Received
   fcntl(fd: number, command: number, argument: number): number
+  setReceiveLowWater(fd: number, bytes: number): void
   dup(fd: number): number
   lseek(fd: number, offset: bigint, whence: number): bigint
   pipe2(flags: number): [number, number]
@@ -124,6 +125,14 @@ export function recv(sock: number, maxBytes: number, maxFds: number, timeoutMs: 
 /** Commands whose argument is an integer or nothing. */
 export function fcntl(fd: number, command: number, argument = 0): number {
   return native.fcntl(fd, command, argument)
+}
+
+/**
+ * SO_RCVLOWAT of socket(7): the socket is readable only when so many bytes have come, or no more will. For TCP epoll
+ * honours it since Linux 4.18, and the kernel makes the receive buffer large enough.
+ */
+export function setReceiveLowWater(fd: number, bytes: number): void {
+  native.setReceiveLowWater(fd, bytes)
 }
 
 /** A duplicate numbered 64 or higher. */

@@ -6,16 +6,18 @@ import type { WriteHistory } from './write-history.js'
  * In which order the source pushes lazy pages, so that as few as possible are faulted on:
  *
  *   1. pages written in the most pre-dump rounds (a running program goes on writing where it wrote),
- *   2. neighbours of recent faults, the latest fault first,
+ *   2. the surroundings of recent faults, the latest fault first,
  *   3. the rest, ascending.
  *
  * A batch costs what it holds, not what is pending: the groups and the rest are each walked once with a
  * cursor, and what was taken or removed meanwhile is skipped by asking the bitmap.
  */
 export const maxBatchPages = 256
-/** Programs mostly walk upwards, and a fault's own reply may carry a few pages behind it already. */
-const neighboursBefore = 16
-const neighboursAfter = 112
+/**
+ * Pages around a fault: its block, and the one behind it, because programs mostly walk upwards. Whole blocks, so that
+ * faults at random do not cut what is left into small runs: those cost time at every step of their way.
+ */
+const blockPages = 64
 /** More threads than this rarely fault at once; older neighbourhoods are reached by the ascending walk. */
 const maxRecentFaults = 64
 
@@ -89,8 +91,8 @@ export class PushOrder {
     }
     while (this.#faults.length > 0 && room() > 0) {
       const fault = this.#faults[this.#faults.length - 1]
-      const from = Math.max(0, fault - neighboursBefore)
-      const end = fault + neighboursAfter
+      const from = Math.floor(fault / blockPages) * blockPages
+      const end = from + 2 * blockPages
       // What did not fit is found again next time: taken pages are no longer pending.
       if (this.#take(out, batch, from, end, room()) >= end) this.#faults.pop()
     }

@@ -7,6 +7,7 @@ import {
   decodeFrame,
   describeCloseCode,
   encodeFrame,
+  faultLanePath,
   frameToError,
   helloTimeoutMs,
   type Lane as LaneKind,
@@ -40,7 +41,7 @@ export function dial(options: DialOptions): Promise<Dialled> {
   return new Promise((resolve, reject) => {
     const { hostname, port } = new URL(url)
     const frames = kind === 'bulk' ? new FrameSocket(hostname, Number(port)) : null
-    const socket = new WebSocket(url, {
+    const socket = new WebSocket(kind === 'fault' ? new URL(faultLanePath, url) : url, {
       ...webSocketOptions(kind, 'to-destination'),
       handshakeTimeout: helloTimeoutMs,
       // Any Duplex will do (the documentation of http.request), whatever the types say.

@@ -1,5 +1,6 @@
 import { connect, type Socket } from 'node:net'
 import { Duplex } from 'node:stream'
+import { fds } from '@pageferry/kernel'
 import { lengthPrefixBytes, maxPageHeaderBytes, maxPayloadBytes } from '@pageferry/wire'
 
 /** Bytes in front of a message that a server sends: it does not mask (RFC 6455, section 5.2). */
@@ -27,6 +28,7 @@ export class FrameSocket extends Duplex {
   #start = 0
   #end = 0
   #isAligned = false
+  #lowWater = 1
 
   constructor(host: string, port: number) {
     super({ allowHalfOpen: false })
@@ -77,6 +79,7 @@ export class FrameSocket extends Duplex {
     const from = this.#start
     if (this.#isAligned) this.#skipWholeFrames()
     else this.#start = this.#end
+    this.#waitForFrame()
     // False: the reader is behind; `_read` goes on.
     return this.#start === from || this.push(this.#buffer.subarray(from, this.#start))
   }
@@ -89,6 +92,16 @@ export class FrameSocket extends Duplex {
       else if (bytes === 0 && pending >= maxWebSocketHeaderBytes) this.#start = this.#end
       else return
     }
+  }
+
+  /** Not to be woken for every piece of it. */
+  #waitForFrame(): void {
+    const missing = Math.max(this.#frameBytes() - (this.#end - this.#start), 1)
+    if (missing === this.#lowWater) return
+    const { _handle } = this.#socket as Socket & { _handle?: { fd: number } }
+    if (_handle === undefined) return
+    fds.setReceiveLowWater(_handle.fd, missing)
+    this.#lowWater = missing
   }
 
   override _read(): void {

@@ -27,6 +27,7 @@ export {
 export { hashesToPayload, payloadToHashes } from './hashes.js'
 export {
   type Direction,
+  faultLanePath,
   isAllowed,
   LANES,
   type Lane,

@@ -1,28 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Logger, pageBytes } from '@pageferry/base'
 import { type PageSet, PushOrder, type WriteHistory } from '@pageferry/memory'
-import type { Lane } from '@pageferry/service/worker'
-import {
-  encodeFrameInto,
-  type Frame,
-  type FrameOf,
-  faultPendingMax,
-  frameBufferBytes,
-  headerReserveBytes,
-  maxBatchPages,
-  maxRunsPerBatch,
-  WireError,
-} from '@pageferry/wire'
+import { maxBatchPages, maxRunsPerBatch } from '@pageferry/wire'
 import { type BatchPages, BulkLane } from './bulk-lane.js'
 import { PageReader } from './page-reader.js'
 
-export interface ServingOptions {
+export interface PushOptions {
   pid: number
   memFd: number
   asId: number
   /** The round number of everything that is sent now. */
   round: number
-  /** PE_LAZY pages of the final pagemap: nothing else may be asked for. */
+  /** PE_LAZY pages of the final pagemap. */
   lazy: PageSet
   history?: WriteHistory
   lanes: readonly BulkLane[]
@@ -32,21 +21,17 @@ export interface ServingOptions {
 }
 
 /**
- * Post-copy on the source: answers page requests of the fault lane at once, and pushes everything else over
- * the bulk lanes in the order of PushOrder. The original is frozen, so pages can be read at any time and
- * any number of times.
+ * Post-copy on the source, but for the faults: pushes what nobody has asked for over the bulk lanes, in the order of
+ * PushOrder. The original is frozen, so pages can be read at any time and any number of times.
  */
-export class Serving {
-  readonly #options: ServingOptions
+export class Push {
+  readonly #options: PushOptions
   readonly #order: PushOrder
   readonly #reader: PageReader
-  readonly #faultBuffer = Buffer.allocUnsafeSlow(frameBufferBytes)
   #more: () => void = () => {}
   pushedPages = 0
-  /** Replies that the kernel has not taken yet. */
-  #replying = 0
 
-  constructor(options: ServingOptions) {
+  constructor(options: PushOptions) {
     this.#options = options
     this.#order = new PushOrder(options.lazy.clone(), options.history)
     this.#reader = new PageReader(options.pid, options.memFd, null)
@@ -61,60 +46,15 @@ export class Serving {
     this.#more()
   }
 
-  onFrame(lane: Lane, frame: FrameOf<'pageRequest'> | FrameOf<'discard'>): void {
-    this.#checkIdentity(frame)
-    if (frame.type === 'discard') {
-      for (let r = 0; r < frame.runs.length; r += 2) this.#mustBeKnown(frame.runs[r], frame.runs[r + 1])
-      this.#order.remove(frame.runs)
-      return
-    }
-    this.#mustBeKnown(frame.page, frame.nrPages)
-    this.#reply(lane, frame)
+  /** A fault was answered with these. */
+  served(page: number, nrPages: number): void {
+    this.#order.remove(Float64Array.of(page, nrPages))
+    this.#order.noteFault(page)
   }
 
-  #checkIdentity(frame: { asId: number; round: number }): void {
-    if (frame.asId !== this.#options.asId || frame.round !== this.#options.round) {
-      throw new WireError(
-        'OUT_OF_ORDER',
-        `address space ${frame.asId}, round ${frame.round} is not being served`,
-      )
-    }
-  }
-
-  #mustBeKnown(page: number, nrPages: number): void {
-    if (this.#options.lazy.countRange(page, nrPages) !== nrPages) {
-      throw new WireError('OUTSIDE_PROCESS', `page 0x${page.toString(16)} is not a lazy page of the process`)
-    }
-  }
-
-  #reply(lane: Lane, request: FrameOf<'pageRequest'>): void {
-    const { asId, round, requestId, page, nrPages } = request
-    if (this.#replying >= faultPendingMax) {
-      throw new WireError(
-        'WINDOW_EXCEEDED',
-        `more than ${faultPendingMax} page requests without taking the replies`,
-      )
-    }
-    const buffer = this.#faultBuffer
-    const wanted = Float64Array.of(page, nrPages)
-    const read = this.#reader.read(wanted, 1, buffer.subarray(headerReserveBytes), false)
-    const frame: Frame = {
-      type: 'pageReply',
-      asId,
-      round,
-      requestId,
-      page,
-      nrPages,
-      runs: read.runs,
-      zeroRuns: read.zeroRuns,
-    }
-    // Copied: ws may still be sending the reply before, and 4 KiB cost nothing.
-    this.#replying++
-    lane.sendBytes(Buffer.from(encodeFrameInto(frame, buffer, read.nrPages * pageBytes)), () => {
-      this.#replying--
-    })
-    this.#order.remove(wanted)
-    this.#order.noteFault(page + nrPages)
+  /** The workload has given them back. */
+  discarded(runs: Float64Array): void {
+    this.#order.remove(runs)
   }
 
   /** Pushes until told to stop; the destination says when it has everything. */
@@ -155,5 +95,11 @@ export class Serving {
 function sorted(table: Float64Array, nrRuns: number): Float64Array {
   const pairs = Array.from({ length: nrRuns }, (_, i) => [table[2 * i], table[2 * i + 1]])
   pairs.sort((a, b) => a[0] - b[0])
-  return Float64Array.from(pairs.flat())
+  const runs: number[] = []
+  for (const [first, nr] of pairs) {
+    const last = runs.length - 2
+    if (last >= 0 && runs[last] + runs[last + 1] === first) runs[last + 1] += nr
+    else runs.push(first, nr)
+  }
+  return Float64Array.from(runs)
 }

@@ -1,0 +1,85 @@
+import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { Worker } from 'node:worker_threads'
+import { type ErrorInfo, PageferryError } from '@pageferry/base'
+import { fds } from '@pageferry/kernel'
+import type { FaultTarget, FaultThreadData, FromFaultThread, ToFaultThread } from './fault-messages.js'
+import type { FaultEvents } from './fault-server.js'
+import type { UpgradeRequest } from './lane-greeter.js'
+
+export interface FaultLaneEvents extends FaultEvents {
+  onConnected(resumed: boolean): void
+  onLost(error: PageferryError): void
+}
+
+/**
+ * The fault lane, in a thread of its own: no batch that is read and sent, and no garbage collection of whoever does
+ * that, comes between a request and its reply.
+ */
+export class FaultLane {
+  readonly #thread: Worker
+  readonly #events: FaultLaneEvents
+  #bytesSent = 0
+
+  constructor(data: FaultThreadData, events: FaultLaneEvents) {
+    this.#events = events
+    this.#thread = new Worker(new URL('./fault-thread.js', import.meta.url), { workerData: data })
+    this.#thread.on('message', (message: FromFaultThread) => this.#on(message))
+    // A defect of ours: the whole worker starts anew.
+    this.#thread.on('error', (error) => {
+      throw error
+    })
+  }
+
+  /** As of the last page that was asked for. */
+  get bytesSent(): number {
+    return this.#bytesSent
+  }
+
+  /** A connection for this lane. The thread gets a descriptor of its own, and this socket is forgotten. */
+  upgrade({ method, url, headers }: UpgradeRequest, socket: Duplex, head: Buffer): void {
+    // Node has no public way to give a connection to a thread, and none to learn its descriptor.
+    const { fd } = (socket as Socket & { _handle: { fd: number } })._handle
+    this.#post({
+      type: 'upgrade',
+      fd: fds.dup(fd),
+      request: { method, url, headers },
+      head: Uint8Array.from(head),
+    })
+    // Closes a descriptor, not the connection: nobody called shutdown(2).
+    socket.destroy()
+  }
+
+  serve(target: FaultTarget): void {
+    this.#post({ type: 'serve', target })
+  }
+
+  close(): void {
+    void this.#thread.terminate()
+  }
+
+  #post(message: ToFaultThread): void {
+    this.#thread.postMessage(message)
+  }
+
+  #on(message: FromFaultThread): void {
+    switch (message.type) {
+      case 'connected':
+        this.#events.onConnected(message.resumed)
+        return
+      case 'lost':
+        this.#events.onLost(errorOf(message.error))
+        return
+      case 'served':
+        this.#bytesSent = message.bytesSent
+        this.#events.onServed(message.page, message.nrPages)
+        return
+      case 'discarded':
+        this.#events.onDiscarded(message.runs)
+    }
+  }
+}
+
+function errorOf({ code, message, details }: ErrorInfo): PageferryError {
+  return new PageferryError(code, message, { details })
+}

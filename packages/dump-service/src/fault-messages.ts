@@ -1,0 +1,46 @@
+import type { ErrorInfo } from '@pageferry/base'
+import type { UpgradeRequest } from './lane-greeter.js'
+
+/*
+ * What the worker and the thread of the fault lane say to each other.
+ *
+ *   worker                                        thread
+ *      | upgrade                                    |     a connection for the fault lane, before its handshake
+ *      |------------------------------------------->|
+ *      |                  connected                 |     it said a good Hello
+ *      |<-------------------------------------------|
+ *      | serve                                      |     the workload was handed over
+ *      |------------------------------------------->|
+ *      |                  served, discarded         |
+ *      |<-------------------------------------------|
+ *      |                  lost                      |     and upgrade again
+ *      |<-------------------------------------------|
+ */
+
+/** What is served. */
+export interface FaultTarget {
+  pid: number
+  asId: number
+  /** The round number of everything that is sent now. */
+  round: number
+  /** A run table of PE_LAZY pages of the final pagemap: nothing else may be asked for. */
+  lazy: Float64Array
+}
+
+export type ToFaultThread =
+  /** `fd` is the thread's to close; `head`: what was read behind the request. */
+  | { type: 'upgrade'; fd: number; request: UpgradeRequest; head: Uint8Array }
+  | { type: 'serve'; target: FaultTarget }
+
+export type FromFaultThread =
+  | { type: 'connected'; resumed: boolean }
+  | { type: 'lost'; error: ErrorInfo }
+  | { type: 'served'; page: number; nrPages: number; bytesSent: number }
+  | { type: 'discarded'; runs: Float64Array }
+
+/** Of the thread. */
+export interface FaultThreadData {
+  migrationId: string
+  token: string
+  nrBulkLanes: number
+}

@@ -1,0 +1,118 @@
+import { closeSync, openSync } from 'node:fs'
+import { pageBytes } from '@pageferry/base'
+import { PageSet } from '@pageferry/memory'
+import type { Lane } from '@pageferry/service/worker'
+import {
+  encodeFrameInto,
+  type Frame,
+  type FrameOf,
+  faultPendingMax,
+  frameBufferBytes,
+  headerReserveBytes,
+  WireError,
+} from '@pageferry/wire'
+import type { FaultTarget } from './fault-messages.js'
+import { PageReader } from './page-reader.js'
+
+type Request = FrameOf<'pageRequest'> | FrameOf<'discard'>
+
+/** Who pushes the other pages. */
+export interface FaultEvents {
+  /** These were sent: they need not be pushed. */
+  onServed(page: number, nrPages: number): void
+  /** The workload does not want them any more. */
+  onDiscarded(runs: Float64Array): void
+}
+
+/**
+ * Answers the page requests of the fault lane, in a thread that does nothing else. The original is frozen, so pages can
+ * be read at any time and any number of times.
+ */
+export class FaultServer {
+  readonly #events: FaultEvents
+  readonly #buffer = Buffer.allocUnsafeSlow(frameBufferBytes)
+  #target: FaultTarget | null = null
+  #lazy = new PageSet()
+  #reader: PageReader | null = null
+  #memFd = -1
+  /** The destination may be faster than the message that tells this thread to serve. */
+  readonly #early: { lane: Lane; frame: Request }[] = []
+  /** Replies that the kernel has not taken yet. */
+  #replying = 0
+
+  constructor(events: FaultEvents) {
+    this.#events = events
+  }
+
+  /** The workload was handed over. */
+  serve(target: FaultTarget): void {
+    this.#target = target
+    this.#lazy = PageSet.fromRuns(target.lazy)
+    // Of our own: the worker closes its one when it likes.
+    this.#memFd = openSync(`/proc/${target.pid}/mem`, 'r')
+    this.#reader = new PageReader(target.pid, this.#memFd, null)
+    for (const { lane, frame } of this.#early.splice(0)) {
+      try {
+        this.onFrame(lane, frame)
+      } catch (error) {
+        lane.close(error)
+      }
+    }
+  }
+
+  /** @throws WireError: nothing of the frame was done */
+  onFrame(lane: Lane, frame: Request): void {
+    if (this.#target === null) {
+      if (this.#early.length >= faultPendingMax) tooManyRequests()
+      this.#early.push({ lane, frame })
+      return
+    }
+    const { asId, round } = this.#target
+    if (frame.asId !== asId || frame.round !== round) {
+      throw new WireError(
+        'OUT_OF_ORDER',
+        `address space ${frame.asId}, round ${frame.round} is not being served`,
+      )
+    }
+    if (frame.type === 'discard') {
+      for (let r = 0; r < frame.runs.length; r += 2) this.#mustBeKnown(frame.runs[r], frame.runs[r + 1])
+      this.#events.onDiscarded(frame.runs)
+      return
+    }
+    this.#mustBeKnown(frame.page, frame.nrPages)
+    this.#reply(lane, frame)
+  }
+
+  #mustBeKnown(page: number, nrPages: number): void {
+    if (this.#lazy.countRange(page, nrPages) !== nrPages) {
+      throw new WireError('OUTSIDE_PROCESS', `page 0x${page.toString(16)} is not a lazy page of the process`)
+    }
+  }
+
+  #reply(lane: Lane, { asId, round, requestId, page, nrPages }: FrameOf<'pageRequest'>): void {
+    const reader = this.#reader as PageReader
+    if (this.#replying >= faultPendingMax) tooManyRequests()
+    const buffer = this.#buffer
+    const read = reader.read(Float64Array.of(page, nrPages), 1, buffer.subarray(headerReserveBytes), false)
+    const { runs, zeroRuns } = read
+    const frame: Frame = { type: 'pageReply', asId, round, requestId, page, nrPages, runs, zeroRuns }
+    // Copied: ws may still be sending the reply before, and 4 KiB cost nothing.
+    this.#replying++
+    lane.sendBytes(Buffer.from(encodeFrameInto(frame, buffer, read.nrPages * pageBytes)), () => {
+      this.#replying--
+    })
+    this.#events.onServed(page, nrPages)
+  }
+
+  close(): void {
+    if (this.#memFd >= 0) closeSync(this.#memFd)
+    this.#memFd = -1
+  }
+}
+
+function tooManyRequests(): never {
+  throw new WireError(
+    'WINDOW_EXCEEDED',
+    `more than ${faultPendingMax} page requests without taking the replies`,
+  )
+}

@@ -1,0 +1,49 @@
+/** Program of a worker thread: the fault lane, see fault-messages.ts. */
+import { Socket } from 'node:net'
+import { parentPort, workerData } from 'node:worker_threads'
+import { PageferryError, toErrorInfo } from '@pageferry/base'
+import type { FaultThreadData, FromFaultThread, ToFaultThread } from './fault-messages.js'
+import { FaultServer } from './fault-server.js'
+import { LaneGreeter } from './lane-greeter.js'
+
+const port = parentPort
+if (port === null) throw new PageferryError('INTERNAL', 'this is the program of a thread')
+const post = (message: FromFaultThread): void => port.postMessage(message)
+/** Over all connections. */
+let bytesSent = 0
+
+const server = new FaultServer({
+  onServed: (page, nrPages) => post({ type: 'served', page, nrPages, bytesSent }),
+  onDiscarded: (runs) => post({ type: 'discarded', runs }),
+})
+
+const greeter = new LaneGreeter({
+  ...(workerData as FaultThreadData),
+  kinds: ['fault'],
+  onLane: (lane, resumed) => {
+    const before = bytesSent
+    post({ type: 'connected', resumed })
+    lane.open({
+      onFrame: (frame) => {
+        // The codec lets nothing else through on the fault lane to the source.
+        if (frame.type === 'pageRequest' || frame.type === 'discard') server.onFrame(lane, frame)
+        bytesSent = before + lane.bytesSent
+      },
+      onLost: (error) => post({ type: 'lost', error: toErrorInfo(error) }),
+    })
+  },
+})
+
+port.on('message', (message: ToFaultThread) => {
+  switch (message.type) {
+    case 'upgrade': {
+      const socket = new Socket({ fd: message.fd, readable: true, writable: true })
+      // Until ws has its own handlers.
+      socket.on('error', () => socket.destroy())
+      greeter.upgrade(message.request, socket, Buffer.from(message.head))
+      return
+    }
+    case 'serve':
+      server.serve(message.target)
+  }
+})
