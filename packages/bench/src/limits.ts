@@ -44,7 +44,7 @@ const plainPlan = {
   roundTrips: 4000,
   warmUpRoundTrips: 1000,
   throughputBytes: 256 * 2 ** 20,
-  throughputRounds: 3,
+  throughputRounds: 5,
 }
 
 /** A second's worth of bytes, and some seconds of round trips. */
