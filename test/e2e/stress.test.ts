@@ -3,51 +3,55 @@
 // PAGEFERRY_SOAK=1 for 50 seeds of 60 s, PAGEFERRY_SEEDS=n and PAGEFERRY_SECONDS=s for others, PAGEFERRY_SEED=n to
 // begin with that seed. What a seed has chosen is in the name of its test.
 
-import { withLink } from '@pageferry/bench'
-import type { Lab, MigrationOptions } from '@pageferry/lab'
+import { type LinkOptions, withLink } from '@pageferry/bench'
+import type { Lab } from '@pageferry/lab'
 import type { Test } from 'tap'
 import { baseSeed, inLab, type Mode, users, Workload } from './harness.js'
 
 const soak = process.env.PAGEFERRY_SOAK === '1'
-const seeds = Number(process.env.PAGEFERRY_SEEDS ?? (soak ? 50 : 4))
+const seeds = Number(process.env.PAGEFERRY_SEEDS ?? (soak ? 50 : 5))
 const seconds = Number(process.env.PAGEFERRY_SECONDS ?? (soak ? 60 : 4))
-
-/** For each thread's arena: its nomads are a quarter more, and the library is as large as one arena. */
-const pagesPerThread = seconds > 10 ? 4096 : 1024
-const allPages = pagesPerThread * (8 * 1.25 + 1)
-const pageBits = 4096 * 8
-/** Pushing alone would take about as long as the threads take to reach all of their memory. */
-const rateMbit = Math.ceil((allPages * pageBits) / 1e6 / seconds)
 
 interface Variant {
   mode: Mode
   bulkLanes: number
   verify: boolean
-  pushDelayMs: number | undefined
-  user: (typeof users)[number]
+  /** Faults alone for so long: later every pushed page meets a memory that has changed a lot. */
+  pushDelayMs: number
+  /** For so long there is memory that was not touched yet. 0: the threads and the link are as fast as they can. */
+  lastsS: number
 }
 
-/** Any four seeds in a row see every number of lanes with and without comparing, and rounds before the move. */
-function variantOf(seed: number): Variant {
-  return {
-    mode: seed % 4 === 1 ? 'hybrid' : 'postcopy',
-    bulkLanes: seed % 2 === 0 ? 1 : 3,
-    verify: seed % 4 < 2,
-    // Faults alone for the first half: later every pushed page meets a memory that has changed a lot.
-    pushDelayMs: seed % 4 === 3 ? seconds * 500 : undefined,
-    user: users[(seed >> 2) % 2] as (typeof users)[number],
-  }
+/** Taken in turn. Five and two users have no common divisor: ten seeds in a row see each as both. */
+const variants: Variant[] = [
+  { mode: 'postcopy', bulkLanes: 1, verify: true, pushDelayMs: 0, lastsS: seconds },
+  { mode: 'hybrid', bulkLanes: 3, verify: true, pushDelayMs: 0, lastsS: seconds },
+  { mode: 'postcopy', bulkLanes: 1, verify: false, pushDelayMs: 0, lastsS: seconds },
+  { mode: 'postcopy', bulkLanes: 3, verify: false, pushDelayMs: seconds * 500, lastsS: seconds },
+  { mode: 'postcopy', bulkLanes: 3, verify: true, pushDelayMs: 0, lastsS: 0 },
+]
+
+const pageBits = 4096 * 8
+
+/** Of each thread's arena; its nomads are a quarter more, and the library is as large as one arena. */
+function pagesFor({ lastsS }: Variant): number {
+  return lastsS > 0 && lastsS <= 10 ? 1024 : 4096
 }
 
-async function underStress(t: Test, lab: Lab, seed: number, variant: Variant): Promise<void> {
-  const { user, ...options } = variant
-  const args = [String(seconds), String(pagesPerThread), ...(options.mode === 'hybrid' ? ['dirty'] : [])]
-  const workload = await Workload.start(lab, 'stress', { uid: user.uid, seed, args })
+/** Pushing alone would take about as long as the threads take to reach all of their memory. */
+function linkFor(variant: Variant): LinkOptions | undefined {
+  if (variant.lastsS === 0) return undefined
+  const allPages = pagesFor(variant) * (8 * 1.25 + 1)
+  return { rttMs: 0, jitterMs: 0, rateMbit: Math.ceil((allPages * pageBits) / 1e6 / variant.lastsS) }
+}
+
+async function underStress(t: Test, lab: Lab, seed: number, variant: Variant, uid?: number): Promise<void> {
+  const { lastsS, ...migration } = variant
+  const dirty = migration.mode === 'hybrid' ? ['dirty'] : []
+  const args = [String(lastsS), String(pagesFor(variant)), ...dirty]
+  const workload = await Workload.start(lab, 'stress', { uid, seed, args })
   await workload.steps(20)
-  const link = { rttMs: 0, jitterMs: 0, rateMbit }
-  const move = (migration: MigrationOptions) =>
-    withLink(lab.a, link, (via) => workload.migrate({ ...migration, via }))
-  const { report } = await move(options)
+  const { report } = await withLink(lab.a, linkFor(variant), (via) => workload.migrate({ ...migration, via }))
   await workload.steps(20)
   workload.stop()
   await workload.ended(0)
@@ -62,9 +66,16 @@ async function underStress(t: Test, lab: Lab, seed: number, variant: Variant): P
 
 await inLab(`${seconds} s of stress`, async (t, lab) => {
   for (let seed = baseSeed; seed < baseSeed + seeds; seed++) {
-    const variant = variantOf(seed)
-    const { mode, bulkLanes, verify, pushDelayMs = 0, user } = variant
-    const chosen = `${mode}, ${bulkLanes} lanes, ${verify ? 'compared' : 'not compared'}, push after ${pushDelayMs} ms`
-    await t.test(`seed ${seed}: ${chosen}, as ${user.name}`, (t) => underStress(t, lab, seed, variant))
+    const variant = variants[seed % variants.length] as Variant
+    const user = users[seed % users.length] as (typeof users)[number]
+    const { mode, bulkLanes, verify, pushDelayMs, lastsS } = variant
+    const chosen = [
+      ...[mode, `${bulkLanes} lanes`, verify ? 'compared' : 'not compared'],
+      ...(pushDelayMs > 0 ? [`push after ${pushDelayMs} ms`] : []),
+      ...(lastsS === 0 ? ['as fast as it can'] : []),
+    ]
+    await t.test(`seed ${seed}: ${chosen.join(', ')}, as ${user.name}`, (t) =>
+      underStress(t, lab, seed, variant, user.uid),
+    )
   }
 })

@@ -7,7 +7,8 @@
  *
  * An operation of a thread is a function of the seed and its number alone. Operation n takes place in the first
  * n / (SECONDS * OPERATIONS_PER_S) of the PAGES of each thread, and not before its time, so that memory that was not
- * touched yet lasts for SECONDS. dirty: pages are also written before the move, so that rounds have something to do.
+ * touched yet lasts for SECONDS. With 0 SECONDS all of it is within reach at once, and nobody waits.
+ * dirty: pages are also written before the move, so that rounds have something to do.
  *
  * Of each thread:  an arena (arena.h), at addresses of its own choice
  *                  nomads, ranges that move to wherever the kernel puts them: often where another thread's nomad or
@@ -77,7 +78,7 @@ static void expect(const struct thread *thread, const char *what, size_t page, c
 /* How much of `nr` things is within reach. */
 static size_t reach(const struct thread *thread, size_t nr)
 {
-	size_t reached = nr * (thread->operation + 1) / nr_paced;
+	size_t reached = nr_paced == 0 ? nr : nr * (thread->operation + 1) / nr_paced;
 
 	return reached >= nr ? nr : reached + 1;
 }
@@ -171,7 +172,8 @@ static void *run(void *argument)
 		pause_ns(DIRTY_PAUSE);
 	}
 	for (; !stopping; thread->operation++) {
-		pause_until(moved_at + thread->operation * (SECOND / OPERATIONS_PER_S));
+		if (nr_paced > 0)
+			pause_until(moved_at + thread->operation * (SECOND / OPERATIONS_PER_S));
 		operate(thread);
 	}
 	return NULL;
@@ -229,7 +231,7 @@ int main(int argc, char **argv)
 	nr_pages = strtoul(argv[5], NULL, 10);
 	nr_nomads = nr_pages / 4 / NOMAD_PAGES;
 	dirty = argc > 6;
-	CHECK(nr_paced > 0 && nr_pages > 2 * MAX_PAGES, "too little to do");
+	CHECK(nr_pages > 2 * MAX_PAGES, "too little to do");
 	shared = map_pages(nr_pages);
 	for (size_t page = 0; page < nr_pages; page++)
 		stamp_page(shared + page * PAGE, page + 1);
