@@ -3,22 +3,25 @@
  * protect memory at random, fork children that check what they have inherited, and go deeper into their stacks, all
  * while their pages are still on the way. Each thread knows what each of its pages must contain at any moment.
  *
- * usage: stress LOG MARKER SEED SECONDS PAGES [dirty]
+ * usage: stress LOG MARKER SEED SECONDS PAGES [dirty] [roaming]
  *
  * An operation of a thread is a function of the seed and its number alone. Operation n takes place in the first
  * n / (SECONDS * OPERATIONS_PER_S) of the PAGES of each thread, and not before its time, so that memory that was not
  * touched yet lasts for SECONDS. With 0 SECONDS all of it is within reach at once, and nobody waits.
- * dirty: pages are also written before the move, so that rounds have something to do.
+ *
+ * dirty     pages are also written before the move, so that rounds have something to do
+ * roaming   nomads move to wherever the kernel puts them, often where another thread has just made room, instead of
+ *           between two places of their own
  *
  * Of each thread:  an arena (arena.h), at addresses of its own choice
- *                  nomads, ranges that move to wherever the kernel puts them: often where another thread's nomad or
- *                  munmap has just made room
+ *                  nomads, ranges that move all the time
  * Of all threads:  a library, which is only read: several threads fault on the same page
  */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -42,6 +45,8 @@
 
 struct nomad {
 	char *at;
+	/* Where it goes next, unless it roams; mapped and empty. */
+	char *other;
 	uint64_t stamps[NOMAD_PAGES];
 };
 
@@ -56,7 +61,7 @@ struct thread {
 static struct thread threads[NR_THREADS];
 static size_t nr_pages, nr_nomads;
 static unsigned long nr_paced;
-static bool dirty;
+static bool dirty, roaming;
 static const char *library;
 static uint64_t moved_at;
 static atomic_bool moved, stopping;
@@ -101,35 +106,57 @@ static void write_nomad(struct nomad *nomad, size_t page, uint64_t stamp)
 	stamp_page(nomad->at + page * PAGE, nomad->stamps[page] = stamp);
 }
 
-/* To where the kernel likes. */
+/* Leaves the old place mapped and empty, and then to others. */
+static void leave_behind(struct thread *thread, size_t which)
+{
+	struct nomad *nomad = &thread->nomads[which];
+	int flags = MREMAP_MAYMOVE | MREMAP_DONTUNMAP | (roaming ? 0 : MREMAP_FIXED);
+	char *old = nomad->at;
+
+	/* Not mremap(3): some hand on no address with these flags, and the kernel takes what is there for one. */
+	nomad->at = (char *)MUST(syscall(SYS_mremap, old, NOMAD_PAGES * PAGE, NOMAD_PAGES * PAGE, flags, nomad->other));
+	expect(thread, "left by a nomad", which * NOMAD_PAGES, old, 0);
+	if (roaming)
+		MUST(munmap(old, NOMAD_PAGES * PAGE));
+	else
+		nomad->other = old;
+}
+
+/* Leaves the old place at once, and what has grown then. */
+static void grow_and_shrink(struct thread *thread, size_t which)
+{
+	struct nomad *nomad = &thread->nomads[which];
+
+	if (!roaming)
+		return;
+	nomad->at = MUST(mremap(nomad->at, NOMAD_PAGES * PAGE, (NOMAD_PAGES + 1) * PAGE, MREMAP_MAYMOVE));
+	expect(thread, "grown behind a nomad", which * NOMAD_PAGES, nomad->at + NOMAD_PAGES * PAGE, 0);
+	MUST(munmap(nomad->at + NOMAD_PAGES * PAGE, PAGE));
+}
+
+static void begin_anew(struct nomad *nomad)
+{
+	void *old = nomad->at;
+
+	if (roaming) {
+		nomad->at = map_pages(NOMAD_PAGES);
+		MUST(munmap(old, NOMAD_PAGES * PAGE));
+	} else
+		MUST(mmap(old, NOMAD_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+	for (size_t i = 0; i < NOMAD_PAGES; i++)
+		nomad->stamps[i] = 0;
+}
+
 static void wander(struct thread *thread, size_t which)
 {
 	struct nomad *nomad = &thread->nomads[which];
 	size_t page = random_below(&thread->random, NOMAD_PAGES);
-	char *old = nomad->at;
 
 	switch (random_below(&thread->random, 4)) {
-	case 0: /* Leaves its old place mapped and empty, and then to others. */
-		/* Not mremap(3): some hand on no address with these flags, and the kernel takes what is there for one. */
-		nomad->at = (char *)MUST(syscall(SYS_mremap, old, NOMAD_PAGES * PAGE, NOMAD_PAGES * PAGE,
-						 MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL));
-		expect(thread, "left by a nomad", which * NOMAD_PAGES + page, old + page * PAGE, 0);
-		MUST(munmap(old, NOMAD_PAGES * PAGE));
-		break;
-	case 1: /* Leaves it at once; what has grown goes to others. */
-		nomad->at = MUST(mremap(old, NOMAD_PAGES * PAGE, (NOMAD_PAGES + 1) * PAGE, MREMAP_MAYMOVE));
-		expect(thread, "grown behind a nomad", which * NOMAD_PAGES, nomad->at + NOMAD_PAGES * PAGE, 0);
-		MUST(munmap(nomad->at + NOMAD_PAGES * PAGE, PAGE));
-		break;
-	case 2: /* Begins anew. */
-		nomad->at = map_pages(NOMAD_PAGES);
-		MUST(munmap(old, NOMAD_PAGES * PAGE));
-		for (size_t i = 0; i < NOMAD_PAGES; i++)
-			nomad->stamps[i] = 0;
-		break;
-	case 3:
-		write_nomad(nomad, page, next_random(&thread->random));
-		break;
+	case 0: leave_behind(thread, which); break;
+	case 1: grow_and_shrink(thread, which); break;
+	case 2: begin_anew(nomad); break;
+	case 3: write_nomad(nomad, page, next_random(&thread->random)); break;
 	}
 	expect(thread, "nomad", which * NOMAD_PAGES + page, nomad->at + page * PAGE, nomad->stamps[page]);
 }
@@ -188,6 +215,7 @@ static void make_thread(struct thread *thread, const char *name)
 	thread->nomads = map_pages((nr_nomads * sizeof(struct nomad) + PAGE - 1) / PAGE);
 	for (size_t i = 0; i < nr_nomads; i++) {
 		thread->nomads[i].at = map_pages(NOMAD_PAGES);
+		thread->nomads[i].other = roaming ? NULL : map_pages(NOMAD_PAGES);
 		for (size_t page = 0; page < NOMAD_PAGES; page++)
 			write_nomad(&thread->nomads[i], page, next_random(&thread->random));
 	}
@@ -226,11 +254,14 @@ int main(int argc, char **argv)
 	char *shared;
 
 	work_begin(argc, argv);
-	CHECK(argc >= 6, "usage: stress LOG MARKER SEED SECONDS PAGES [dirty]");
+	CHECK(argc >= 6, "usage: stress LOG MARKER SEED SECONDS PAGES [dirty] [roaming]");
 	nr_paced = strtoul(argv[4], NULL, 10) * OPERATIONS_PER_S;
 	nr_pages = strtoul(argv[5], NULL, 10);
 	nr_nomads = nr_pages / 4 / NOMAD_PAGES;
-	dirty = argc > 6;
+	for (int i = 6; i < argc; i++) {
+		dirty |= strcmp(argv[i], "dirty") == 0;
+		roaming |= strcmp(argv[i], "roaming") == 0;
+	}
 	CHECK(nr_pages > 2 * MAX_PAGES, "too little to do");
 	shared = map_pages(nr_pages);
 	for (size_t page = 0; page < nr_pages; page++)

@@ -113,7 +113,8 @@ export async function measureLimits(
 ): Promise<{ limits: Limits; benchmark: Benchmark }> {
   const kernel = (await runIn(lab, [nativeProgram('kernel-limits')])) as KernelMeasurement
   const plain = await measureLink(lab)
-  const benchmark = emptyBenchmark('limits', 'limits of this machine', { link })
+  const title = `limits of this machine${link === undefined ? '' : `, ${describeLink(link)}`}`
+  const benchmark = emptyBenchmark('limits', title, { link })
   for (const { batchPages, gigabytesPerS } of kernel.uffdCopy) {
     addThroughput(
       benchmark,
