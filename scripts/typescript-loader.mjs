@@ -13,7 +13,9 @@ import { fileURLToPath } from 'node:url'
 const cacheDir = fileURLToPath(new URL('../node_modules/.cache/pageferry-tests', import.meta.url))
 
 export async function resolve(specifier, context, next) {
-  if (specifier.startsWith('.') && specifier.endsWith('.js') && context.parentURL?.endsWith('.ts')) {
+  // The second kind is a thread's program: it has no parent.
+  const isImport = specifier.startsWith('.') && context.parentURL?.endsWith('.ts')
+  if (specifier.endsWith('.js') && (isImport || specifier.startsWith('file:'))) {
     const url = new URL(specifier, context.parentURL)
     const typescript = new URL(url.href.replace(/\.js$/, '.ts'))
     if (!existsSync(url) && existsSync(typescript)) return { url: typescript.href, shortCircuit: true }

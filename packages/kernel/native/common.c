@@ -153,6 +153,33 @@ bool pf_bytes(napi_env env, napi_value v, void **data, size_t *length)
 	return true;
 }
 
+bool pf_runs(napi_env env, napi_value table, napi_value count, struct pf_run **runs, size_t *nr, uint64_t *pages)
+{
+	void *data;
+	size_t length;
+	int want;
+
+	if (!pf_bytes(env, table, &data, &length) || !pf_int(env, count, &want))
+		return false;
+	if (want < 0 || (size_t)want * sizeof(struct pf_run) > length) {
+		pf_throw_type(env, "run table: fewer entries than promised");
+		return false;
+	}
+	*runs = data;
+	*nr = want;
+	*pages = 0;
+	for (int i = 0; i < want; i++) {
+		/* 2^52 pages are the whole address space: the sum below cannot overflow. Also refuses NaN. */
+		if (!((*runs)[i].first_page >= 0 && (*runs)[i].first_page < 0x1p52 &&
+		      (*runs)[i].nr_pages >= 0 && (*runs)[i].nr_pages < 0x1p40)) {
+			pf_throw_type(env, "run table: entry out of range");
+			return false;
+		}
+		*pages += (uint64_t)(*runs)[i].nr_pages;
+	}
+	return true;
+}
+
 napi_value pf_number(napi_env env, double v)
 {
 	napi_value value;

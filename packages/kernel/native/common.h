@@ -55,10 +55,13 @@ struct pf_run {
 	double nr_pages;
 };
 _Static_assert(sizeof(struct pf_run) == 16, "a run is two doubles");
+/* A run table and how many of its runs count; `pages` is how many they name. */
+bool pf_runs(napi_env env, napi_value table, napi_value count, struct pf_run **runs, size_t *nr, uint64_t *pages);
 
 void init_ptrace(napi_env env, napi_value exports);
 void init_memory(napi_env env, napi_value exports);
 void init_uffd(napi_env env, napi_value exports);
+void init_gate(napi_env env, napi_value exports);
 void init_pagemap(napi_env env, napi_value exports);
 void init_fd(napi_env env, napi_value exports);
 void init_process(napi_env env, napi_value exports);

@@ -19,34 +19,6 @@
  * not cost a failing call per page. */
 #define FALLBACK_PAGES 64
 
-static bool run_table(napi_env env, napi_value table, napi_value count, struct pf_run **runs, size_t *nr,
-		      uint64_t *pages)
-{
-	void *data;
-	size_t length;
-	int want;
-
-	if (!pf_bytes(env, table, &data, &length) || !pf_int(env, count, &want))
-		return false;
-	if (want < 0 || (size_t)want * sizeof(struct pf_run) > length) {
-		pf_throw_type(env, "run table: fewer entries than promised");
-		return false;
-	}
-	*runs = data;
-	*nr = want;
-	*pages = 0;
-	for (int i = 0; i < want; i++) {
-		/* 2^52 pages are the whole address space: the sum below cannot overflow. Also refuses NaN. */
-		if (!((*runs)[i].first_page >= 0 && (*runs)[i].first_page < 0x1p52 &&
-		      (*runs)[i].nr_pages >= 0 && (*runs)[i].nr_pages < 0x1p40)) {
-			pf_throw_type(env, "run table: entry out of range");
-			return false;
-		}
-		*pages += (uint64_t)(*runs)[i].nr_pages;
-	}
-	return true;
-}
-
 /* A place in a run table: page `page` of run `index`. */
 struct cursor {
 	size_t index;
@@ -146,7 +118,7 @@ static napi_value read_runs(napi_env env, napi_callback_info info)
 	void *out;
 
 	if (!pf_args(env, info, 5, argv) || !pf_int(env, argv[0], &pid) || !pf_int(env, argv[1], &mem_fd) ||
-	    !run_table(env, argv[2], argv[3], &runs, &nr, &pages) || !pf_bytes(env, argv[4], &out, &capacity))
+	    !pf_runs(env, argv[2], argv[3], &runs, &nr, &pages) || !pf_bytes(env, argv[4], &out, &capacity))
 		return NULL;
 	if (pages > capacity / PF_PAGE)
 		return pf_throw_type(env, "readRuns: the buffer is too small");
@@ -280,7 +252,7 @@ static napi_value write_runs(napi_env env, napi_callback_info info)
 	int fd;
 
 	if (!pf_args(env, info, 4, argv) || !pf_int(env, argv[0], &fd) ||
-	    !run_table(env, argv[1], argv[2], &runs, &nr, &pages) ||
+	    !pf_runs(env, argv[1], argv[2], &runs, &nr, &pages) ||
 	    !pf_bytes(env, argv[3], (void **)&data, &length))
 		return NULL;
 	if (pages > length / PF_PAGE)

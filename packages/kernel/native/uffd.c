@@ -5,6 +5,8 @@
  * handed to the caller as an outcome (see fill_runs). Everything else is thrown.
  */
 #include "common.h"
+#include "fill.h"
+#include "gate.h"
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -155,143 +157,9 @@ static napi_value uffd_write_protect(napi_env env, napi_callback_info info)
 	return pf_undefined(env);
 }
 
-/*
- * Filling a run table.
- *
- * One ioctl per run, resumed behind partial copies. The errno of an ioctl that filled nothing is a statement
- * about its first page or about the whole address space:
- *
- *   EEXIST          the page is there: keep it, or overwrite it through /proc/PID/mem
- *   EAGAIN          the map is changing: somebody must read the events before anything can be installed
- *   ENOENT          the range is not (any more) registered with this userfaultfd, or does not lie in one area
- *   ESRCH, ENOSPC   the address space is gone (ENOSPC: it is going)
- *
- * The caller's runs know nothing of areas (VMAs), which also split and merge by themselves: on ENOENT the run is
- * halved, down to the one page that is really outside.
- *
- * `done` counts pages of the table in order, whatever happened to each, so the caller can resume there.
- */
-struct fill {
-	int fd;
-	int mem_fd; /* -1: existing pages are kept */
-	bool zero;
-	bool wake;
-	const uint8_t *data;
-	uint64_t done, installed, existing, overwritten;
-};
-
-enum fill_state { FILL_DONE, FILL_AGAIN, FILL_NO_RANGE, FILL_GONE, FILL_FAILED };
-
 static const char *const fill_names[] = {
 	[FILL_DONE] = "done", [FILL_AGAIN] = "again", [FILL_NO_RANGE] = "no-range", [FILL_GONE] = "gone",
 };
-
-/* Bytes filled, or a negative errno when nothing was filled. */
-static int64_t fill_once(const struct fill *f, uint64_t address, uint64_t length)
-{
-	int64_t filled;
-	int rc;
-
-	if (f->zero) {
-		struct uffdio_zeropage z = {
-			.range = { .start = address, .len = length },
-			.mode = f->wake ? 0 : UFFDIO_ZEROPAGE_MODE_DONTWAKE,
-		};
-		rc = ioctl(f->fd, UFFDIO_ZEROPAGE, &z);
-		filled = z.zeropage;
-	} else {
-		struct uffdio_copy c = {
-			.dst = address,
-			.src = (uint64_t)(uintptr_t)(f->data + f->done * PF_PAGE),
-			.len = length,
-			.mode = f->wake ? 0 : UFFDIO_COPY_MODE_DONTWAKE,
-		};
-		rc = ioctl(f->fd, UFFDIO_COPY, &c);
-		filled = c.copy;
-	}
-	if (rc == 0)
-		return (int64_t)length;
-	/* A partial copy fails with EAGAIN and tells how far it came. */
-	return filled > 0 ? filled : -errno;
-}
-
-static int overwrite_page(const struct fill *f, uint64_t address)
-{
-	const uint8_t *page = f->data + f->done * PF_PAGE;
-	size_t written = 0;
-
-	while (written < PF_PAGE) {
-		ssize_t n = pwrite(f->mem_fd, page + written, PF_PAGE - written, (off_t)(address + written));
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? errno : ESRCH; /* 0: the address space has no users any more */
-		written += (size_t)n;
-	}
-	return 0;
-}
-
-static enum fill_state fill_runs(struct fill *f, const struct pf_run *runs, size_t nr_runs, int *err,
-				 const char **what)
-{
-	for (size_t i = 0; i < nr_runs; i++) {
-		uint64_t address = (uint64_t)runs[i].first_page * PF_PAGE;
-		uint64_t end = address + (uint64_t)runs[i].nr_pages * PF_PAGE, limit = end;
-
-		while (address < end) {
-			int64_t filled = fill_once(f, address, limit - address);
-
-			if (filled > 0) {
-				f->installed += (uint64_t)filled / PF_PAGE;
-				f->done += (uint64_t)filled / PF_PAGE;
-				address += (uint64_t)filled;
-				if (address == limit)
-					limit = end;
-				continue;
-			}
-			switch (-filled) {
-			case EEXIST:
-				break;
-			case EAGAIN:
-				return FILL_AGAIN;
-			case ENOENT:
-				if (limit - address == PF_PAGE)
-					return FILL_NO_RANGE;
-				limit = address + (limit - address) / PF_PAGE / 2 * PF_PAGE;
-				continue;
-			case ESRCH:
-			case ENOSPC:
-				return FILL_GONE;
-			default:
-				*err = (int)-filled;
-				*what = f->zero ? "ioctl(UFFDIO_ZEROPAGE)" : "ioctl(UFFDIO_COPY)";
-				return FILL_FAILED;
-			}
-			if (f->mem_fd >= 0) {
-				*err = overwrite_page(f, address);
-				if (*err == ESRCH)
-					return FILL_GONE;
-				if (*err) {
-					*what = "pwrite(/proc/PID/mem)";
-					return FILL_FAILED;
-				}
-				f->overwritten++;
-			} else {
-				f->existing++;
-			}
-			/* A thread may have faulted on it before somebody else installed it without a wake. */
-			if (f->wake) {
-				struct uffdio_range page = { .start = address, .len = PF_PAGE };
-				ioctl(f->fd, UFFDIO_WAKE, &page);
-			}
-			f->done++;
-			address += PF_PAGE;
-			if (address == limit)
-				limit = end;
-		}
-	}
-	return FILL_DONE;
-}
 
 static napi_value fill_and_report(napi_env env, struct fill *f, const struct pf_run *runs, size_t nr_runs)
 {
@@ -313,47 +181,21 @@ static napi_value fill_and_report(napi_env env, struct fill *f, const struct pf_
 	return result;
 }
 
-/* The table in argv[0], argv[1] = nrRuns; the number of pages that it names. */
-static bool read_runs(napi_env env, napi_value *argv, const struct pf_run **runs, size_t *nr_runs, double *pages)
-{
-	void *table;
-	size_t length;
-	int n;
-
-	if (!pf_bytes(env, argv[0], &table, &length) || !pf_int(env, argv[1], &n))
-		return false;
-	if (n < 0 || (size_t)n > length / sizeof(struct pf_run)) {
-		pf_throw_type(env, "nrRuns is larger than the run table");
-		return false;
-	}
-	*runs = table;
-	*nr_runs = (size_t)n;
-	*pages = 0;
-	for (int i = 0; i < n; i++) {
-		if (!((*runs)[i].first_page >= 0 && (*runs)[i].nr_pages >= 0)) {
-			pf_throw_type(env, "a run has a negative page number or count");
-			return false;
-		}
-		*pages += (*runs)[i].nr_pages;
-	}
-	return true;
-}
-
 /* (fd, memFd or -1, runs, nrRuns, data, wake) */
 static napi_value uffd_install_runs(napi_env env, napi_callback_info info)
 {
 	napi_value argv[6];
 	struct fill f = { 0 };
-	const struct pf_run *runs;
+	struct pf_run *runs;
 	size_t nr_runs, length;
-	double pages;
+	uint64_t pages;
 	void *data;
 
 	if (!pf_args(env, info, 6, argv) || !pf_int(env, argv[0], &f.fd) || !pf_int(env, argv[1], &f.mem_fd) ||
-	    !read_runs(env, argv + 2, &runs, &nr_runs, &pages) || !pf_bytes(env, argv[4], &data, &length) ||
+	    !pf_runs(env, argv[2], argv[3], &runs, &nr_runs, &pages) || !pf_bytes(env, argv[4], &data, &length) ||
 	    !pf_bool(env, argv[5], &f.wake))
 		return NULL;
-	if (pages * PF_PAGE > (double)length)
+	if (pages > length / PF_PAGE)
 		return pf_throw_type(env, "the run table names more pages than the data holds");
 	f.data = data;
 	return fill_and_report(env, &f, runs, nr_runs);
@@ -364,12 +206,12 @@ static napi_value uffd_zero_runs(napi_env env, napi_callback_info info)
 {
 	napi_value argv[4];
 	struct fill f = { .zero = true, .mem_fd = -1 };
-	const struct pf_run *runs;
+	struct pf_run *runs;
 	size_t nr_runs;
-	double pages;
+	uint64_t pages;
 
 	if (!pf_args(env, info, 4, argv) || !pf_int(env, argv[0], &f.fd) ||
-	    !read_runs(env, argv + 1, &runs, &nr_runs, &pages) || !pf_bool(env, argv[3], &f.wake))
+	    !pf_runs(env, argv[1], argv[2], &runs, &nr_runs, &pages) || !pf_bool(env, argv[3], &f.wake))
 		return NULL;
 	return fill_and_report(env, &f, runs, nr_runs);
 }
@@ -564,17 +406,19 @@ static napi_value uffd_format_journal(napi_env env, napi_callback_info info)
 	return pf_undefined(env);
 }
 
-/* (fd, area): the events of one read, the log's among them kept */
+/* (fd, area, gate or undefined): the events of one read, the log's among them kept, and kept by the gate */
 static napi_value uffd_read_into_journal(napi_env env, napi_callback_info info)
 {
-	napi_value argv[2], result;
+	napi_value argv[3], result;
+	struct gate *gate;
 	struct uffd_msg msgs[MAX_EVENTS];
 	struct open_journal j;
 	uint64_t room;
-	int fd, flags;
+	int fd, flags, err;
 	ssize_t n;
 
-	if (!pf_args(env, info, 2, argv) || !pf_int(env, argv[0], &fd) || !open_journal(env, argv[1], &j))
+	if (!pf_args(env, info, 3, argv) || !pf_int(env, argv[0], &fd) || !open_journal(env, argv[1], &j) ||
+	    !gate_arg(env, argv[2], &gate))
 		return NULL;
 	flags = fcntl(fd, F_GETFL);
 	if (flags < 0)
@@ -588,13 +432,18 @@ static napi_value uffd_read_into_journal(napi_env env, napi_callback_info info)
 		return pf_throw(env, "read(userfaultfd)", ENOSPC, 0);
 	/* Also makes the pages present: a fault inside the read could be given up by a kill, with the event lost. */
 	settle_staging(&j);
+	gate_lock(gate);
 	do
 		n = read(fd, j.staging, room * sizeof(struct uffd_msg));
 	while (n < 0 && errno == EINTR);
-	if (n < 0 && errno == EAGAIN)
+	err = errno;
+	if (n > 0)
+		gate_note(gate, j.staging, (size_t)n / sizeof(struct uffd_msg));
+	gate_unlock(gate);
+	if (n < 0 && err == EAGAIN)
 		n = 0;
 	if (n < 0)
-		return pf_throw(env, "read(userfaultfd)", errno, 0);
+		return pf_throw(env, "read(userfaultfd)", err, 0);
 	memcpy(msgs, j.staging, (size_t)n);
 	settle_staging(&j);
 	if (napi_create_array(env, &result) != napi_ok ||

@@ -1,6 +1,7 @@
 export { packageRoot } from './addon.js'
 export * as fds from './fds.js'
 export { Heir } from './heir.js'
+export { type GateOutcome, InstallGate } from './install-gate.js'
 export * from './keeper.js'
 export * as memory from './memory.js'
 export * as pagemap from './pagemap.js'

@@ -1,4 +1,5 @@
 import { addon } from './addon.js'
+import type { InstallGate } from './install-gate.js'
 
 /**
  * userfaultfd(2) and its ioctls, on a descriptor of our own or of another process. Failures are thrown with
@@ -73,7 +74,7 @@ interface Binding {
   zeroRuns(fd: number, runs: Float64Array, nrRuns: number, wake: boolean): Outcome
   readEvents(fd: number, max: number): UffdEvent[]
   formatJournal(area: Uint8Array, capacity: number): void
-  readIntoJournal(fd: number, area: Uint8Array): UffdEvent[]
+  readIntoJournal(fd: number, area: Uint8Array, gate: Uint8Array | undefined): UffdEvent[]
   journalEvents(area: Uint8Array): UffdEvent[]
 }
 
@@ -155,9 +156,10 @@ export function formatJournal(area: Uint8Array, capacity: number): void {
  * Like `readEvents`, but the kernel writes the events into shared memory first, and those that change the address
  * space stay there in its log: kill -9 of the reader at any instruction loses none. Answers the faults too.
  * ENOSPC, with nothing read, when the log is full.
+ * @param gate of the other threads that install through this userfaultfd; closed for what the events name
  */
-export function readIntoJournal(fd: number, area: Uint8Array): UffdEvent[] {
-  return native.readIntoJournal(fd, area)
+export function readIntoJournal(fd: number, area: Uint8Array, gate?: InstallGate): UffdEvent[] {
+  return native.readIntoJournal(fd, area, gate?.area)
 }
 
 /** The log, oldest first, with what a reader that was killed had read last. Fork descriptors were the reader's: see Heir. */

@@ -40,7 +40,12 @@ export class Child {
   }
 
   answer(): bigint {
-    return new DataView(fds.recv(this.#sock, 8, 0, timeoutMs).bytes.buffer).getBigUint64(0, true)
+    return this.answerWithin(timeoutMs)
+  }
+
+  /** @throws ETIMEDOUT */
+  answerWithin(ms: number): bigint {
+    return new DataView(fds.recv(this.#sock, 8, 0, ms).bytes.buffer).getBigUint64(0, true)
   }
 
   /** As `answer`, for an operation that waits for events of its own to be read after the first one. */
@@ -48,7 +53,7 @@ export class Child {
     for (const end = Date.now() + timeoutMs; ; ) {
       uffd.readEvents(this.uffd)
       try {
-        return new DataView(fds.recv(this.#sock, 8, 0, 10).bytes.buffer).getBigUint64(0, true)
+        return this.answerWithin(10)
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code !== 'ETIMEDOUT' || Date.now() > end) throw error
       }

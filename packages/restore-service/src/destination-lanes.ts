@@ -2,7 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type ErrorInfo, type Logger, PageferryError } from '@pageferry/base'
 import type { Lane } from '@pageferry/service/worker'
 import { errorToFrame, type Frame, type Lane as LaneKind } from '@pageferry/wire'
-import { type Dialled, type DialOptions, dial } from './dial.js'
+import { BulkLane } from './bulk-lane.js'
+import type { Pushed, Target } from './bulk-messages.js'
+import { type DialOptions, dial } from './dial.js'
 
 /** Pause before a lost lane is dialled again, doubled after each failure. */
 const redialMs = 200
@@ -17,19 +19,28 @@ const farewellPauseMs = 800
 export interface LaneEvents {
   /** May throw: the lane is closed with the error's code. */
   onFrame(lane: Lane, frame: Frame, payload: Uint8Array): void
+  /** A bulk lane has installed a batch of a round. May throw, likewise. */
+  onInstalled(index: number, round: number, pages: number): void
+  /** A bulk lane has installed what it could of a batch of the lazy phase. May throw, likewise. */
+  onPushed(lane: BulkLane, batch: Pushed): void
   onLost(kind: LaneKind, index: number): void
-  onRedialled(lane: Lane): void
+  onRedialled(kind: LaneKind, index: number): void
   /** The source was reached and does not know this migration. Dialling goes on. */
   onPeerUnknown(): void
 }
 
-/** The connections of one migration, all of which the destination dials. They carry frames and know no meaning. */
+/**
+ * The connections of one migration, all of which the destination dials. They carry frames and know no meaning. Bulk lanes
+ * live in threads of their own: what comes on the others, a fault's page first of all, never waits for a batch.
+ */
 export class DestinationLanes {
-  readonly #target: Pick<DialOptions, 'url' | 'migrationId' | 'token'>
+  readonly #source: Pick<DialOptions, 'url' | 'migrationId' | 'token'>
   readonly #log: Logger
   readonly #events: LaneEvents
   readonly #redialling = new Set<string>()
   #nrBulkLanes: number
+  readonly #bulk: BulkLane[] = []
+  #target: Target | null = null
   #control: Lane | null = null
   #fault: Lane | null = null
   #over = false
@@ -37,12 +48,12 @@ export class DestinationLanes {
 
   /** @param nrBulkLanes what the source said to a worker before this one; 1 until somebody was told */
   constructor(
-    target: Pick<DialOptions, 'url' | 'migrationId' | 'token'>,
+    source: Pick<DialOptions, 'url' | 'migrationId' | 'token'>,
     nrBulkLanes: number,
     log: Logger,
     events: LaneEvents,
   ) {
-    this.#target = target
+    this.#source = source
     this.#nrBulkLanes = nrBulkLanes
     this.#log = log
     this.#events = events
@@ -65,9 +76,8 @@ export class DestinationLanes {
 
   /** Answers the number of bulk lanes that the source wants. */
   async connectControl(): Promise<number> {
-    const { nrBulkLanes } = await this.#dial('control', 0, false)
-    this.#nrBulkLanes = nrBulkLanes
-    return nrBulkLanes
+    this.#nrBulkLanes = await this.#dial('control', 0, false)
+    return this.#nrBulkLanes
   }
 
   /** The other lanes, once the control lane is up. */
@@ -93,8 +103,8 @@ export class DestinationLanes {
       await sleep(pauseMs)
       if (this.#over) break
       try {
-        const { lane } = await this.#dial(kind, index, true)
-        this.#events.onRedialled(lane)
+        await this.#dial(kind, index, true)
+        this.#events.onRedialled(kind, index)
         break
       } catch (error) {
         this.#log.debug({ error: (error as Error).message }, `${kind} lane is still down`)
@@ -104,9 +114,14 @@ export class DestinationLanes {
     this.#redialling.delete(key)
   }
 
-  async #dial(kind: LaneKind, index: number, resume: boolean): Promise<Dialled> {
-    const dialled = await dial({ ...this.#target, kind, index, resume })
-    const { lane } = dialled
+  /** Answers the number of bulk lanes. */
+  async #dial(kind: LaneKind, index: number, resume: boolean): Promise<number> {
+    const options = { ...this.#source, kind, index, resume }
+    if (kind === 'bulk') {
+      await this.#bulkLane(index).dial(options)
+      return this.#nrBulkLanes
+    }
+    const { lane, nrBulkLanes } = await dial(options)
     if (kind === 'control') {
       this.#control = lane
       this.#wasConnected = true
@@ -115,12 +130,50 @@ export class DestinationLanes {
     lane.open({
       onFrame: (frame, payload) => this.#events.onFrame(lane, frame, payload),
       onLost: (error) => {
-        this.#log.info(error.message)
         if (this.#control === lane) this.#control = null
-        this.#events.onLost(kind, index)
+        this.#onLost(kind, index, error)
       },
     })
-    return dialled
+    return nrBulkLanes
+  }
+
+  #bulkLane(index: number): BulkLane {
+    this.#bulk[index] ??= this.#startBulkLane(index)
+    return this.#bulk[index]
+  }
+
+  #startBulkLane(index: number): BulkLane {
+    const lane = new BulkLane(index, {
+      onInstalled: (round, pages) => orRefuse(() => this.#events.onInstalled(index, round, pages)),
+      onPushed: (batch) => orRefuse(() => this.#events.onPushed(lane, batch)),
+      onLost: (error) => this.#onLost('bulk', index, error),
+    })
+    const orRefuse = (action: () => void): void => {
+      try {
+        action()
+      } catch (error) {
+        lane.refuse(error)
+      }
+    }
+    if (this.#target !== null) lane.open(this.#target)
+    return lane
+  }
+
+  #onLost(kind: LaneKind, index: number, error: Error): void {
+    this.#log.info(error.message)
+    this.#events.onLost(kind, index)
+  }
+
+  /** Where the batches of all bulk lanes go from here on. */
+  openTarget(target: Target): void {
+    this.#target = target
+    for (const lane of this.#bulk) lane?.open(target)
+  }
+
+  /** Batches of the bulk lanes wait for the next target. */
+  closeTarget(): void {
+    this.#target = null
+    for (const lane of this.#bulk) lane?.close()
   }
 
   /**
@@ -131,7 +184,7 @@ export class DestinationLanes {
     for (let attempt = 0; attempt < farewells; attempt++) {
       try {
         const { lane } = await dial({
-          ...this.#target,
+          ...this.#source,
           kind: 'control',
           index: 0,
           resume: this.#wasConnected,

@@ -28,7 +28,6 @@ import {
 import type { RestoreRequest } from '@pageferry/service'
 import {
   Inbox,
-  type Lane,
   StatusReporter,
   type WorkerChannel,
   type WorkerSpec,
@@ -42,9 +41,9 @@ import { destinationStatus, emptyReport } from './destination-status.js'
 import { frameOf, type WordFacts } from './destination-words.js'
 import { ImageReceiver } from './image-receiver.js'
 import { holdMain, type Space } from './lazy-spaces.js'
-import { PageInlet } from './page-inlet.js'
 import { Postcopy } from './postcopy.js'
 import { RestoredProcess } from './restored-process.js'
+import { RoundInlet } from './round-inlet.js'
 import { type FinalSets, RoundReceiver } from './round-receiver.js'
 import { watchSilence } from './source-silence.js'
 import { StoredImages } from './stored-images.js'
@@ -72,7 +71,7 @@ export class DestinationWorker {
   readonly #images = new ProcessImages()
   readonly #imageReceiver: ImageReceiver
   readonly #stored: StoredImages | null
-  readonly #pages = new PageInlet({
+  readonly #rounds = new RoundInlet({
     onRoundApplied: (frame) => this.#lanes.send(frame),
     onRoundFailed: (error) =>
       this.#driver.post({ type: 'stepFailed', step: 'prepare', error: error.toInfo() }),
@@ -107,11 +106,16 @@ export class DestinationWorker {
     })
     const source = { url: request.source, migrationId: id, token }
     this.#lanes = new DestinationLanes(source, this.#records.known.nrBulkLanes ?? 1, log, {
-      onFrame: (lane, frame, payload) => this.#onFrame(lane, frame, payload),
+      onFrame: (_lane, frame, payload) => this.#onFrame(frame, payload),
       onLost: (lane, index) => this.#driver.post({ type: 'laneLost', lane, index }),
-      onRedialled: (lane) => {
-        if (lane.kind === 'fault') this.#postcopy?.attachFaultLane(lane)
-        this.#driver.post({ type: 'reconnected', lane: lane.kind, index: lane.index })
+      onInstalled: (index, round, pages) => this.#rounds.receiver.installed(index, round, pages),
+      onPushed: (lane, batch) => {
+        this.#postcopy?.onPushed(batch)
+        if (batch.payload !== undefined) lane.taken(batch, batch.payload.length)
+      },
+      onRedialled: (lane, index) => {
+        if (lane === 'fault' && this.#lanes.fault !== null) this.#postcopy?.attachFaultLane(this.#lanes.fault)
+        this.#driver.post({ type: 'reconnected', lane, index })
       },
       onPeerUnknown: () => this.#driver.post({ type: 'peerUnknown' }),
     })
@@ -199,13 +203,10 @@ export class DestinationWorker {
     this.#driver.post({ type: 'connected' })
   }
 
-  #onFrame(lane: Lane, frame: Frame, payload: Uint8Array): void {
+  #onFrame(frame: Frame, payload: Uint8Array): void {
     switch (frame.type) {
-      case 'pageBatch':
-        this.#pages.batch(lane, frame, payload)
-        return
       case 'pageReply':
-        this.#pages.reply(frame, payload)
+        this.#postcopy?.onReply(frame, payload)
         return
       case 'image':
         if (this.#driver.state.name !== 'receiving')
@@ -216,10 +217,10 @@ export class DestinationWorker {
         this.#verifier?.add(frame, payload)
         return
       case 'roundBegin':
-        this.#pages.beginRound(frame)
+        this.#rounds.begin(frame)
         return
       case 'roundEnd':
-        this.#pages.endRound(frame)
+        this.#rounds.end(frame)
         return
       case 'begin':
         this.#begin = frame
@@ -263,8 +264,11 @@ export class DestinationWorker {
     })
     appointHeir(keeper, this.#heir)
     if (begin.verify || this.#spec.request.verify === true) this.#verifier = new Verifier()
-    const receiver = new RoundReceiver(restorer, this.#images, begin.asId)
-    this.#pages.fillSkeleton(receiver)
+    const receiver = new RoundReceiver(restorer, this.#images, begin.asId, {
+      open: (target) => this.#lanes.openTarget(target),
+      close: () => this.#lanes.closeTarget(),
+    })
+    this.#rounds.fillSkeleton(receiver)
     const all = this.#phases.run('receive', () => receiver.finalSets(signal))
     all.catch((cause: unknown) => {
       if (signal.aborted) return
@@ -276,7 +280,7 @@ export class DestinationWorker {
   async #restore(signal: AbortSignal): Promise<void> {
     const { restorer, keeper } = this.#process
     if (restorer === null || keeper === null) throw new PageferryError('INTERNAL', 'no skeleton')
-    const { rounds } = this.#pages
+    const rounds = this.#rounds.receiver
     const sets = await rounds.finalSets(signal)
     const began = performance.now()
     await this.#phases.run('reconcile', () => this.#verify(restorer, sets))
@@ -325,11 +329,13 @@ export class DestinationWorker {
       }
     }
     const totalPages = spaces.reduce((sum, { lazy }) => sum + lazy.pendingCount, 0)
+    const asId = this.#begin?.asId ?? 1
+    const round = (this.#records.known.finalRound ?? 1) + 1
     const postcopy = new Postcopy({
       spaces,
       takenOver,
-      asId: this.#begin?.asId ?? 1,
-      round: (this.#records.known.finalRound ?? 1) + 1,
+      asId,
+      round,
       verifier: this.#verifier,
       log: this.#log,
       keeper,
@@ -342,7 +348,12 @@ export class DestinationWorker {
     this.#postcopy = postcopy
     if (this.#lanes.fault !== null) postcopy.attachFaultLane(this.#lanes.fault)
     const running = postcopy.run(signal)
-    this.#pages.servePostcopy(postcopy)
+    const [workload] = spaces
+    if (workload?.gate) {
+      const { uffd, gate } = workload
+      const hashes = this.#verifier !== null
+      this.#lanes.openTarget({ kind: 'lazy', asId, round, uffd, gate: gate.buffer, hashes })
+    }
     if (this.#process.exit !== undefined) postcopy.processGone()
     await running
     Object.assign(this.#report, postcopy.report)

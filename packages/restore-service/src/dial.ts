@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import { PageferryError, RemoteError } from '@pageferry/base'
 import { Lane, mustBeBinary, webSocketOptions } from '@pageferry/service/worker'
 import {
@@ -13,6 +14,7 @@ import {
   WireError,
 } from '@pageferry/wire'
 import { WebSocket } from 'ws'
+import { FrameSocket } from './frame-socket.js'
 
 export interface DialOptions {
   url: string
@@ -36,9 +38,13 @@ export function dial(options: DialOptions): Promise<Dialled> {
   const { url, kind, index } = options
   const what = `${kind} lane to ${url}`
   return new Promise((resolve, reject) => {
+    const { hostname, port } = new URL(url)
+    const frames = kind === 'bulk' ? new FrameSocket(hostname, Number(port)) : null
     const socket = new WebSocket(url, {
       ...webSocketOptions(kind, 'to-destination'),
       handshakeTimeout: helloTimeoutMs,
+      // Any Duplex will do (the documentation of http.request), whatever the types say.
+      ...(frames === null ? {} : { createConnection: () => frames as unknown as Socket }),
     })
     const timer = setTimeout(
       () => fail(new PageferryError('TIMEOUT', `${what}: no answer to Hello`)),
@@ -63,6 +69,7 @@ export function dial(options: DialOptions): Promise<Dialled> {
     socket.on('error', onError)
     socket.on('close', onClose)
     socket.once('open', () => {
+      frames?.alignFrames()
       const { migrationId, token, resume } = options
       const versions = [...supportedVersions]
       const hello = {

@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, ftruncateSync } from 'node:fs'
 import { PageferryError, pageOf } from '@pageferry/base'
-import { fds, uffd } from '@pageferry/kernel'
+import { fds, type InstallGate, uffd } from '@pageferry/kernel'
 import { LazyMap } from '@pageferry/memory'
 
 /**
@@ -112,8 +112,8 @@ export class EventJournal {
   }
 
   /** What is pending now; every event but the faults is in the log by then. Entering them is the caller's. */
-  read(uffdFd: number): uffd.UffdEvent[] {
-    return uffd.readIntoJournal(uffdFd, this.#area)
+  read(uffdFd: number, gate?: InstallGate): uffd.UffdEvent[] {
+    return uffd.readIntoJournal(uffdFd, this.#area, gate)
   }
 
   close(): void {

@@ -1,6 +1,6 @@
 import { closeSync } from 'node:fs'
 import { isKernelError, type Logger } from '@pageferry/base'
-import { type Heir, type KeeperClient, type Poller, uffd } from '@pageferry/kernel'
+import { type Heir, InstallGate, type KeeperClient, type Poller, uffd } from '@pageferry/kernel'
 import type { LazyMap } from '@pageferry/memory'
 import { applyEvent, EventJournal, type ForkFound } from './event-journal.js'
 
@@ -10,6 +10,8 @@ export interface Space {
   readonly name: string
   readonly uffd: number
   readonly lazy: LazyMap
+  /** Of the bulk lanes; null: only the worker itself installs there. */
+  readonly gate: InstallGate | null
   journal: EventJournal
   poller: Poller | null
 }
@@ -37,7 +39,20 @@ export function holdMain(keeper: Holder, uffdFd: number, lazy: LazyMap): Space {
   const journal = EventJournal.create(lazy)
   keeper.hold(logOf(mainName), journal.fd)
   keeper.hold(mainName, uffdFd)
-  return { name: mainName, uffd: uffdFd, lazy, journal, poller: null }
+  return { name: mainName, uffd: uffdFd, lazy, gate: gateFor(lazy), journal, poller: null }
+}
+
+/** For pages that lie where they lay at the source; the others are said to be there. */
+function gateFor(lazy: LazyMap): InstallGate {
+  const runs: number[] = []
+  let nrMoved = 0
+  lazy.forEachPending((page, source, nr) => {
+    if (page === source) runs.push(page, nr)
+    else nrMoved += nr
+  })
+  const gate = InstallGate.create(Float64Array.from(runs))
+  if (nrMoved > 0) gate.noteOthers()
+  return gate
 }
 
 /**
@@ -70,7 +85,7 @@ function withJournal(keeper: Holder, name: string, fd: number, lazy: LazyMap, lo
     // Without it a successor would rebuild the child as it was born, and bring back what it has discarded since.
     dropQuietly(keeper, name)
   }
-  return { name, uffd: fd, lazy, journal, poller: null }
+  return { name, uffd: fd, lazy, gate: null, journal, poller: null }
 }
 
 /**
@@ -85,7 +100,8 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
   const adopt = (name: string): void => {
     const fd = keeper.fetch(name)
     const { journal, lazy, forks } = EventJournal.open(keeper.fetch(logOf(name)))
-    spaces.push({ name, uffd: fd, lazy, journal, poller: null })
+    const gate = name === mainName ? gateFor(lazy) : null
+    spaces.push({ name, uffd: fd, lazy, gate, journal, poller: null })
     for (const fork of forks) adoptChild(`${name}.${fork.ordinal}`, fork)
     journal.settleForks()
   }
@@ -114,6 +130,7 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
   for (const name of names) if (!name.endsWith('.log') && held.has(logOf(name))) adopt(name)
   // Of one that was let go when its worker died: the userfaultfd is dropped before its journal.
   for (const name of names) if (name.endsWith('.log') && !held.has(name.slice(0, -4))) keeper.drop(name)
+  if (spaces.length > 1) spaces[0].gate?.noteOthers()
   for (const space of spaces) uffd.wake(space.uffd, firstAddress, endAddress - firstAddress)
   return spaces
 }
@@ -126,7 +143,7 @@ export function readSpace(keeper: Holder, space: Space): uffd.UffdEvent[] {
     space.journal.close()
     space.journal = next
   }
-  return space.journal.read(space.uffd)
+  return space.journal.read(space.uffd, space.gate ?? undefined)
 }
 
 /**
@@ -156,6 +173,8 @@ export function isGone(space: Space): boolean {
 export function releaseSpace(keeper: Holder, space: Space): void {
   space.poller?.close()
   space.poller = null
+  // The descriptor's number will be another file's.
+  space.gate?.close()
   // In this order: a journal without userfaultfd is no address space, see adoptSpaces.
   dropQuietly(keeper, space.name)
   dropQuietly(keeper, logOf(space.name))

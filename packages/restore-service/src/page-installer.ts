@@ -7,16 +7,30 @@ import { WireError } from '@pageferry/wire'
 /** Zeros to write over pages that are there already. */
 const zeros = Buffer.alloc(256 * pageBytes)
 
+/** Where pages of a round may lie: three numbers an area, for `PageInstaller`. */
+export function installRanges({ map, registered }: Restorer['map']): Float64Array {
+  const areas = map.areas.filter(carriesPages)
+  return Float64Array.from(
+    areas.flatMap(({ start, nrPages }) => [start, nrPages, registered.has(start) ? 1 : 0]),
+  )
+}
+
 /**
  * Installs pages in the stopped skeleton. Where userfaultfd is registered: UFFDIO_COPY, and what is there
  * already (of an earlier round) is overwritten. Elsewhere (file mappings, locked and shared memory) the page is
  * written, which makes the private copy.
  */
 export class PageInstaller {
-  readonly #restorer: Restorer
+  readonly #uffd: number
+  /** /proc/PID/mem, for writing. */
+  readonly #memFd: number
+  readonly #ranges: Float64Array
 
-  constructor(restorer: Restorer) {
-    this.#restorer = restorer
+  /** @param ranges of `installRanges` */
+  constructor(uffdFd: number, memFd: number, ranges: Float64Array) {
+    this.#uffd = uffdFd
+    this.#memFd = memFd
+    this.#ranges = ranges
   }
 
   /**
@@ -35,12 +49,11 @@ export class PageInstaller {
       const bytes = data.subarray(at, at + nr * pageBytes)
       at += nr * pageBytes
       const table = Float64Array.of(first, nr)
-      const { memFd } = this.#restorer.skeleton
       if (!registered) {
-        kernelMemory.writeRuns(memFd, table, 1, bytes)
+        kernelMemory.writeRuns(this.#memFd, table, 1, bytes)
         return
       }
-      const { state } = uffd.installRuns(this.#restorer.uffd, memFd, table, 1, bytes, 'overwrite', false)
+      const { state } = uffd.installRuns(this.#uffd, this.#memFd, table, 1, bytes, 'overwrite', false)
       // The skeleton is stopped and changes nothing: 'again' and 'no-range' cannot be its doing.
       if (state !== 'done') throw new PageferryError('INTERNAL', `UFFDIO_COPY into the skeleton: ${state}`)
     })
@@ -57,19 +70,33 @@ export class PageInstaller {
 
   /** Cuts runs where registered memory begins and ends. Pages outside the map are the peer's mistake. */
   #split(runs: Float64Array, callback: (first: number, nr: number, registered: boolean) => void): void {
-    const { map, registered } = this.#restorer.map
+    const ranges = this.#ranges
     for (let r = 0; r < runs.length; r += 2) {
       const end = runs[r] + runs[r + 1]
-      for (let page = runs[r]; page < end; ) {
-        const area = map.find(page)
-        if (area === undefined || !carriesPages(area)) {
-          const where = area === undefined ? 'not mapped' : `in a ${area.kind} area`
-          throw new WireError('OUTSIDE_PROCESS', `page 0x${page.toString(16)} is ${where}`)
+      let at = this.#rangeFrom(runs[r])
+      for (let page = runs[r]; page < end; at += 3) {
+        if (at === ranges.length || ranges[at] > page) {
+          throw new WireError(
+            'OUTSIDE_PROCESS',
+            `page 0x${page.toString(16)} is in no area whose pages are moved`,
+          )
         }
-        const stop = Math.min(end, area.start + area.nrPages)
-        callback(page, stop - page, registered.has(page))
+        const stop = Math.min(end, ranges[at] + ranges[at + 1])
+        callback(page, stop - page, ranges[at + 2] !== 0)
         page = stop
       }
     }
+  }
+
+  /** Index of the first range that ends behind the page. */
+  #rangeFrom(page: number): number {
+    let low = 0
+    let high = this.#ranges.length / 3
+    while (low < high) {
+      const middle = (low + high) >>> 1
+      if (this.#ranges[3 * middle] + this.#ranges[3 * middle + 1] <= page) low = middle + 1
+      else high = middle
+    }
+    return 3 * low
   }
 }

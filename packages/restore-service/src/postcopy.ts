@@ -1,10 +1,11 @@
 import { performance } from 'node:perf_hooks'
 import { type Logger, pageBytes, pageOf } from '@pageferry/base'
-import { Poller, uffd } from '@pageferry/kernel'
+import { type InstallGate, Poller, uffd } from '@pageferry/kernel'
 import { PageSet } from '@pageferry/memory'
 import { type DestinationReport, faultsFromSamples } from '@pageferry/migration'
 import type { Lane } from '@pageferry/service/worker'
 import { type FrameOf, faultPendingMax, maxFaultPages, maxRunsPerDiscard, WireError } from '@pageferry/wire'
+import type { Pushed } from './bulk-messages.js'
 import {
   changeSpace,
   type Holder,
@@ -43,10 +44,10 @@ const maxPulls = 2
 const manySpaces = 8
 
 /**
- * Post-copy on the destination. Everything about one userfaultfd happens on this one thread, which is the lock
- * that kernel-facts.md asks for: an event that was read is entered into the LazyMap before the next page is
- * installed, so a page that the workload discarded is never filled with its old content afterwards. The kernel
- * helps: while an event waits to be read, UFFDIO_COPY answers EAGAIN.
+ * Post-copy on the destination. Events and faults are served on this one thread, and what it installs comes after every
+ * event that it has read: a page that the workload discarded is never filled with its old content afterwards. The bulk
+ * lanes install from threads of their own, through a gate that closes for whatever an event names (InstallGate). The
+ * kernel helps: while an event waits to be read, UFFDIO_COPY answers EAGAIN.
  *
  * Who decides what is still to come is the LazyMap alone, and it outlives this process (event-journal.ts). What
  * the source believes to have sent is only the order of things: whatever got lost on the way, in a broken lane or
@@ -248,6 +249,9 @@ export class Postcopy {
 
   onReply(frame: FrameOf<'pageReply'>, payload: Uint8Array): void {
     this.#checkIdentity(frame)
+    const { verifier } = this.#options
+    verifier?.checkPages(frame.runs, payload)
+    verifier?.checkZeros(frame.zeroRuns)
     this.#install(frame, payload)
     for (let page = frame.page; page < frame.page + frame.nrPages; page++) {
       const began = this.#requested.get(page)
@@ -271,19 +275,28 @@ export class Postcopy {
     }
   }
 
-  onBatch(lane: Lane, frame: FrameOf<'pageBatch'>, payload: Uint8Array): void {
-    this.#checkIdentity(frame)
+  /**
+   * What a bulk lane has done with a batch. The LazyMap hears of it after the fact, and only of pages that no event has
+   * named since: something else may lie at the address of another by now.
+   */
+  onPushed(batch: Pushed): void {
+    const { verifier } = this.#options
+    const { runs, zeroRuns, hashes, payload } = batch
+    if (hashes !== undefined) verifier?.checkHashes(runs, hashes)
+    verifier?.checkZeros(zeroRuns)
     this.#pushBegan = true
-    this.#pushed += this.#install(frame, payload)
-    lane.send({ type: 'batchAck', sequence: frame.sequence, bytes: payload.length })
+    this.#pushed += batch.installed
+    const workload = this.#spaces[0]
+    if (workload === undefined) return
+    if (workload.gate !== null) noteInstalled(workload, workload.gate, batch)
+    if (batch.isClosed && isGone(workload)) workload.lazy.clear()
+    // Pages that have moved, and children: nobody else knows where they go.
+    if (payload !== undefined) this.#pushed += this.#install(batch, payload)
     this.#checkDrained()
   }
 
   /** Installs wherever these source pages are still waited for; the number of pages that were. */
   #install(frame: { runs: Float64Array; zeroRuns: Float64Array }, payload: Uint8Array): number {
-    const { verifier } = this.#options
-    verifier?.checkPages(frame.runs, payload)
-    verifier?.checkZeros(frame.zeroRuns)
     let installed = 0
     // Children that are forked while we install come last and take part.
     for (let s = 0; s < this.#spaces.length; s++) {
@@ -372,5 +385,20 @@ export class Postcopy {
   release(): void {
     // Children first: as long as the keeper has the workload's, a successor knows that there is something to do.
     for (const space of this.#spaces.splice(0).reverse()) releaseSpace(this.#options.keeper, space)
+  }
+}
+
+function noteInstalled({ lazy, uffd: fd }: Space, gate: InstallGate, { runs, zeroRuns, lost }: Pushed): void {
+  for (const page of lost) {
+    gate.forEachOpen(page, 1, () => {
+      // In no area, and no event said so: nobody can fault there any more.
+      lazy.unmap(page, 1)
+      uffd.wake(fd, BigInt(page) * BigInt(pageBytes), BigInt(pageBytes))
+    })
+  }
+  for (const table of [runs, zeroRuns]) {
+    for (let r = 0; r < table.length; r += 2) {
+      gate.forEachOpen(table[r], table[r + 1], (first, nr) => lazy.installed(Float64Array.of(first, nr)))
+    }
   }
 }

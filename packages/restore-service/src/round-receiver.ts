@@ -1,11 +1,11 @@
 import { performance } from 'node:perf_hooks'
-import { PageferryError, pageBytes } from '@pageferry/base'
+import { PageferryError } from '@pageferry/base'
 import type { ProcessImages, Restorer } from '@pageferry/checkpoint'
 import { decodePagemap, imageFileName } from '@pageferry/images'
 import { type PageSet, readPagemapEntries, reconcile } from '@pageferry/memory'
-import type { Lane } from '@pageferry/service/worker'
-import { bulkWindowBatches, bulkWindowBytes, type FrameOf, WireError } from '@pageferry/wire'
-import { PageInstaller } from './page-installer.js'
+import { type FrameOf, WireError } from '@pageferry/wire'
+import type { RoundTarget } from './bulk-messages.js'
+import { installRanges } from './page-installer.js'
 
 export interface FinalSets {
   parent: PageSet
@@ -13,25 +13,22 @@ export interface FinalSets {
   present: PageSet
 }
 
-interface Waiting {
-  lane: Lane
-  frame: FrameOf<'pageBatch'>
-  payload: Uint8Array
+/** Whoever installs the pages: the bulk lanes. */
+export interface RoundInstallers {
+  open(target: RoundTarget): void
+  /** The round is complete: nothing is installed until the next one is opened. */
+  close(): void
 }
 
 /**
- * Applies rounds to the skeleton: first the round's memory map, then its pages. A batch may overtake its
- * RoundBegin (another connection): it waits. A round is complete when as many batches arrived on each lane as
- * RoundEnd says; nothing of the next one is applied before.
+ * Applies rounds to the skeleton: first the round's memory map, then its pages, which the bulk lanes install. A round is
+ * complete when each lane has installed as many batches as RoundEnd says; nothing of the next one is applied before.
  */
 export class RoundReceiver {
   readonly #restorer: Restorer
   readonly #images: ProcessImages
   readonly #asId: number
-  readonly #installer: PageInstaller
-  readonly #early: Waiting[] = []
-  /** What waits there, by lane: a lane has one window. */
-  readonly #waiting = new Map<number, { batches: number; bytes: number }>()
+  readonly #installers: RoundInstallers
   #round = 0
   #open = false
   #final: FinalSets | null = null
@@ -43,11 +40,11 @@ export class RoundReceiver {
   readonly #finalInstalled: Promise<FinalSets>
   #installed: (sets: FinalSets) => void = () => {}
 
-  constructor(restorer: Restorer, images: ProcessImages, asId: number) {
+  constructor(restorer: Restorer, images: ProcessImages, asId: number, installers: RoundInstallers) {
     this.#restorer = restorer
     this.#images = images
     this.#asId = asId
-    this.#installer = new PageInstaller(restorer)
+    this.#installers = installers
     this.#finalInstalled = new Promise((resolve) => {
       this.#installed = resolve
     })
@@ -91,35 +88,22 @@ export class RoundReceiver {
       this.#restorer.map.discard(discard)
       this.#final = sets
     }
-    this.#waiting.clear()
-    for (const { lane, frame: batch, payload } of this.#early.splice(0)) this.batch(lane, batch, payload)
+    const { pid, uffd } = this.#restorer
+    const ranges = installRanges(this.#restorer.map)
+    this.#installers.open({ kind: 'round', asId: this.#asId, round: this.#round, pid, uffd, ranges })
   }
 
-  batch(lane: Lane, frame: FrameOf<'pageBatch'>, payload: Uint8Array): void {
-    this.#checkSpace(frame.asId)
-    if (frame.round === this.#round + 1 && !this.#open) {
-      this.#countEarly(lane.index, payload.length)
-      this.#early.push({ lane, frame, payload })
-      return
+  /**
+   * A lane has installed a batch.
+   * @throws WireError OUT_OF_ORDER: the round has fewer
+   */
+  installed(lane: number, round: number, pages: number): void {
+    if (!this.#open || round !== this.#round) {
+      throw new WireError('OUT_OF_ORDER', `a batch of round ${round} behind the last one`)
     }
-    if (!this.#open || frame.round !== this.#round) {
-      throw new WireError('OUT_OF_ORDER', `a batch of round ${frame.round} in round ${this.#round}`)
-    }
-    this.#installer.installBatch(frame.runs, payload, frame.zeroRuns)
-    this.#pages += payload.length / pageBytes
-    this.#batches[lane.index] = (this.#batches[lane.index] ?? 0) + 1
-    lane.send({ type: 'batchAck', sequence: frame.sequence, bytes: payload.length })
+    this.#pages += pages
+    this.#batches[lane] = (this.#batches[lane] ?? 0) + 1
     this.#finishIfComplete()
-  }
-
-  #countEarly(lane: number, bytes: number): void {
-    const waiting = this.#waiting.get(lane) ?? { batches: 0, bytes: 0 }
-    waiting.batches++
-    waiting.bytes += bytes
-    if (waiting.batches > bulkWindowBatches || waiting.bytes > bulkWindowBytes) {
-      throw new WireError('WINDOW_EXCEEDED', `bulk lane ${lane} does not wait for its acknowledgements`)
-    }
-    this.#waiting.set(lane, waiting)
   }
 
   /** Calls back when the whole round is installed. */
@@ -148,6 +132,7 @@ export class RoundReceiver {
     if (!expected.every((want, lane) => (this.#batches[lane] ?? 0) === want)) return
     this.#expected = null
     this.#open = false
+    this.#installers.close()
     this.#complete()
     if (this.#final !== null) this.#installed(this.#final)
   }

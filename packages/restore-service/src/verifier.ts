@@ -122,6 +122,14 @@ export class Verifier {
     }
   }
 
+  /** The same, when somebody else has the pages. */
+  checkHashes(runs: Float64Array, hashes: BigUint64Array): void {
+    let at = 0
+    for (let r = 0; r < runs.length; r += 2) {
+      for (let i = 0; i < runs[r + 1]; i++) this.#compare(runs[r] + i, hashes[at++])
+    }
+  }
+
   checkZeros(runs: Float64Array): void {
     for (let r = 0; r < runs.length; r += 2) {
       for (let i = 0; i < runs[r + 1]; i++) this.#compare(runs[r] + i, this.#zeroHash)

@@ -1,21 +1,25 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { readMaps } from '@pageferry/checkpoint'
+import { type Restorer, readMaps } from '@pageferry/checkpoint'
 import { type Area, AreaMap } from '@pageferry/memory'
 import t from 'tap'
-import { PageInstaller } from '../src/page-installer.js'
+import { installRanges, PageInstaller } from '../src/page-installer.js'
 import { area, base, createRestorer, MAP_LOCKED, pages, read, relative, table } from './fixtures/skeleton.js'
 
 const none = new Float64Array(0)
 const noBytes = new Uint8Array(0)
+
+function installerOf({ uffd, skeleton, map }: Restorer): PageInstaller {
+  return new PageInstaller(uffd, skeleton.memFd, installRanges(map))
+}
 
 t.test('memory under userfaultfd', async (t) => {
   const restorer = await createRestorer(t)
   const readOnly = area(16, 4, 'anon', { prot: 1 })
   const noAccess = area(20, 4, 'anon', { prot: 0 })
   restorer.map.apply(new AreaMap([area(0, 16, 'anon'), readOnly, noAccess]))
-  const installer = new PageInstaller(restorer)
+  const installer = installerOf(restorer)
   t.same(relative(restorer.map.registered), [[0, 24]])
 
   installer.installBatch(table([2, 2], [6, 1]), pages(1, 2, 3), table([8, 2]))
@@ -48,7 +52,7 @@ t.test('memory under userfaultfd', async (t) => {
 t.test('many zeros at once', async (t) => {
   const restorer = await createRestorer(t)
   restorer.map.apply(new AreaMap([area(0, 2000, 'anon')]))
-  const installer = new PageInstaller(restorer)
+  const installer = installerOf(restorer)
   installer.installBatch(table([500, 1]), pages(9), none)
   installer.installBatch(none, noBytes, table([1, 1000], [1500, 300]))
   t.same(relative(restorer.presentPages()), [
@@ -72,7 +76,7 @@ t.test('memory that is not under userfaultfd', async (t) => {
       area(12, 4, 'shared-anon'),
     ]),
   )
-  const installer = new PageInstaller(restorer)
+  const installer = installerOf(restorer)
   t.same(relative(restorer.map.registered), [[0, 4]])
 
   // From registered into unregistered memory in one run.
@@ -100,13 +104,13 @@ t.test('what is not memory of the process is refused, and nothing of the batch i
       return { ...area(start - base, nrPages, kind), flags: 2 }
     })
   restorer.map.apply(new AreaMap([...kernelAreas, area(0, 8, 'anon'), area(8, 2, 'file-shared', { path })]))
-  const installer = new PageInstaller(restorer)
+  const installer = installerOf(restorer)
   installer.installBatch(table([7, 1]), pages(7), none)
 
   const at = (kind: Area['kind']) => (kernelAreas.find((each) => each.kind === kind)?.start ?? 0) - base
   const cases: [what: string, runs: [number, number][], zeroRuns: [number, number][], reason: RegExp][] = [
-    ['not mapped', [[100, 1]], [], /is not mapped$/],
-    ['the page before', [[-1, 1]], [], /is not mapped$/],
+    ['not mapped', [[100, 1]], [], /is in no area whose pages are moved$/],
+    ['the page before', [[-1, 1]], [], /is in no area whose pages are moved$/],
     [
       'a good run and a bad one',
       [
@@ -114,16 +118,16 @@ t.test('what is not memory of the process is refused, and nothing of the batch i
         [100, 1],
       ],
       [],
-      /is not mapped$/,
+      /is in no area whose pages are moved$/,
     ],
-    ['good pages and bad zeros', [[0, 2]], [[100, 1]], /is not mapped$/],
-    ['a run that ends in a shared file', [[7, 2]], [], /is in a file-shared area$/],
-    ['zeros in a shared file', [], [[8, 2]], /is in a file-shared area$/],
-    ['the vdso', [[at('vdso'), 1]], [], /is in a vdso area$/],
-    ['its data', [[at('vvar'), 1]], [], /is in a vvar area$/],
+    ['good pages and bad zeros', [[0, 2]], [[100, 1]], /is in no area whose pages are moved$/],
+    ['a run that ends in a shared file', [[7, 2]], [], /is in no area whose pages are moved$/],
+    ['zeros in a shared file', [], [[8, 2]], /is in no area whose pages are moved$/],
+    ['the vdso', [[at('vdso'), 1]], [], /is in no area whose pages are moved$/],
+    ['its data', [[at('vvar'), 1]], [], /is in no area whose pages are moved$/],
   ]
   if (kernelAreas.some(({ kind }) => kind === 'vvar-vclock')) {
-    cases.push(['its clocks', [[at('vvar-vclock'), 1]], [], /is in a vvar-vclock area$/])
+    cases.push(['its clocks', [[at('vvar-vclock'), 1]], [], /is in no area whose pages are moved$/])
   }
   for (const [what, runs, zeroRuns, message] of cases) {
     const nrPages = runs.reduce((sum, [, nr]) => sum + nr, 0)

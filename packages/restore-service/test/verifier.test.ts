@@ -7,7 +7,7 @@ import { memory as kernelMemory } from '@pageferry/kernel'
 import { AreaMap, checkInstalled, PageSet } from '@pageferry/memory'
 import { type FrameOf, hashesToPayload } from '@pageferry/wire'
 import t from 'tap'
-import { PageInstaller } from '../src/page-installer.js'
+import { installRanges, PageInstaller } from '../src/page-installer.js'
 import { Verifier } from '../src/verifier.js'
 import { area, base, createRestorer, pages, table } from './fixtures/skeleton.js'
 
@@ -39,7 +39,11 @@ t.test('pages of the skeleton', async (t) => {
   restorer.map.apply(new AreaMap([area(0, 3000, 'anon')]))
   const many = Buffer.alloc(2500 * pageBytes)
   for (let i = 0; i < 2500; i++) many.writeUInt32LE(i + 1, i * pageBytes + (i % 1000) * 4)
-  new PageInstaller(restorer).installBatch(table([0, 2500]), many, table([2600, 2]))
+  new PageInstaller(restorer.uffd, restorer.skeleton.memFd, installRanges(restorer.map)).installBatch(
+    table([0, 2500]),
+    many,
+    table([2600, 2]),
+  )
   const runs = table([0, 2500], [2600, 2])
   const should = Buffer.concat([many, pages(0, 0)])
   const set = PageSet.fromRuns(runs)
@@ -79,7 +83,11 @@ t.test('pages of the skeleton', async (t) => {
       present: PageSet.of([base + 2600, 2], [base + 2700, 1]),
       lazy: PageSet.of([base + 2800, 10]),
     }
-    new PageInstaller(restorer).installBatch(table([2805, 1]), pages(1), table([2900, 2]))
+    new PageInstaller(restorer.uffd, restorer.skeleton.memFd, installRanges(restorer.map)).installBatch(
+      table([2805, 1]),
+      pages(1),
+      table([2900, 2]),
+    )
     const { missing, unexpected } = checkInstalled(restorer.presentPages(), final, restorer.map.map)
     t.same([...missing.runs()], [[base + 2700, 1]])
     t.same(

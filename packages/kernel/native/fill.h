@@ -1,0 +1,36 @@
+#ifndef PAGEFERRY_FILL_H
+#define PAGEFERRY_FILL_H
+
+#include "common.h"
+
+/*
+ * Filling a run table.
+ *
+ * One ioctl per run, resumed behind partial copies. The errno of an ioctl that filled nothing is a statement
+ * about its first page or about the whole address space:
+ *
+ *   EEXIST          the page is there: keep it, or overwrite it through /proc/PID/mem
+ *   EAGAIN          the map is changing: somebody must read the events before anything can be installed
+ *   ENOENT          the range is not (any more) registered with this userfaultfd, or does not lie in one area
+ *   ESRCH, ENOSPC   the address space is gone (ENOSPC: it is going)
+ *
+ * The caller's runs know nothing of areas (VMAs), which also split and merge by themselves: on ENOENT the run is
+ * halved, down to the one page that is really outside.
+ *
+ * `done` counts pages of the table in order, whatever happened to each, so the caller can resume there.
+ */
+struct fill {
+	int fd;
+	int mem_fd; /* -1: existing pages are kept */
+	bool zero;
+	bool wake;
+	const uint8_t *data;
+	uint64_t done, installed, existing, overwritten;
+};
+
+enum fill_state { FILL_DONE, FILL_AGAIN, FILL_NO_RANGE, FILL_GONE, FILL_FAILED };
+
+/* Begins with the first run, whose data is the first of `f->data`. FILL_FAILED: with the errno and the name of the call. */
+enum fill_state fill_runs(struct fill *f, const struct pf_run *runs, size_t nr_runs, int *err, const char **what);
+
+#endif

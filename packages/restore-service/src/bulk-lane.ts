@@ -1,0 +1,90 @@
+import { Worker } from 'node:worker_threads'
+import { type ErrorInfo, PageferryError, toErrorInfo } from '@pageferry/base'
+import type { FromBulkThread, Pushed, Target, ToBulkThread } from './bulk-messages.js'
+import type { DialOptions } from './dial.js'
+
+export interface BulkLaneEvents {
+  /** A batch of a round is in the skeleton. */
+  onInstalled(round: number, pages: number): void
+  onPushed(batch: Pushed): void
+  onLost(error: PageferryError): void
+}
+
+/** One bulk lane with the thread that receives and installs what it brings. */
+export class BulkLane {
+  readonly index: number
+  readonly #thread: Worker
+  readonly #events: BulkLaneEvents
+  #dialling: { resolve(): void; reject(error: Error): void } | null = null
+
+  constructor(index: number, events: BulkLaneEvents) {
+    this.index = index
+    this.#events = events
+    this.#thread = new Worker(new URL('./bulk-thread.js', import.meta.url))
+    this.#thread.on('message', (message: FromBulkThread) => this.#on(message))
+    // A defect of ours: the whole worker starts anew.
+    this.#thread.on('error', (error) => {
+      throw error
+    })
+  }
+
+  /** @throws as `dial` does */
+  dial(options: DialOptions): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#dialling = { resolve, reject }
+      this.#post({ type: 'dial', options })
+    })
+  }
+
+  /** From here on what the lane brings goes there. */
+  open(target: Target): void {
+    this.#post({ type: 'open', target })
+  }
+
+  /** What the lane brings waits for the next `open`. */
+  close(): void {
+    this.#post({ type: 'close' })
+  }
+
+  /** A batch that came with its pages: they are where they belong, the source may send more. */
+  taken({ sequence }: Pushed, bytes: number): void {
+    this.#post({ type: 'taken', sequence, bytes })
+  }
+
+  /** The peer broke the protocol in a way that shows only here. */
+  refuse(error: unknown): void {
+    this.#post({ type: 'refuse', error: toErrorInfo(error) })
+  }
+
+  /** The thread ends, whatever it does. */
+  async terminate(): Promise<void> {
+    await this.#thread.terminate()
+  }
+
+  #post(message: ToBulkThread): void {
+    this.#thread.postMessage(message)
+  }
+
+  #on(message: FromBulkThread): void {
+    switch (message.type) {
+      case 'dialled':
+        this.#dialling?.resolve()
+        return
+      case 'notDialled':
+        this.#dialling?.reject(errorOf(message.error))
+        return
+      case 'lost':
+        this.#events.onLost(errorOf(message.error))
+        return
+      case 'installed':
+        this.#events.onInstalled(message.round, message.pages)
+        return
+      case 'pushed':
+        this.#events.onPushed(message.batch)
+    }
+  }
+}
+
+function errorOf({ code, message, details }: ErrorInfo): PageferryError {
+  return new PageferryError(code, message, { details })
+}

@@ -1,0 +1,55 @@
+/** Program of a worker thread: one bulk lane, see bulk-messages.ts. */
+import { setPriority } from 'node:os'
+import { parentPort } from 'node:worker_threads'
+import { PageferryError, toErrorInfo } from '@pageferry/base'
+import type { Lane } from '@pageferry/service/worker'
+import { BulkInstaller } from './bulk-installer.js'
+import type { FromBulkThread, ToBulkThread } from './bulk-messages.js'
+import { type DialOptions, dial } from './dial.js'
+
+/** Of this thread only (setpriority(2), "C library/kernel differences"): whoever serves a fault goes first. */
+const niceness = 5
+
+const port = parentPort
+if (port === null) throw new PageferryError('INTERNAL', 'this is the program of a thread')
+const post = (message: FromBulkThread, transfer: ArrayBuffer[] = []): void =>
+  port.postMessage(message, transfer)
+const installer = new BulkInstaller(post)
+let current: Lane | null = null
+
+async function connect(options: DialOptions): Promise<void> {
+  try {
+    const { lane, nrBulkLanes } = await dial(options)
+    current = lane
+    lane.open({
+      onFrame: (frame, payload) => {
+        // The codec lets nothing else through on a bulk lane to the destination.
+        if (frame.type === 'pageBatch') installer.onBatch(lane, frame, payload)
+      },
+      onLost: (error) => post({ type: 'lost', error: toErrorInfo(error) }),
+    })
+    post({ type: 'dialled', nrBulkLanes })
+  } catch (error) {
+    post({ type: 'notDialled', error: toErrorInfo(error) })
+  }
+}
+
+port.on('message', (message: ToBulkThread) => {
+  switch (message.type) {
+    case 'dial':
+      void connect(message.options)
+      return
+    case 'open':
+      installer.open(message.target)
+      return
+    case 'close':
+      installer.close()
+      return
+    case 'taken':
+      current?.send({ type: 'batchAck', sequence: message.sequence, bytes: message.bytes })
+      return
+    case 'refuse':
+      current?.close(new PageferryError(message.error.code, message.error.message))
+  }
+})
+setPriority(niceness)
