@@ -2,26 +2,49 @@
 #include "arena.h"
 
 #include <errno.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define RW (PROT_READ | PROT_WRITE)
+
+/* How many times the length of an operation the edge of what is within reach is wide. */
+#define EDGE 4
 
 static char *address(struct arena *arena, size_t page)
 {
 	return arena->base + page * PAGE;
 }
 
-static void check_one(struct arena *arena, size_t page, const char *when)
+/* MADV_FREE: the kernel takes the page as a whole, but maybe while we look. */
+static int check_freed(const void *page, uint64_t stamp)
 {
-	int word;
+	const volatile uint64_t *words = page;
 
-	if (arena->stamps[page] == UNMAPPED || !(arena->prots[page] & PROT_READ))
-		return;
-	word = check_page(address(arena, page), arena->stamps[page]);
-	CHECK(word < 0, "%s, page %zu (%p), word %d is %lx, stamp must be %lx (%s)", arena->name, page,
-	      (void *)address(arena, page), word, ((uint64_t *)address(arena, page))[word], arena->stamps[page], when);
+	for (size_t i = 0; i < PAGE / 8; i++) {
+		uint64_t word = words[i];
+
+		if (word != 0 && word != stamp_word(stamp, i))
+			return (int)i;
+	}
+	return -1;
 }
 
-static void write_one(struct arena *arena, size_t page)
+static void check_one(struct arena *arena, size_t page, const char *when)
+{
+	uint64_t stamp = arena->stamps[page];
+	void *at = address(arena, page);
+	int word;
+
+	if (stamp == UNMAPPED || !(arena->prots[page] & PROT_READ))
+		return;
+	word = arena->freed[page] ? check_freed(at, stamp) : check_page(at, stamp);
+	CHECK(word < 0, "seed %lu, %s, operation %lu, page %zu (%p), word %d: expected %lx, found %lx (%s%s)", work_seed,
+	      arena->name, arena->operation, page, at, word, stamp_word(stamp, word), ((uint64_t *)at)[word], when,
+	      arena->freed[page] ? ", freed" : "");
+}
+
+void arena_write(struct arena *arena, size_t page)
 {
 	uint64_t stamp = ++arena->next_stamp;
 
@@ -32,6 +55,16 @@ static void write_one(struct arena *arena, size_t page)
 		stamp = 0;
 	stamp_page(address(arena, page), stamp);
 	arena->stamps[page] = stamp;
+	arena->freed[page] = false;
+}
+
+/* What is in the shadow of a range from now on. */
+static void expect(struct arena *arena, size_t first, size_t nr, uint64_t stamp)
+{
+	for (size_t page = first; page < first + nr; page++) {
+		arena->stamps[page] = stamp;
+		arena->freed[page] = false;
+	}
 }
 
 static void map_pages(struct arena *arena, size_t first, size_t nr, int extra)
@@ -40,10 +73,9 @@ static void map_pages(struct arena *arena, size_t first, size_t nr, int extra)
 
 	CHECK(mmap(wanted, nr * PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | extra, -1, 0) == wanted,
 	      "%s: mmap of %zu pages at %p: %m", arena->name, nr, wanted);
-	for (size_t page = first; page < first + nr; page++) {
-		arena->stamps[page] = 0;
+	expect(arena, first, nr, 0);
+	for (size_t page = first; page < first + nr; page++)
 		arena->prots[page] = RW;
-	}
 }
 
 static bool all_mapped(struct arena *arena, size_t first, size_t nr)
@@ -63,11 +95,15 @@ static bool is_mapped(struct arena *arena, size_t page)
 
 /*
  * mremap over several areas is refused by some kernels, and by others in the middle, where areas differ in what tracks
- * them (that is documented). What was moved must then be found out page by page.
+ * them (that is documented). What was moved must then be found out page by page; whether the target was unmapped before
+ * the refusal is anybody's guess.
+ *
+ * With `keep` the old place stays mapped and is empty then, so the target tells what has come: it is unmapped first.
  */
-static void move_pages(struct arena *arena, size_t from, size_t to, size_t nr)
+static void move_pages(struct arena *arena, size_t from, size_t to, size_t nr, bool keep)
 {
 	void *target = address(arena, to);
+	int flags = MREMAP_MAYMOVE | MREMAP_FIXED | (keep ? MREMAP_DONTUNMAP : 0);
 	bool moved;
 
 	if (from < to + nr && to < from + nr)
@@ -77,21 +113,25 @@ static void move_pages(struct arena *arena, size_t from, size_t to, size_t nr)
 	for (size_t page = from; page < from + nr; page++)
 		if (arena->prots[page] != arena->prots[from])
 			return;
-	/* MREMAP_FIXED unmaps what is there, also when it fails later. */
-	MUST(munmap(target, nr * PAGE));
-	for (size_t page = to; page < to + nr; page++)
-		arena->stamps[page] = UNMAPPED;
-	moved = mremap(address(arena, from), nr * PAGE, nr * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, target) == target;
+	if (keep)
+		MUST(munmap(target, nr * PAGE));
+	moved = mremap(address(arena, from), nr * PAGE, nr * PAGE, flags, target) == target;
 	CHECK(moved || errno == EFAULT, "%s: mremap of %zu pages: %m", arena->name, nr);
 	for (size_t i = 0; i < nr; i++) {
-		if (!moved && (is_mapped(arena, from + i) || !is_mapped(arena, to + i)))
+		if (!moved && (keep ? !is_mapped(arena, to + i) : is_mapped(arena, from + i))) {
+			MUST(munmap(address(arena, to + i), PAGE));
+			expect(arena, to + i, 1, UNMAPPED);
 			continue;
+		}
 		arena->stamps[to + i] = arena->stamps[from + i];
+		arena->freed[to + i] = arena->freed[from + i];
 		arena->prots[to + i] = arena->prots[from + i];
-		arena->stamps[from + i] = UNMAPPED;
+		expect(arena, from + i, 1, keep ? 0 : UNMAPPED);
 	}
-	for (size_t page = to; page < to + nr; page++)
-		check_one(arena, page, "moved");
+	for (size_t i = 0; i < nr; i++) {
+		check_one(arena, to + i, "moved");
+		check_one(arena, from + i, "moved away");
+	}
 }
 
 /* Grows in place, where there is room behind. */
@@ -112,8 +152,8 @@ static void grow_pages(struct arena *arena, size_t first, size_t nr)
 		CHECK(errno == EFAULT || errno == ENOMEM || errno == EINVAL, "%s: mremap to grow: %m", arena->name);
 		return;
 	}
+	expect(arena, first + before, nr - before, 0);
 	for (size_t page = first + before; page < first + nr; page++) {
-		arena->stamps[page] = 0;
 		arena->prots[page] = arena->prots[first];
 		check_one(arena, page, "grown");
 	}
@@ -131,61 +171,107 @@ static void protect_pages(struct arena *arena, size_t first, size_t nr)
 		arena->prots[page] = prot;
 }
 
+static void give_back(struct arena *arena, size_t first, size_t nr, bool at_once)
+{
+	if (!all_mapped(arena, first, nr))
+		return;
+	MUST(madvise(address(arena, first), nr * PAGE, at_once ? MADV_DONTNEED : MADV_FREE));
+	if (at_once)
+		expect(arena, first, nr, 0);
+	else
+		memset(&arena->freed[first], true, nr);
+	for (size_t page = first; page < first + nr; page += 3)
+		check_one(arena, page, "given back");
+	arena->done[at_once ? DISCARD : FREE]++;
+}
+
+/* Anywhere, but every other time near the end of what is within reach: what grows is new there. */
+static size_t pick(struct arena *arena, size_t nr)
+{
+	size_t room = arena->reach - nr + 1, edge = EDGE * nr;
+
+	if (arena->reach == arena->nr_pages || room <= edge || random_below(&arena->random, 2) == 0)
+		return random_below(&arena->random, room);
+	return room - 1 - random_below(&arena->random, edge);
+}
+
 void arena_act(struct arena *arena, size_t max_pages)
 {
 	uint64_t *random = &arena->random;
 	size_t nr = 1 + random_below(random, max_pages);
-	size_t first = random_below(random, arena->nr_pages - nr + 1);
-	unsigned int what = random_below(random, 32);
+	size_t first = pick(arena, nr);
+	unsigned int what = random_below(random, 33);
 
+	arena->operation++;
 	if (what < 12) {
 		for (size_t page = first; page < first + nr; page++) {
 			check_one(arena, page, "before a write");
-			write_one(arena, page);
+			arena_write(arena, page);
 		}
-		arena->done[0]++;
+		arena->done[WRITE]++;
 	} else if (what < 20) {
 		for (size_t page = first; page < first + nr; page++)
 			check_one(arena, page, "read");
-		arena->done[1]++;
+		arena->done[READ]++;
 	} else if (what < 23) {
-		if (!all_mapped(arena, first, nr))
-			return;
-		MUST(madvise(address(arena, first), nr * PAGE, MADV_DONTNEED));
-		for (size_t page = first; page < first + nr; page++)
-			arena->stamps[page] = 0;
-		for (size_t page = first; page < first + nr; page += 3)
-			check_one(arena, page, "discarded");
-		arena->done[2]++;
+		give_back(arena, first, nr, true);
 	} else if (what < 25) {
 		MUST(munmap(address(arena, first), nr * PAGE));
-		for (size_t page = first; page < first + nr; page++)
-			arena->stamps[page] = UNMAPPED;
-		arena->done[3]++;
+		expect(arena, first, nr, UNMAPPED);
+		arena->done[UNMAP]++;
 	} else if (what < 28) {
 		map_pages(arena, first, nr, what == 27 ? MAP_NORESERVE : 0);
-		arena->done[4]++;
+		arena->done[MAP]++;
 	} else if (what < 30) {
-		move_pages(arena, first, random_below(random, arena->nr_pages - nr + 1), nr);
-		arena->done[5]++;
+		move_pages(arena, first, pick(arena, nr), nr, what == 29);
+		arena->done[MOVE]++;
 	} else if (what < 31) {
 		grow_pages(arena, first, nr);
-		arena->done[6]++;
-	} else {
+		arena->done[GROW]++;
+	} else if (what < 32) {
 		protect_pages(arena, first, nr);
-		arena->done[7]++;
+		arena->done[PROTECT]++;
+	} else {
+		give_back(arena, first, nr, false);
 	}
+}
+
+static _Noreturn void be_child(struct arena *arena, bool runs_program, int nr_acts, size_t max_pages)
+{
+	char *const no_arguments[] = { "true", NULL };
+
+	if (runs_program) {
+		execv("/bin/true", no_arguments);
+		_exit(9);
+	}
+	for (int i = 0; i < nr_acts; i++)
+		arena_act(arena, max_pages);
+	arena_check(arena);
+	_exit(0);
+}
+
+void arena_fork(struct arena *arena, unsigned long which, int nr_acts, size_t max_pages)
+{
+	int status;
+	pid_t child = MUST(fork());
+
+	if (child == 0)
+		be_child(arena, which % 3 == 2, nr_acts, max_pages);
+	for (int i = 0; i < nr_acts; i++)
+		arena_act(arena, max_pages);
+	MUST(waitpid(child, &status, 0));
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: child %lu ended with %x", arena->name, which, status);
 }
 
 void arena_check(struct arena *arena)
 {
-	for (size_t page = 0; page < arena->nr_pages; page++)
+	for (size_t page = 0; page < arena->reach; page++)
 		check_one(arena, page, "checked");
 }
 
 void arena_make(struct arena *arena, const char *name, void *base, size_t nr_pages, uint64_t which)
 {
-	size_t shadow = nr_pages * (sizeof *arena->stamps + 1);
+	size_t shadow = nr_pages * (sizeof *arena->stamps + sizeof *arena->prots + sizeof *arena->freed);
 	char *memory = mmap(NULL, shadow, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	CHECK(memory != MAP_FAILED, "no memory for the shadow of %s: %m", name);
@@ -194,6 +280,8 @@ void arena_make(struct arena *arena, const char *name, void *base, size_t nr_pag
 	arena->nr_pages = nr_pages;
 	arena->stamps = (uint64_t *)memory;
 	arena->prots = (unsigned char *)memory + nr_pages * sizeof *arena->stamps;
+	arena->freed = (bool *)arena->prots + nr_pages;
+	arena->reach = nr_pages;
 	arena->random = random_state(which);
 	arena->next_stamp = which << 32;
 	/* Nothing may come to lie in the middle: first a reservation, which is then replaced page by page. */
@@ -202,5 +290,5 @@ void arena_make(struct arena *arena, const char *name, void *base, size_t nr_pag
 	map_pages(arena, 0, nr_pages, 0);
 	for (size_t page = 0; page < nr_pages; page++)
 		if (random_below(&arena->random, 8) != 0)
-			write_one(arena, page);
+			arena_write(arena, page);
 }

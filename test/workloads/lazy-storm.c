@@ -4,14 +4,8 @@
  * the parent must not see what the child writes.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "arena.h"
 
@@ -23,34 +17,10 @@ static struct arena arenas[NR_THREADS];
 static atomic_bool stopping;
 static atomic_ulong nr_forked;
 
-/* Only changes its own copy. Exits with 0, or runs a program that does. */
-static void be_child(struct arena *arena, int which)
-{
-	char *const no_arguments[] = { "true", NULL };
-
-	if (which % 3 == 2) {
-		execv("/bin/true", no_arguments);
-		_exit(9);
-	}
-	arena_check(arena);
-	for (int i = 0; i < 200; i++)
-		arena_act(arena, 64);
-	arena_check(arena);
-	_exit(0);
-}
-
 static void fork_children(struct arena *arena)
 {
 	for (int i = 0; i < NR_CHILDREN; i++) {
-		int status;
-		pid_t child = MUST(fork());
-
-		if (child == 0)
-			be_child(arena, i);
-		for (int n = 0; n < 200; n++)
-			arena_act(arena, 64);
-		MUST(waitpid(child, &status, 0));
-		CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "child %d ended with %x", i, status);
+		arena_fork(arena, i, 200, 64);
 		arena_check(arena);
 		nr_forked++;
 	}

@@ -48,20 +48,6 @@ static void use_growing(void)
 	stamp_page(grow_top - PAGE, grown_stamps[1] = ++stamp);
 }
 
-/* The main thread's stack, deeper and deeper and back. */
-static uint64_t __attribute__((noinline)) descend(int depth, uint64_t salt)
-{
-	volatile uint64_t frame[512];
-	uint64_t sum;
-
-	for (int i = 0; i < 512; i++)
-		frame[i] = salt + i;
-	sum = depth > 0 ? descend(depth - 1, salt + 1) : 0;
-	for (int i = 0; i < 512; i++)
-		CHECK(frame[i] == salt + i, "the stack is wrong at depth %d", depth);
-	return sum + frame[0];
-}
-
 /* The heap between the break at the start and the break now. */
 static char *heap;
 static size_t nr_heap;
@@ -260,7 +246,7 @@ int main(int argc, char **argv)
 			use_guards();
 		use_hidden();
 		use_growing();
-		descend(10 + step % 300, step);
+		use_stack(10 + step % 300, step);
 		use_heap();
 		use_files();
 		use_shared_anonymous();
@@ -278,7 +264,7 @@ int main(int argc, char **argv)
 	use_files();
 	use_shared_anonymous();
 	arena_check(&arena);
-	for (int i = 0; i < 8; i++)
+	for (int i = 0; i < NR_KINDS; i++)
 		CHECK(arena.done[i] > 0, "operation %d never happened", i);
 	CHECK(has_flag(advised, " dc") && has_flag(advised, " dd"), "madvise is forgotten");
 	work_done();

@@ -12,7 +12,7 @@
 
 /* Freezing and moving takes a fraction of a second; a busy test machine some more. */
 #define MAX_JUMP (20 * SECOND)
-#define GIVE_UP (120 * SECOND)
+#define GIVE_UP (300 * SECOND)
 
 uint64_t work_seed = 1;
 int work_log = -1;
@@ -163,7 +163,7 @@ void stamp_page(void *page, uint64_t stamp)
 	uint64_t *words = page;
 
 	for (size_t i = 0; i < PAGE / 8; i++)
-		words[i] = stamp == 0 ? 0 : stamp * 0x9e3779b97f4a7c15ull + i;
+		words[i] = stamp_word(stamp, i);
 }
 
 int check_page(const void *page, uint64_t stamp)
@@ -171,7 +171,20 @@ int check_page(const void *page, uint64_t stamp)
 	const volatile uint64_t *words = page;
 
 	for (size_t i = 0; i < PAGE / 8; i++)
-		if (words[i] != (stamp == 0 ? 0 : stamp * 0x9e3779b97f4a7c15ull + i))
+		if (words[i] != stamp_word(stamp, i))
 			return (int)i;
 	return -1;
+}
+
+uint64_t use_stack(int depth, uint64_t salt)
+{
+	volatile uint64_t frame[PAGE / 8];
+	uint64_t sum;
+
+	for (size_t i = 0; i < PAGE / 8; i++)
+		frame[i] = salt + i;
+	sum = depth > 0 ? use_stack(depth - 1, salt + 1) : 0;
+	for (size_t i = 0; i < PAGE / 8; i++)
+		CHECK(frame[i] == salt + i, "the stack is wrong at depth %d", depth);
+	return sum + frame[0];
 }

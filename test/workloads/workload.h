@@ -6,7 +6,7 @@
  * A workload sets up some state, appends "ready" to LOG, and then "step N" with N = 0, 1, 2, ... while it goes on
  * using and checking that state, until the file MARKER exists. Then it checks everything for the last time, appends
  * "done" and exits with status 0. On a wrong observation it appends "FAILED reason" and exits with status 1. It need
- * not be killed: after two minutes without a marker it fails by itself.
+ * not be killed: after five minutes without a marker it fails by itself.
  *
  * No workload uses malloc or stdio for its own purposes: what is in the heap is then known.
  */
@@ -75,10 +75,19 @@ uint64_t random_state(uint64_t which);
 /* True when the host is another one than at the start (or at the last call that said so). */
 bool has_moved(void);
 
+/* Word i of a page with that stamp. */
+static inline uint64_t stamp_word(uint64_t stamp, size_t i)
+{
+	return stamp == 0 ? 0 : stamp * 0x9e3779b97f4a7c15ull + i;
+}
+
 /* Fills a page so that every word of it depends on the stamp and its place; stamp 0 is the page of zeros. */
 void stamp_page(void *page, uint64_t stamp);
 
 /* The first wrong word of a page, -1 when all are right. */
 int check_page(const void *page, uint64_t stamp);
+
+/* The caller's stack, some pages deeper and back. The result is of no use, but the compiler does not know. */
+uint64_t __attribute__((noinline)) use_stack(int depth, uint64_t salt);
 
 #endif

@@ -4,6 +4,8 @@
  *
  *   uffdCopy     UFFDIO_COPY into missing pages, by the pages in one call
  *   readv        process_vm_readv(2) from another process, 1 MiB in one call
+ *   firstTouch   a touch of a page that UFFDIO_COPY has installed and nobody has touched: the processor only has to find it,
+ *                unless a hypervisor with shadow page tables has to, too
  *   localFault   a touch of a missing page that another thread of this process serves
  *
  * All memory is used once before it is measured: a virtual machine's host may have to find it first.
@@ -155,23 +157,44 @@ static void *serve(void *unused)
 	return NULL;
 }
 
+/* Not the next page: nothing may guess it. AREA_PAGES touches reach each page once, since the step is odd. */
+static void touch(uint64_t begin, uint64_t nr)
+{
+	volatile char *page = area + nr * 7919 % AREA_PAGES * PAGE_BYTES;
+	uint64_t start = now();
+
+	(void)*page;
+	record_touch(&record, start - begin, now() - start);
+}
+
+static void measure_first_touch(void)
+{
+	uint64_t begin = now();
+
+	record_init(&record, DEFAULT_STALL_NS);
+	for (int round = 0; round < ROUNDS; round++) {
+		empty_area();
+		for (uint64_t offset = 0; offset < AREA_BYTES; offset += SOURCE_BYTES)
+			copy(offset, SOURCE_BYTES);
+		for (uint64_t i = 0; i < AREA_PAGES; i++)
+			touch(begin, i);
+	}
+	printf("\"firstTouch\":");
+	record_print(stdout, &record);
+	printf(",");
+}
+
 static void measure_faults(void)
 {
 	uint64_t begin = now();
 	pthread_t server;
 
 	empty_area();
-	record_init(&record);
+	record_init(&record, DEFAULT_STALL_NS);
 	if (pthread_create(&server, NULL, serve, NULL) != 0)
 		fail("pthread_create");
-	for (uint64_t i = 0; i < NR_FAULTS; i++) {
-		/* Not the next page: nothing may guess it. */
-		volatile char *page = area + i * 7919 % AREA_PAGES * PAGE_BYTES;
-		uint64_t start = now();
-
-		(void)*page;
-		record_touch(&record, start - begin, now() - start);
-	}
+	for (uint64_t i = 0; i < NR_FAULTS; i++)
+		touch(begin, i);
 	pthread_join(server, NULL);
 	printf("\"localFault\":");
 	record_print(stdout, &record);
@@ -193,6 +216,7 @@ int main(void)
 		measure_copy(batches[i]);
 	}
 	printf("],");
+	measure_first_touch();
 	measure_faults();
 	printf("}\n");
 	return 0;

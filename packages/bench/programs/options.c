@@ -8,7 +8,7 @@
 static const char usage[] =
 	"usage: probe --result FILE [--size MiB] [--pattern sequential|uniform|zipf|stride|chase|shift]\n"
 	"             [--threads N] [--write-ratio 0..1] [--think-us N] [--dirty-rate PAGES/s] [--seed N]\n"
-	"             [--now] [--work] [--corrupt PAGE]\n";
+	"             [--stall-ns N] [--now] [--work] [--corrupt PAGE]\n";
 
 static _Noreturn void wrong(const char *option)
 {
@@ -54,10 +54,12 @@ void options_parse(struct options *options, int argc, char **argv)
 		{ "write-ratio", required_argument, NULL, 'w' }, { "think-us", required_argument, NULL, 'k' },
 		{ "dirty-rate", required_argument, NULL, 'd' },	 { "seed", required_argument, NULL, 'e' },
 		{ "now", no_argument, NULL, 'n' },		 { "work", no_argument, NULL, 'o' },
-		{ "corrupt", required_argument, NULL, 'c' },	 { NULL, 0, NULL, 0 },
+		{ "corrupt", required_argument, NULL, 'c' },	 { "stall-ns", required_argument, NULL, 'l' },
+		{ NULL, 0, NULL, 0 },
 	};
 
-	*options = (struct options){ .threads = 1, .size_mib = 64, .corrupt = UINT64_MAX };
+	*options = (struct options){ .threads = 1, .size_mib = 64, .stall_threshold_ns = DEFAULT_STALL_NS,
+				     .corrupt = UINT64_MAX };
 	options->plan = (struct plan){ .pattern = UNIFORM, .seed = 1 };
 	for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
 		switch (option) {
@@ -67,6 +69,7 @@ void options_parse(struct options *options, int argc, char **argv)
 		case 't': options->threads = number("threads", optarg, 1, MAX_THREADS); break;
 		case 'w': options->plan.write_ratio = ratio(optarg); break;
 		case 'k': options->think_ns = number("think-us", optarg, 0, 60000000) * US; break;
+		case 'l': options->stall_threshold_ns = number("stall-ns", optarg, 1, 1000 * MS); break;
 		case 'd': options->dirty_rate = number("dirty-rate", optarg, 0, 100000000); break;
 		case 'e': options->plan.seed = number("seed", optarg, 0, UINT32_MAX); break;
 		case 'n': options->now = true; break;

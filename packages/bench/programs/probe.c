@@ -90,7 +90,7 @@ static void *touch(void *argument)
 	bool chase = plan->pattern == CHASE;
 	uint64_t page = plan_page(plan, thread->first), read = 0;
 
-	record_init(&thread->record);
+	record_init(&thread->record, options.stall_threshold_ns);
 	while (__atomic_load_n(&go, __ATOMIC_ACQUIRE) == 0)
 		syscall(SYS_futex, &go, FUTEX_WAIT, 0, NULL, NULL, 0);
 	for (uint64_t i = thread->first; i < thread->end; i++) {
@@ -272,7 +272,7 @@ int main(int argc, char **argv)
 	for (unsigned i = 0; i < options.threads; i++)
 		pthread_join(threads[i].id, NULL);
 	touch_ns = now(CLOCK_MONOTONIC) - touching_since;
-	record_init(&total);
+	record_init(&total, options.stall_threshold_ns);
 	for (unsigned i = 0; i < options.threads; i++)
 		record_merge(&total, &threads[i].record);
 	if (options.corrupt != UINT64_MAX)

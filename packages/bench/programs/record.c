@@ -3,12 +3,13 @@
 
 #include <string.h>
 
-void record_init(struct record *record)
+void record_init(struct record *record, uint64_t stall_threshold_ns)
 {
 	/* Writes to every byte: the memory is there before anything is timed. */
 	memset(record, 0xff, sizeof(*record));
 	memset(record, 0, sizeof(*record));
 	record->slot_ns = FIRST_SLOT_NS;
+	record->stall_threshold_ns = stall_threshold_ns;
 }
 
 /* Exact below 2^(SUB_BITS + 1), then 2^SUB_BITS buckets to a power of two. */
@@ -64,7 +65,7 @@ static void spread_stall(struct record *record, uint64_t from, uint64_t until)
 
 void record_touch(struct record *record, uint64_t at_ns, uint64_t took_ns)
 {
-	bool stalled = took_ns >= STALL_NS;
+	bool stalled = took_ns >= record->stall_threshold_ns;
 	struct slot *slot;
 
 	record->count++;
@@ -108,7 +109,8 @@ void record_print(FILE *out, const struct record *record)
 	int last = NR_SLOTS;
 
 	fprintf(out, "{\"count\":%lu,\"sumNs\":%lu,\"maxNs\":%lu,\"stalls\":%lu,\"stallNs\":%lu,\"stallThresholdNs\":%lu,",
-		record->count, record->sum_ns, record->max_ns, record->stalls, record->stall_ns, STALL_NS);
+		record->count, record->sum_ns, record->max_ns, record->stalls, record->stall_ns,
+		record->stall_threshold_ns);
 	fprintf(out, "\"buckets\":[");
 	for (unsigned i = 0; i < NR_BUCKETS; i++) {
 		if (record->buckets[i] == 0)

@@ -63,6 +63,6 @@ function addGrowth(benchmarks: Benchmark[]): void {
   if (smallest === undefined) return
   const value = median(metricNamed(smallest, 'blackout').values)
   for (const other of others) {
-    metricNamed(other, 'blackout').limit = { name: `${smallest.options.sizeMiB} MiB`, value }
+    metricNamed(other, 'blackout').limits = [{ name: `${smallest.options.sizeMiB} MiB`, value }]
   }
 }

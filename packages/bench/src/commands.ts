@@ -150,7 +150,7 @@ export function addBenchCommands(program: Command, interruptible: Interruptible)
   addRounds(bench, interruptible)
   bench
     .command('all')
-    .description('a selection of everything, in about ten minutes')
+    .description('a selection of everything, in about a quarter of an hour')
     .option('--output <dir>', 'where result.json and index.html go', 'bench-results')
     .action(async ({ output }) => {
       const { benchAll } = await import('./index.js')

@@ -18,6 +18,7 @@ import { type Benchmark, emptyBenchmark, median } from './result.js'
 interface KernelMeasurement {
   readv: { gigabytesPerS: number[] }
   uffdCopy: { batchPages: number; gigabytesPerS: number[] }[]
+  firstTouch: TouchRecord
   localFault: TouchRecord
 }
 
@@ -25,6 +26,8 @@ interface KernelMeasurement {
 export interface Limits {
   /** The best batch size's. */
   uffdCopyGigabytesPerS: number
+  /** The first touch of a page that UFFDIO_COPY has installed: the mean, for sums, and the median. */
+  firstTouch: { meanUs: number; p50Us: number }
   /** Plain TCP, the better of both message sizes. */
   tcpGigabytesPerS: number
   /** Round trip of a small WebSocket message, and a fault that is served in its own process. */
@@ -44,7 +47,7 @@ const plainPlan = {
   roundTrips: 4000,
   warmUpRoundTrips: 1000,
   throughputBytes: 256 * 2 ** 20,
-  throughputRounds: 3,
+  throughputRounds: 5,
 }
 
 /** A second's worth of bytes, and some seconds of round trips. */
@@ -110,7 +113,8 @@ export async function measureLimits(
 ): Promise<{ limits: Limits; benchmark: Benchmark }> {
   const kernel = (await runIn(lab, [nativeProgram('kernel-limits')])) as KernelMeasurement
   const plain = await measureLink(lab)
-  const benchmark = emptyBenchmark('limits', 'limits of this machine', { link })
+  const title = `limits of this machine${link === undefined ? '' : `, ${describeLink(link)}`}`
+  const benchmark = emptyBenchmark('limits', title, { link })
   for (const { batchPages, gigabytesPerS } of kernel.uffdCopy) {
     addThroughput(
       benchmark,
@@ -119,8 +123,11 @@ export async function measureLimits(
     )
   }
   addThroughput(benchmark, 'process_vm_readv, 1 MiB', kernel.readv.gigabytesPerS)
-  const localFault = encode(fromBuckets(kernel.localFault.buckets, kernel.localFault.maxNs))
+  const encoded = ({ buckets, maxNs }: TouchRecord): string => encode(fromBuckets(buckets, maxNs))
+  const localFault = encoded(kernel.localFault)
+  const firstTouch = encoded(kernel.firstTouch)
   addLatency(benchmark, 'local fault', localFault)
+  addLatency(benchmark, 'first touch of an installed page', firstTouch)
   addLink(benchmark, plain, '')
   benchmark.raw.push({ kernel, link: plain })
   let used = plain
@@ -135,6 +142,10 @@ export async function measureLimits(
   const p50 = (encoded: string): number => percentileUs(merge([encoded]), 50)
   const limits = {
     uffdCopyGigabytesPerS: best(kernel.uffdCopy),
+    firstTouch: {
+      meanUs: kernel.firstTouch.sumNs / kernel.firstTouch.count / 1000,
+      p50Us: p50(firstTouch),
+    },
     tcpGigabytesPerS: best(used.tcp.throughput),
     demandFaultUs: p50(used.ws.roundTrip) + p50(localFault),
   }

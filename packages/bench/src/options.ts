@@ -39,6 +39,7 @@ export interface ProbeFlags {
   writeRatio: number
   thinkUs: number
   dirtyRate: number
+  stallUs?: number
 }
 
 export function addProbeOptions(command: Command): Command {
@@ -49,10 +50,15 @@ export function addProbeOptions(command: Command): Command {
     .option('--write-ratio <0..1>', 'share of the touches that write', decimal(0, 1), 0)
     .option('--think-us <µs>', 'pause of a thread between two touches', integer(0, 60_000_000), 0)
     .option('--dirty-rate <pages/s>', 'pages written at random before the move', pagesPerS, 0)
+    .option(
+      '--stall-us <µs>',
+      'a touch that takes so long has waited (3; in a lab at least twice the first touch of a page that is there)',
+      decimal(0.001, 1_000_000),
+    )
 }
 
-export function probeOf({ pattern, threads, size, writeRatio, thinkUs, dirtyRate }: ProbeFlags) {
-  return { pattern, threads, sizeMiB: size, writeRatio, thinkUs, dirtyRate }
+export function probeOf({ pattern, threads, size, writeRatio, thinkUs, dirtyRate, stallUs }: ProbeFlags) {
+  return { pattern, threads, sizeMiB: size, writeRatio, thinkUs, dirtyRate, stallUs }
 }
 
 export function addMode(command: Command, mode: string): Command {

@@ -28,10 +28,10 @@ export async function benchPrecopy(
   const written = dirtyRate > 0 ? `, ${dirtyRate} pages/s written` : ''
   const title = `precopy: ${sizeMiB} MiB, ${lanes} bulk ${lanes === 1 ? 'lane' : 'lanes'}${written}${link === undefined ? '' : `, ${describeLink(link)}`}`
   const benchmark = emptyBenchmark('precopy', title, { ...options })
-  const limit = limits && { name: 'plain TCP socket', value: limits.tcpGigabytesPerS }
+  const tcp = limits && [{ name: 'plain TCP socket', value: limits.tcpGigabytesPerS }]
   // Later rounds are too short to say anything about throughput.
   benchmark.metrics.push(
-    { name: 'first round', unit: 'GB/s', better: 'higher', values: moves.map(firstRound), limit },
+    { name: 'first round', unit: 'GB/s', better: 'higher', values: moves.map(firstRound), limits: tcp },
     ...(['rounds', 'bytes', 'total'] as const).map((name) => ({
       name: { rounds: 'rounds', bytes: 'bytes on the wire', total: 'total' }[name],
       unit: { rounds: '', bytes: 'MiB', total: 'ms' }[name],

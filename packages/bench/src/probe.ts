@@ -20,6 +20,8 @@ export interface ProbeOptions {
   dirtyRate: number
   /** Compute in the time before the migration, and say how much was done. */
   work?: boolean
+  /** A touch that takes so long has waited. Default: 3 µs, see programs/probe.h. */
+  stallUs?: number
 }
 
 export const DEFAULT_PROBE: Readonly<ProbeOptions> = {
@@ -82,6 +84,7 @@ export function probeCommand(options: ProbeOptions, result: string, more: string
     ...['--size', String(options.sizeMiB), '--write-ratio', String(options.writeRatio)],
     ...['--think-us', String(options.thinkUs), '--dirty-rate', String(options.dirtyRate)],
     ...(options.work === true ? ['--work'] : []),
+    ...(options.stallUs === undefined ? [] : ['--stall-ns', String(Math.round(options.stallUs * 1000))]),
     ...more,
   ]
 }

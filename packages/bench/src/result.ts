@@ -3,7 +3,13 @@ import { cpus, loadavg, release, totalmem } from 'node:os'
 import { PageferryError } from '@pageferry/base'
 
 /** Of the files that `--json` writes; another number is another format. */
-export const resultSchema = 1
+export const resultSchema = 2
+
+/** What this machine could do at best, measured in the same run of the command. */
+export interface Limit {
+  name: string
+  value: number
+}
 
 export interface Metric {
   name: string
@@ -11,8 +17,7 @@ export interface Metric {
   better: 'lower' | 'higher'
   /** One a run, in the order of the runs. */
   values: number[]
-  /** What this machine could do at best, measured in the same run of the command. */
-  limit?: { name: string; value: number }
+  limits?: Limit[]
 }
 
 export interface HistogramResult {

@@ -3,7 +3,7 @@ import type { Lab } from '@pageferry/lab'
 import { describeLink, type LinkOptions } from './link/relay.js'
 import { type Move, moveProbes, roundTimes, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
-import { type Benchmark, emptyBenchmark, median } from './result.js'
+import { type Benchmark, emptyBenchmark, type Limit, median } from './result.js'
 
 export interface SlowdownOptions {
   sizeMiB: number
@@ -46,12 +46,12 @@ export async function benchSlowdown(
   )
   const rates = moves.map(workRates)
   const before = { name: 'before', value: median(rates.map((rate) => rate.before)) }
-  const add = (name: string, of: (rate: WorkRates) => number, limit?: typeof before): void => {
-    benchmark.metrics.push({ name, unit: 'units/s', better: 'higher', values: rates.map(of), limit })
+  const add = (name: string, of: (rate: WorkRates) => number, limits?: Limit[]): void => {
+    benchmark.metrics.push({ name, unit: 'units/s', better: 'higher', values: rates.map(of), limits })
   }
   add('work before', (rate) => rate.before)
-  add('work while the migration prepares', (rate) => rate.preparing, before)
-  add('work during rounds', (rate) => rate.rounds, before)
+  add('work while the migration prepares', (rate) => rate.preparing, [before])
+  add('work during rounds', (rate) => rate.rounds, [before])
   benchmark.metrics.push(
     {
       name: 'lost during rounds',

@@ -14,10 +14,11 @@ export function formatNumber(value: number): string {
   return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3)
 }
 
-/** How often the limit, in the direction in which 1 is the best; '' without one. */
-export function formatRatio({ values, limit }: Metric): string {
-  if (limit === undefined || limit.value === 0) return ''
-  return `${formatNumber(median(values) / limit.value)} × ${limit.name}`
+/** How often each limit, in the direction in which 1 is the best. */
+export function formatRatios({ values, limits = [] }: Metric): string[] {
+  return limits
+    .filter(({ value }) => value !== 0)
+    .map(({ name, value }) => `${formatNumber(median(values) / value)} × ${name}`)
 }
 
 export function describeMachineLine(machine: Machine): string {
@@ -35,7 +36,7 @@ export function formatBenchmark({ title, metrics }: Benchmark): string {
       name,
       ...numbers.map((content) => ({ content, hAlign: 'right' as const })),
       unit,
-      formatRatio(metric),
+      formatRatios(metric).join('\n'),
     ])
   }
   return `${title}\n${table.toString()}\n`

@@ -33,7 +33,11 @@ t.test('bench faults: table, JSON and page; the probe has compared its memory', 
   t.ok(limits.metrics.every(({ values }) => values.every((value) => value > 0)))
   const touches = faults.histograms.find(({ name }) => name === 'touches')
   t.equal(merge(touches?.runs ?? []).totalCount, 4096)
-  t.ok((metricNamed(faults, 'total stall').limit?.value ?? 0) > 0)
+  const ratios = metricNamed(faults, 'total stall').limits ?? []
+  t.equal(ratios.length, 2)
+  t.ok((ratios[0]?.value ?? 0) > 0)
+  t.ok((ratios[1]?.value ?? 0) > (ratios[0]?.value ?? 0), 'first touches are more work')
+  t.ok((metricNamed(faults, 'stall threshold').values[0] ?? 0) >= 3)
   t.match(readFileSync(html, 'utf8'), /16 MiB uniform/)
 })
 

@@ -11,7 +11,7 @@ function exampleFile(): ResultFile {
   const benchmark = emptyBenchmark('faults', `faults ${evil}`, {})
   benchmark.metrics.push({
     ...{ name: `stall ${evil}`, unit: evil, better: 'lower', values: [3, 1, 2] },
-    limit: { name: evil, value: 4 },
+    limits: [{ name: evil, value: 4 }],
   })
   benchmark.histograms.push({
     name: `touches ${evil}`,

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { emptyBenchmark, type Metric, median, newResultFile, type ResultFile } from '../src/result.js'
-import { formatBenchmark, formatComparison, formatNumber, formatRatio } from '../src/table.js'
+import { formatBenchmark, formatComparison, formatNumber, formatRatios } from '../src/table.js'
 
 function fileWith(...metrics: Metric[]): ResultFile {
   const file = newResultFile()
@@ -29,9 +29,11 @@ t.test('numbers have three digits', async (t) => {
 })
 
 t.test('a table shows median, extremes and the ratio to the limit', async (t) => {
-  const metric = { ...stall(30, 10, 20), limit: { name: 'UFFDIO_COPY', value: 8 } }
-  t.equal(formatRatio(metric), '2.50 × UFFDIO_COPY')
-  t.equal(formatRatio(stall(1)), '')
+  const metric = { ...stall(30, 10, 20), limits: [{ name: 'UFFDIO_COPY', value: 8 }] }
+  t.same(formatRatios(metric), ['2.50 × UFFDIO_COPY'])
+  const two = { ...metric, limits: [...metric.limits, { name: 'both', value: 40 }] }
+  t.same(formatRatios(two), ['2.50 × UFFDIO_COPY', '0.500 × both'])
+  t.same(formatRatios(stall(1)), [])
   const table = formatBenchmark(fileWith(metric).benchmarks[0] as never)
   t.match(table, /stall +│ +20\.0 +│ +10\.0 +│ +30\.0 +│ +ms +│ 2\.50 × UFFDIO_COPY/)
 })

@@ -11,34 +11,45 @@ const { address, ports, roundTrips, warmUpRoundTrips, throughputBytes, throughpu
 
 const messageSizes = [256 * 1024, 1024 * 1024]
 const connectTimeoutMs = 10_000
+/** What Node itself reads at once. */
+const readBytes = 64 * 1024
 
 interface Connection {
   send(bytes: Buffer): void
   close(): void
 }
 
-/** Opens a connection, whose bytes are counted by `onBytes`; waits for the server to come up. */
-async function open(transport: Transport, onBytes: (nr: number) => void): Promise<Connection> {
+/** Opens a connection that gets messages of one size, and hears of each; waits for the server to come up. */
+async function open(transport: Transport, messageBytes: number, onMessage: () => void): Promise<Connection> {
   for (const deadline = Date.now() + connectTimeoutMs; ; await sleep(50)) {
     try {
-      return transport === 'tcp' ? await openTcp(onBytes) : await openWs(onBytes)
+      return transport === 'tcp' ? await openTcp(messageBytes, onMessage) : await openWs(onMessage)
     } catch (error) {
       if (Date.now() > deadline) throw error
     }
   }
 }
 
-async function openTcp(onBytes: (nr: number) => void): Promise<Connection> {
-  const socket: Socket = connect({ port: ports.tcp, host: address, noDelay: true })
+/**
+ * Reads into one small buffer, which stays in the processor's cache: who keeps what comes can only be slower. With
+ * 'data' events each read gets new memory instead, whose page faults would be measured here.
+ */
+async function openTcp(messageBytes: number, onMessage: () => void): Promise<Connection> {
+  let got = 0
+  const callback = (nr: number): boolean => {
+    for (got += nr; got >= messageBytes; got -= messageBytes) onMessage()
+    return true
+  }
+  const onread = { buffer: Buffer.alloc(readBytes), callback }
+  const socket: Socket = connect({ port: ports.tcp, host: address, noDelay: true, onread })
   await once(socket, 'connect')
-  socket.on('data', (bytes) => onBytes(bytes.length))
   return { send: (bytes) => socket.write(bytes), close: () => socket.destroy() }
 }
 
-async function openWs(onBytes: (nr: number) => void): Promise<Connection> {
+async function openWs(onMessage: () => void): Promise<Connection> {
   const socket = new WebSocket(`ws://${address}:${ports.ws}`, { perMessageDeflate: false })
   await once(socket, 'open')
-  socket.on('message', (bytes: Buffer) => onBytes(bytes.length))
+  socket.on('message', onMessage)
   return { send: (bytes) => socket.send(bytes), close: () => socket.terminate() }
 }
 
@@ -46,7 +57,6 @@ async function roundTrip(transport: Transport): Promise<string> {
   const samples: number[] = []
   const message = Buffer.alloc(smallBytes, 1)
   let start = 0
-  let got = 0
   let done: () => void = () => {}
   const finished = new Promise<void>((resolve) => {
     done = resolve
@@ -55,10 +65,7 @@ async function roundTrip(transport: Transport): Promise<string> {
     start = performance.now()
     connection.send(message)
   }
-  const connection = await open(transport, (nr) => {
-    got += nr
-    if (got < smallBytes) return
-    got = 0
+  const connection = await open(transport, smallBytes, () => {
     samples.push((performance.now() - start) * 1e6)
     if (samples.length === warmUpRoundTrips + roundTrips) done()
     else ping()
@@ -72,36 +79,48 @@ async function roundTrip(transport: Transport): Promise<string> {
 
 /** Gigabytes (10^9) a second, from the request to the last byte. */
 async function throughput(transport: Transport, messageBytes: number, totalBytes: number): Promise<number> {
-  let got = 0
+  const count = Math.ceil(totalBytes / messageBytes)
+  let left = count
   let done: () => void = () => {}
   const finished = new Promise<void>((resolve) => {
     done = resolve
   })
-  const connection = await open(transport, (nr) => {
-    got += nr
-    if (got >= totalBytes) done()
+  const connection = await open(transport, messageBytes, () => {
+    if (--left === 0) done()
   })
   const start = performance.now()
-  connection.send(encodeRequest({ messageBytes, count: Math.ceil(totalBytes / messageBytes) }))
+  connection.send(encodeRequest({ messageBytes, count }))
   await finished
   const seconds = (performance.now() - start) / 1000
   connection.close()
-  return totalBytes / 1e9 / seconds
+  return (count * messageBytes) / 1e9 / seconds
 }
 
-async function measure(transport: Transport): Promise<LinkMeasurement[Transport]> {
-  const result: LinkMeasurement[Transport] = { roundTrip: await roundTrip(transport), throughput: [] }
+/**
+ * The transports take turns: what warms up only slowly (memory that is new to a process, V8) and what else runs on the
+ * machine is then the same for both, and they can be compared.
+ */
+async function measure(): Promise<LinkMeasurement> {
+  const result: LinkMeasurement = {
+    tcp: { roundTrip: await roundTrip('tcp'), throughput: [] },
+    ws: { roundTrip: await roundTrip('ws'), throughput: [] },
+  }
+  const transports = ['tcp', 'ws'] as const
   for (const messageBytes of messageSizes) {
-    await throughput(transport, messageBytes, throughputBytes / 4)
-    const gigabytesPerS: number[] = []
+    const rates: Record<Transport, number[]> = { tcp: [], ws: [] }
+    for (const transport of transports) await throughput(transport, messageBytes, throughputBytes)
     for (let round = 0; round < throughputRounds; round++) {
-      gigabytesPerS.push(await throughput(transport, messageBytes, throughputBytes))
+      for (const transport of transports) {
+        rates[transport].push(await throughput(transport, messageBytes, throughputBytes))
+      }
     }
-    result.throughput.push({ messageBytes, gigabytesPerS })
+    for (const transport of transports) {
+      result[transport].throughput.push({ messageBytes, gigabytesPerS: rates[transport] })
+    }
   }
   return result
 }
 
-const result: LinkMeasurement = { tcp: await measure('tcp'), ws: await measure('ws') }
+const result = await measure()
 process.stdout.write(`${JSON.stringify(result)}\n`)
 process.exit()

@@ -1,5 +1,5 @@
 import { type Benchmark, median, type ResultFile } from '../result.js'
-import { describeMachineLine, formatNumber, formatRatio } from '../table.js'
+import { describeMachineLine, formatNumber, formatRatios } from '../table.js'
 import { escapeHtml } from './escape.js'
 import { partsPlot, percentilePlot, seriesPlot } from './plots.js'
 import { style } from './style.js'
@@ -44,7 +44,7 @@ function renderBenchmark(benchmark: Benchmark, index: number): string {
     const cells = [median(values), Math.min(...values), Math.max(...values)]
       .map((value) => `<td class="number">${escapeHtml(formatNumber(value))}</td>`)
       .join('')
-    return `<tr><th scope="row">${escapeHtml(name)}</th>${cells}<td>${escapeHtml(unit)}</td><td>${escapeHtml(formatRatio(metric))}</td></tr>`
+    return `<tr><th scope="row">${escapeHtml(name)}</th>${cells}<td>${escapeHtml(unit)}</td><td>${formatRatios(metric).map(escapeHtml).join('<br>')}</td></tr>`
   })
   const run = representativeRun(benchmark)
   const plots = [

@@ -1,0 +1,83 @@
+// test-timeout-s: 7200
+// Eight threads that fault, give back, map, move and fork at random while their pages are pushed, by seeds:
+// PAGEFERRY_SOAK=1 for 50 seeds of 60 s, PAGEFERRY_SEEDS=n and PAGEFERRY_SECONDS=s for others, PAGEFERRY_SEED=n to
+// begin with that seed. What a seed has chosen is in the name of its test. PAGEFERRY_ROAMING=1 also lets threads move
+// memory to where another thread has just made room, which finds the third of the known gaps in ARCHITECTURE.md.
+
+import { type LinkOptions, withLink } from '@pageferry/bench'
+import type { Lab } from '@pageferry/lab'
+import type { Test } from 'tap'
+import { baseSeed, inLab, type Mode, users, Workload } from './harness.js'
+
+const soak = process.env.PAGEFERRY_SOAK === '1'
+const seeds = Number(process.env.PAGEFERRY_SEEDS ?? (soak ? 50 : 5))
+const seconds = Number(process.env.PAGEFERRY_SECONDS ?? (soak ? 60 : 4))
+const roaming = process.env.PAGEFERRY_ROAMING === '1'
+
+interface Variant {
+  mode: Mode
+  bulkLanes: number
+  verify: boolean
+  /** Faults alone for so long: later every pushed page meets a memory that has changed a lot. */
+  pushDelayMs: number
+  /** For so long there is memory that was not touched yet. 0: the threads and the link are as fast as they can. */
+  lastsS: number
+}
+
+/** Taken in turn. Five and two users have no common divisor: ten seeds in a row see each as both. */
+const variants: Variant[] = [
+  { mode: 'postcopy', bulkLanes: 1, verify: true, pushDelayMs: 0, lastsS: seconds },
+  { mode: 'hybrid', bulkLanes: 3, verify: true, pushDelayMs: 0, lastsS: seconds },
+  { mode: 'postcopy', bulkLanes: 1, verify: false, pushDelayMs: 0, lastsS: seconds },
+  { mode: 'postcopy', bulkLanes: 3, verify: false, pushDelayMs: seconds * 500, lastsS: seconds },
+  { mode: 'postcopy', bulkLanes: 3, verify: true, pushDelayMs: 0, lastsS: 0 },
+]
+
+const pageBits = 4096 * 8
+
+/** Of each thread's arena; its nomads are a quarter more, and the library is as large as one arena. */
+function pagesFor({ lastsS }: Variant): number {
+  return lastsS > 0 && lastsS <= 10 ? 1024 : 4096
+}
+
+/** Pushing alone would take about as long as the threads take to reach all of their memory. */
+function linkFor(variant: Variant): LinkOptions | undefined {
+  if (variant.lastsS === 0) return undefined
+  const allPages = pagesFor(variant) * (8 * 1.25 + 1)
+  return { rttMs: 0, jitterMs: 0, rateMbit: Math.ceil((allPages * pageBits) / 1e6 / variant.lastsS) }
+}
+
+async function underStress(t: Test, lab: Lab, seed: number, variant: Variant, uid?: number): Promise<void> {
+  const { lastsS, ...migration } = variant
+  const extra = [...(migration.mode === 'hybrid' ? ['dirty'] : []), ...(roaming ? ['roaming'] : [])]
+  const args = [String(lastsS), String(pagesFor(variant)), ...extra]
+  const workload = await Workload.start(lab, 'stress', { uid, seed, args })
+  await workload.steps(20)
+  const { report } = await withLink(lab.a, linkFor(variant), (via) => workload.migrate({ ...migration, via }))
+  await workload.steps(20)
+  workload.stop()
+  await workload.ended(0)
+  const { faults, pushedPages, drainMs, pages } = report
+  const done = workload.lines.at(-2)
+  t.match(done, /^[1-9]\d* operations, \d+ children$/, 'it has worked, and every byte was right')
+  t.ok(faults.count > 0, `${faults.count} faults were sent while it ran`)
+  t.ok(pushedPages > 0, `${pages.lazy} pages were lazy, and ${pushedPages} came unasked, for children too`)
+  t.comment(`the lazy phase lasted ${Math.round(drainMs)} ms: ${done}`)
+  workload.remove()
+}
+
+await inLab(`${seconds} s of stress`, async (t, lab) => {
+  for (let seed = baseSeed; seed < baseSeed + seeds; seed++) {
+    const variant = variants[seed % variants.length] as Variant
+    const user = users[seed % users.length] as (typeof users)[number]
+    const { mode, bulkLanes, verify, pushDelayMs, lastsS } = variant
+    const chosen = [
+      ...[mode, `${bulkLanes} lanes`, verify ? 'compared' : 'not compared'],
+      ...(pushDelayMs > 0 ? [`push after ${pushDelayMs} ms`] : []),
+      ...(lastsS === 0 ? ['as fast as it can'] : []),
+    ]
+    await t.test(`seed ${seed}: ${chosen.join(', ')}, as ${user.name}`, (t) =>
+      underStress(t, lab, seed, variant, user.uid),
+    )
+  }
+})
