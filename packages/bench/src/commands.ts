@@ -27,12 +27,12 @@ const interrupted = 'Interrupted; the lab and everything in it is gone.'
 
 type FaultsFlags = ProbeFlags &
   RunFlags &
-  Partial<RemoteOptions> & { mode: FaultsOptions['mode']; push: boolean }
+  Partial<RemoteOptions> & { mode: FaultsOptions['mode']; push: boolean; prefetch: boolean }
 
 async function faults(flags: FaultsFlags, command: Command, interruptible: Interruptible): Promise<void> {
-  const { mode, bulkLanes, push, runs, source, destination, pid, result } = flags
+  const { mode, bulkLanes, push, prefetch, runs, source, destination, pid, result } = flags
   const link = linkOf(flags)
-  const options = { ...probeOf(flags), mode, bulkLanes, push, runs, link }
+  const options = { ...probeOf(flags), mode, bulkLanes, push, prefetch, runs, link }
   const bench = await import('./index.js')
   if ([source, destination, pid, result].every((given) => given === undefined)) {
     await interruptible(interrupted, (signal) =>
@@ -57,6 +57,7 @@ function addFaults(bench: Command, interruptible: Interruptible): void {
   addRunOptions(addMode(addProbeOptions(bench.command('faults')), 'postcopy'))
     .description('how long a process waits for its pages after the move, in a lab or between two machines')
     .option('--no-push', 'pages travel only when they are asked for')
+    .option('--no-prefetch', 'only pages that a thread waits for are asked for')
     .option('--source <url>', 'dump-service of the machine where "bench probe" was started')
     .option('--destination <url>', 'restore-service of this machine')
     .option('--pid <pid>', 'the probe, as the source sees it', integer(1, 4_194_304))

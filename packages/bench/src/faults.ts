@@ -12,6 +12,8 @@ export interface FaultsOptions extends ProbeOptions {
   bulkLanes?: number
   /** false: pages travel only when they are asked for. */
   push: boolean
+  /** false: only pages that somebody waits for are asked for. */
+  prefetch: boolean
   runs: number
   link?: LinkOptions
 }
@@ -19,12 +21,13 @@ export interface FaultsOptions extends ProbeOptions {
 /** Longest pushDelayMs of the API, an hour: longer than any run. */
 const neverMs = 3_600_000
 
-export function migrationOf({ mode, bulkLanes, push }: FaultsOptions): MigrationOptions {
-  return { mode, bulkLanes, ...(push ? {} : { pushDelayMs: neverMs }) }
+export function migrationOf({ mode, bulkLanes, push, prefetch }: FaultsOptions): MigrationOptions {
+  return { mode, bulkLanes, prefetch, ...(push ? {} : { pushDelayMs: neverMs }) }
 }
 
 export function faultsTitle(options: FaultsOptions): string {
-  const { pattern, sizeMiB, threads, writeRatio, thinkUs, dirtyRate, mode, bulkLanes, push, link } = options
+  const { pattern, sizeMiB, threads, writeRatio, thinkUs, dirtyRate, mode, bulkLanes, push, link, prefetch } =
+    options
   const details = [
     `${sizeMiB} MiB ${pattern}`,
     mode,
@@ -34,6 +37,7 @@ export function faultsTitle(options: FaultsOptions): string {
     ...(dirtyRate > 0 ? [`${dirtyRate} pages/s written before`] : []),
     ...(bulkLanes !== undefined ? [`${bulkLanes} bulk lanes`] : []),
     ...(push ? [] : ['no push']),
+    ...(prefetch ? [] : ['no prefetch']),
     ...(link === undefined ? [] : [describeLink(link)]),
   ]
   return `faults: ${details.join(', ')}`
@@ -85,6 +89,20 @@ export function faultsBenchmark(options: FaultsOptions, moves: Move[], limits?: 
   add('blackout', 'ms', ({ report }) => report.blackoutMs)
   add('lazy phase', 'ms', ({ report }) => report.drainMs)
   add('faults that were sent', '', ({ report }) => report.faults.count)
+  benchmark.metrics.push(
+    {
+      name: 'pages prefetched',
+      unit: '',
+      better: 'lower',
+      values: moves.map(({ report }) => report.prefetchedPages),
+    },
+    {
+      name: 'of those, useful',
+      unit: '',
+      better: 'higher',
+      values: moves.map(({ report }) => report.usefulPrefetchedPages),
+    },
+  )
   add('fault p50, as the service sees it', 'µs', ({ report }) => report.faults.p50Us)
   add('bytes on the wire', 'MiB', ({ report }) => report.bytesOnWire / 2 ** 20)
   benchmark.histograms.push({

@@ -9,7 +9,7 @@ import { benchSlowdown } from './slowdown.js'
 /** One run more than two, so that there is a middle; the whole suite takes about ten minutes on two cores. */
 const runs = 3
 
-const faults: FaultsOptions = { ...DEFAULT_PROBE, mode: 'postcopy', push: true, runs }
+const faults: FaultsOptions = { ...DEFAULT_PROBE, mode: 'postcopy', push: true, prefetch: true, runs }
 
 /** The ones of issue 3's table of targets that fit into a quarter of an hour. */
 const faultRuns: FaultsOptions[] = [

@@ -52,7 +52,7 @@ t.test('what is right is run', async (t) => {
       '--dirty-rate',
       '5000',
     ],
-    ['faults', '--mode', 'hybrid', '--bulk-lanes', '2', '--runs', '5', '--no-push'],
+    ['faults', '--mode', 'hybrid', '--bulk-lanes', '2', '--runs', '5', '--no-push', '--no-prefetch'],
     ['blackout', '--sizes', '64,512,2048', '--dirty-rate', '2000'],
     ['precopy', '--bulk-lanes', '2'],
     ['limits', '--rtt', '10', '--jitter', '.5', '--rate', '100'],
@@ -85,13 +85,24 @@ t.test('what is wrong gets a sentence', async (t) => {
 })
 
 t.test('options become a migration and a title', async (t) => {
-  const options = { ...DEFAULT_PROBE, mode: 'postcopy' as const, push: true, runs: 1 }
-  t.same(migrationOf(options), { mode: 'postcopy', bulkLanes: undefined })
-  t.match(migrationOf({ ...options, push: false }), { pushDelayMs: 3_600_000 })
+  const options = { ...DEFAULT_PROBE, mode: 'postcopy' as const, push: true, prefetch: true, runs: 1 }
+  t.same(migrationOf(options), { mode: 'postcopy', bulkLanes: undefined, prefetch: true })
+  t.match(migrationOf({ ...options, push: false, prefetch: false }), {
+    prefetch: false,
+    pushDelayMs: 3_600_000,
+  })
   t.equal(faultsTitle(options), 'faults: 256 MiB uniform, postcopy')
   t.equal(
-    faultsTitle({ ...options, threads: 2, writeRatio: 0.5, dirtyRate: 10, bulkLanes: 2, push: false }),
-    'faults: 256 MiB uniform, postcopy, 2 threads, 50 % writes, 10 pages/s written before, 2 bulk lanes, no push',
+    faultsTitle({
+      ...options,
+      threads: 2,
+      writeRatio: 0.5,
+      dirtyRate: 10,
+      bulkLanes: 2,
+      push: false,
+      prefetch: false,
+    }),
+    'faults: 256 MiB uniform, postcopy, 2 threads, 50 % writes, 10 pages/s written before, 2 bulk lanes, no push, no prefetch',
   )
 })
 

@@ -88,7 +88,7 @@ export class Serving {
   }
 
   #reply(lane: Lane, request: FrameOf<'pageRequest'>): void {
-    const { asId, round, requestId, page, nrPages } = request
+    const { asId, round, requestId, page, nrPages, ahead } = request
     if (this.#replying >= faultPendingMax) {
       throw new WireError(
         'WINDOW_EXCEEDED',
@@ -96,8 +96,9 @@ export class Serving {
       )
     }
     const buffer = this.#faultBuffer
-    const wanted = Float64Array.of(page, nrPages)
-    const read = this.#reader.read(wanted, 1, buffer.subarray(headerReserveBytes), false)
+    // A page that somebody waits for is sent again even if it was pushed: it may stand behind a full window.
+    const wanted = ahead ? this.#order.pendingIn(page, nrPages) : Float64Array.of(page, nrPages)
+    const read = this.#reader.read(wanted, wanted.length >> 1, buffer.subarray(headerReserveBytes), false)
     const frame: Frame = {
       type: 'pageReply',
       asId,

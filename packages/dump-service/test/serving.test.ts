@@ -64,6 +64,7 @@ async function setUp(test: Test, workload: Workload, lazy: PageSet, history?: Wr
         requestId: ++requestId,
         page,
         nrPages,
+        ahead: false,
         ...more,
       }
       fault.send(frame)

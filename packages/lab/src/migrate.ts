@@ -26,6 +26,8 @@ export interface MigrationOptions {
   verify?: boolean
   /** Pages are sent only when they are asked for, for so long after the handover. */
   pushDelayMs?: number
+  /** false: only pages that somebody waits for are asked for. Default true. */
+  prefetch?: boolean
   /** Default: the best that the source's kernel has. */
   tracker?: 'wp-async' | 'soft-dirty' | 'page-hash'
   /** Directory on the destination that also receives the CRIU images. */
@@ -144,7 +146,7 @@ class Migration {
   async run(request: MigrationRequest, signal?: AbortSignal): Promise<MigrationResult> {
     const { source, destination } = this.#clients
     const { pid, mode = 'hybrid', maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, imagesDir } = request
-    const { newPidNamespace, injectFault, pushDelayMs, via } = request
+    const { newPidNamespace, injectFault, pushDelayMs, prefetch, via } = request
     signal?.throwIfAborted()
     const created = await source.createMigration({
       ...{ pid, mode, maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, pushDelayMs },
@@ -154,7 +156,7 @@ class Migration {
     try {
       const dialled = via === undefined ? dataUrl : await via(dataUrl)
       const accepted = await destination.createMigration({
-        ...{ id, token, source: dialled, verify, newPidNamespace, imagesDir, injectFault },
+        ...{ id, token, source: dialled, verify, prefetch, newPidNamespace, imagesDir, injectFault },
       })
       this.#note(accepted)
     } catch (error) {

@@ -33,6 +33,8 @@ export interface PageStates {
   isMissing(page: number): boolean
   /** On its way already, for whatever reason. */
   isRequested(page: number): boolean
+  /** So many may be handed out. */
+  room: number
 }
 
 interface Thread {
@@ -105,7 +107,7 @@ export class Prefetcher {
 
   #ask({ lastPage, stride, ahead }: Thread, reach: number, states: PageStates): number[] {
     const pages: number[] = []
-    for (let i = 1; i <= reach; i++) {
+    for (let i = 1; i <= reach && pages.length < states.room; i++) {
       const page = lastPage + i * stride
       if (states.isMissing(page) && !states.isRequested(page)) pages.push(page)
     }

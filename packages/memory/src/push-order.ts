@@ -51,6 +51,13 @@ export class PushOrder {
     return this.#pending.has(page)
   }
 
+  /** What is still to push of first .. first+nr-1. */
+  pendingIn(first: number, nr: number): RunTable {
+    const runs: number[] = []
+    this.#pending.forEachRunIn(first, nr, (page, length) => runs.push(page, length))
+    return Float64Array.from(runs)
+  }
+
   /** The destination faulted here (the page itself is served on the fault lane: remove it as well). */
   noteFault(page: number): void {
     if (this.#faults.at(-1) === page) return

@@ -15,6 +15,7 @@ class Model {
   readonly missing = PageSet.of([0, nrPages])
   faults = 0
   now = 0
+  room = Number.POSITIVE_INFINITY
   readonly #delay: number
   readonly #pageTime: number
   #linkFreeAt = 0
@@ -34,6 +35,7 @@ class Model {
     const states = {
       isMissing: (each: number) => each >= 0 && this.missing.has(each),
       isRequested: (each: number) => this.#requested.has(each),
+      room: this.room,
     }
     const pages = this.prefetcher.onFault(tid, page, states)
     for (const each of pages) {
@@ -162,9 +164,18 @@ t.test('over a slow link a stream runs at the speed of the link, not of its roun
   t.ok(model.now < 1.2 * touches, `${model.now} for ${touches} pages`)
 })
 
+t.test('no more is asked for than there is room for', async (t) => {
+  const model = new Model()
+  for (let page = 0; page < 10; page++) model.touch(page)
+  model.room = 2
+  for (let page = 10; page < 100; page++) t.ok(model.touch(page).length <= 2)
+  model.room = -1
+  for (let page = 100; page < 110; page++) t.same(model.touch(page), [])
+})
+
 t.test('the number of threads that are remembered is bounded', async (t) => {
   const prefetcher = new Prefetcher()
-  const states = { isMissing: () => true, isRequested: () => false }
+  const states = { isMissing: () => true, isRequested: () => false, room: 100 }
   for (const page of [1, 2, 3]) prefetcher.onFault(1, page, states)
   for (let tid = 2; tid < 5000; tid++) {
     prefetcher.onFault(tid, tid, states)
@@ -175,7 +186,7 @@ t.test('the number of threads that are remembered is bounded', async (t) => {
 
 t.test('a fault that is raised again says nothing', async (t) => {
   const prefetcher = new Prefetcher()
-  const states = { isMissing: () => true, isRequested: () => false }
+  const states = { isMissing: () => true, isRequested: () => false, room: 100 }
   for (const page of [1, 2, 3]) prefetcher.onFault(1, page, states)
   for (let i = 0; i < 10; i++) t.same(prefetcher.onFault(1, 3, states), [])
   t.same(prefetcher.onFault(1, 4, states), [5, 6, 7, 8], 'it waits for a page on its way: twice as far')

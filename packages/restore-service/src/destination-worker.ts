@@ -330,6 +330,7 @@ export class DestinationWorker {
       takenOver,
       asId: this.#begin?.asId ?? 1,
       round: (this.#records.known.finalRound ?? 1) + 1,
+      prefetch: this.#spec.request.prefetch !== false,
       verifier: this.#verifier,
       log: this.#log,
       keeper,

@@ -67,6 +67,8 @@ export const RestoreRequestSchema = Type.Object(
     token: TokenSchema,
     source: Type.String({ pattern: '^ws://[^/?#@\\s]+/?$', maxLength: 300 }),
     verify: Type.Optional(Type.Boolean()),
+    /** Default true: pages that will probably be touched next are asked for before they are. */
+    prefetch: Type.Optional(Type.Boolean()),
     newPidNamespace: Type.Optional(Type.Boolean()),
     imagesDir: Type.Optional(PathSchema),
     injectFault: Type.Optional(Type.String({ minLength: 1, maxLength: 100 })),

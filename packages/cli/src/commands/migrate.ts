@@ -19,6 +19,7 @@ export interface MigrationFlags {
   bulkLanes?: number
   newPidNamespace?: boolean
   verify?: boolean
+  prefetch?: boolean
   tracker?: 'wp-async' | 'soft-dirty' | 'page-hash'
   images?: string
   report?: string
@@ -38,11 +39,12 @@ export function migrationOptions(flags: MigrationFlags): MigrationOptions {
     bulkLanes,
     newPidNamespace,
     verify,
+    prefetch,
     tracker,
     images,
   } = flags
   const imagesDir = images === undefined ? undefined : resolve(images)
-  return { mode, maxRounds, maxDowntimeMs, bulkLanes, newPidNamespace, verify, tracker, imagesDir }
+  return { mode, maxRounds, maxDowntimeMs, bulkLanes, newPidNamespace, verify, prefetch, tracker, imagesDir }
 }
 
 /** `migrate`: progress and report while and after it, a last sentence that says where the process is. */
