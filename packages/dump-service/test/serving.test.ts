@@ -120,6 +120,35 @@ t.test('serving', async (t) => {
     )
   })
 
+  await t.test(
+    'ahead of a fault, what was sent already is left out; for a fault it is sent again',
+    async (t) => {
+      const { bulk, receiver, replies, run, request } = await setUp(t, workload, all)
+      const answers = async (count: number) => {
+        await eventually('it is answered', () => replies.frames.length === count)
+        const frame = replies.frames[count - 1] as FrameOf<'pageReply'>
+        return [...pagesOf(frame.runs), ...pagesOf(frame.zeroRuns)]
+          .map((page) => page - first)
+          .sort((a, b) => a - b)
+      }
+      request(first + 100, 2, { ahead: true })
+      t.same(await answers(1), [100, 101])
+      request(first + 98, 8, { ahead: true })
+      t.same(await answers(2), [98, 99, 102, 103, 104, 105])
+      request(first + 98, 8, { ahead: true })
+      t.same(await answers(3), [], 'no page at all is an answer, too')
+      request(first + 100, 2)
+      t.same(await answers(4), [100, 101], 'somebody waits for these')
+
+      await connectBulk(t, bulk[0], receiver)
+      run()
+      await eventually('the rest is pushed', () => receiver.pages.size === nrPages - 8)
+      t.notOk(receiver.pages.has(101), 'and what was sent as a reply is not')
+      request(first + 500, 1, { ahead: true })
+      t.same(await answers(5), [], 'it was pushed')
+    },
+  )
+
   await t.test('nothing but lazy pages may be asked for', async (t) => {
     const lazy = PageSet.of([first + 10, 20], [first + 40, 5])
     const cases: [what: string, send: (setup: Setup) => void, code: number, reason: RegExp][] = [

@@ -37,6 +37,13 @@ t.test('hot pages, then neighbours of the latest fault, then the rest', async (t
   t.same(next(order), [[0, 256]])
 })
 
+t.test('what is still to push of a range', async (t) => {
+  const order = new PushOrder(PageSet.of([10, 10], [30, 10]))
+  order.remove(runTableOf([12, 2]))
+  t.same(order.pendingIn(8, 25), Float64Array.of(10, 2, 14, 6, 30, 3))
+  t.same(order.pendingIn(12, 2), new Float64Array())
+})
+
 t.test('a table with little room cuts the batch', async (t) => {
   const order = new PushOrder(PageSet.of([1, 1], [3, 1], [5, 1]))
   t.same(next(order, 100, new Float64Array(4)), [
