@@ -30,9 +30,20 @@ type FaultsFlags = ProbeFlags &
   Partial<RemoteOptions> & { mode: FaultsOptions['mode']; push: boolean; prefetch: boolean }
 
 async function faults(flags: FaultsFlags, command: Command, interruptible: Interruptible): Promise<void> {
-  const { mode, bulkLanes, push, prefetch, runs, source, destination, pid, result } = flags
+  const {
+    mode,
+    bulkLanes,
+    maxBandwidth: maxBandwidthMbit,
+    push,
+    prefetch,
+    runs,
+    source,
+    destination,
+    pid,
+    result,
+  } = flags
   const link = linkOf(flags)
-  const options = { ...probeOf(flags), mode, bulkLanes, push, prefetch, runs, link }
+  const options = { ...probeOf(flags), mode, bulkLanes, maxBandwidthMbit, push, prefetch, runs, link }
   const bench = await import('./index.js')
   if ([source, destination, pid, result].every((given) => given === undefined)) {
     await interruptible(interrupted, (signal) =>
@@ -82,10 +93,10 @@ function addBlackout(bench: Command, interruptible: Interruptible): void {
     .option('--sizes <MiB,MiB,…>', 'memory of the probes', sizes, [64, 512, 2048])
     .option('--dirty-rate <pages/s>', 'pages written at random before the move', pagesPerS, 2000)
     .action(async (flags: RunFlags & { sizes: number[]; mode: BlackoutOptions['mode'] }) => {
-      const { sizes: sizesMiB, dirtyRate, mode, bulkLanes, runs } = flags
+      const { sizes: sizesMiB, dirtyRate, mode, bulkLanes, maxBandwidth: maxBandwidthMbit, runs } = flags
       const { benchBlackout, runInLab } = await import('./index.js')
       const link = linkOf(flags)
-      const options = { sizesMiB, dirtyRate, mode, bulkLanes, runs, link }
+      const options = { sizesMiB, dirtyRate, mode, bulkLanes, maxBandwidthMbit, runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(
           flags,
@@ -104,10 +115,10 @@ function addRounds(bench: Command, interruptible: Interruptible): void {
     .option('--size <MiB>', 'memory of the probe', sizeMiB, 512)
     .option('--dirty-rate <pages/s>', 'pages written at random meanwhile', pagesPerS, 0)
     .action(async (flags: RunFlags) => {
-      const { size, dirtyRate, bulkLanes, runs } = flags
+      const { size, dirtyRate, bulkLanes, maxBandwidth: maxBandwidthMbit, runs } = flags
       const { benchPrecopy, runInLab } = await import('./index.js')
       const link = linkOf(flags)
-      const options = { sizeMiB: size, dirtyRate, bulkLanes, runs, link }
+      const options = { sizeMiB: size, dirtyRate, bulkLanes, maxBandwidthMbit, runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(
           flags,
@@ -121,10 +132,10 @@ function addRounds(bench: Command, interruptible: Interruptible): void {
     .option('--size <MiB>', 'memory of the probe', sizeMiB, 1024)
     .option('--dirty-rate <pages/s>', 'pages written at random', pagesPerS, 10_000)
     .action(async (flags: RunFlags) => {
-      const { size, dirtyRate, bulkLanes, runs } = flags
+      const { size, dirtyRate, bulkLanes, maxBandwidth: maxBandwidthMbit, runs } = flags
       const { benchSlowdown, runInLab } = await import('./index.js')
       const link = linkOf(flags)
-      const options = { sizeMiB: size, dirtyRate, bulkLanes, runs, link }
+      const options = { sizeMiB: size, dirtyRate, bulkLanes, maxBandwidthMbit, runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(flags, async (lab, _, report) => report(await benchSlowdown(lab, options, signal)), {
           signal,

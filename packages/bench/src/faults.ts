@@ -2,7 +2,7 @@ import type { Lab, MigrationOptions } from '@pageferry/lab'
 import type { Histogram } from 'hdr-histogram-js'
 import { encode, fromBuckets, percentileUs } from './histogram.js'
 import type { Limits } from './limits.js'
-import { describeLink, type LinkOptions } from './link/relay.js'
+import { describeBandwidth, type LinkOptions } from './link/relay.js'
 import { blackoutParts, installedOverTime, type Move, moveProbes, warmUp } from './moves.js'
 import type { ProbeOptions, ProbeResult, TouchRecord } from './probe.js'
 import { type Benchmark, emptyBenchmark, type Metric } from './result.js'
@@ -10,6 +10,7 @@ import { type Benchmark, emptyBenchmark, type Metric } from './result.js'
 export interface FaultsOptions extends ProbeOptions {
   mode: 'hybrid' | 'precopy' | 'postcopy'
   bulkLanes?: number
+  maxBandwidthMbit?: number
   /** false: pages travel only when they are asked for. */
   push: boolean
   /** false: only pages that somebody waits for are asked for. */
@@ -21,12 +22,18 @@ export interface FaultsOptions extends ProbeOptions {
 /** Longest pushDelayMs of the API, an hour: longer than any run. */
 const neverMs = 3_600_000
 
-export function migrationOf({ mode, bulkLanes, push, prefetch }: FaultsOptions): MigrationOptions {
-  return { mode, bulkLanes, prefetch, ...(push ? {} : { pushDelayMs: neverMs }) }
+export function migrationOf({
+  mode,
+  bulkLanes,
+  maxBandwidthMbit,
+  push,
+  prefetch,
+}: FaultsOptions): MigrationOptions {
+  return { mode, bulkLanes, maxBandwidthMbit, prefetch, ...(push ? {} : { pushDelayMs: neverMs }) }
 }
 
 export function faultsTitle(options: FaultsOptions): string {
-  const { pattern, sizeMiB, threads, writeRatio, thinkUs, dirtyRate, mode, bulkLanes, push, link, prefetch } =
+  const { pattern, sizeMiB, threads, writeRatio, thinkUs, dirtyRate, mode, bulkLanes, push, prefetch } =
     options
   const details = [
     `${sizeMiB} MiB ${pattern}`,
@@ -38,7 +45,7 @@ export function faultsTitle(options: FaultsOptions): string {
     ...(bulkLanes !== undefined ? [`${bulkLanes} bulk lanes`] : []),
     ...(push ? [] : ['no push']),
     ...(prefetch ? [] : ['no prefetch']),
-    ...(link === undefined ? [] : [describeLink(link)]),
+    ...describeBandwidth(options),
   ]
   return `faults: ${details.join(', ')}`
 }

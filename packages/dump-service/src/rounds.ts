@@ -14,6 +14,7 @@ import { type AreaMap, SourcePages, StopRule, WriteHistory } from '@pageferry/me
 import type { RoundReport, Settings } from '@pageferry/migration'
 import type { FrameOf } from '@pageferry/wire'
 import type { OriginalProcess } from './original-process.js'
+import type { Pace } from './pacing.js'
 import { PageReader } from './page-reader.js'
 import { sendPages } from './page-sender.js'
 import { asId, type SourceLanes } from './source-lanes.js'
@@ -24,6 +25,7 @@ export interface RoundsOptions {
   files: FileTable
   lanes: SourceLanes
   settings: Pick<Settings, 'maxRounds' | 'maxDowntimeMs'>
+  pacing: Pace
   roundApplied(): Promise<FrameOf<'roundApplied'>>
   onRound(report: RoundReport): void
   onProgress(round: number, pages: number, total: number): void
@@ -78,6 +80,7 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
         round,
         map,
         final: false,
+        pacing: options.pacing,
         signal,
         onSent: (runs) => pages.noteSent(runs),
         onZero: (runs) => pages.noteZero(runs),

@@ -14,6 +14,7 @@ import {
   WireError,
 } from '@pageferry/wire'
 import { type BatchPages, BulkLane } from './bulk-lane.js'
+import type { Pace } from './pacing.js'
 import { PageReader } from './page-reader.js'
 
 export interface ServingOptions {
@@ -28,6 +29,8 @@ export interface ServingOptions {
   lanes: readonly BulkLane[]
   /** Nothing is pushed for so long, only what is asked for is sent. Default 0. */
   pushDelayMs?: number
+  /** Of what is pushed; what is asked for never waits. */
+  pacing?: Pace
   log: Logger
 }
 
@@ -125,6 +128,7 @@ export class Serving {
     if (pushDelayMs > 0) await sleep(pushDelayMs, undefined, { signal }).catch(() => {})
     const table = new Float64Array(2 * maxRunsPerBatch)
     while (!signal.aborted) {
+      await this.#options.pacing?.turn(signal)
       const lane = this.#options.lanes.find((each) => each.hasRoom)
       if (this.#order.isEmpty) await this.#moreToPush()
       else if (lane === undefined) await BulkLane.changed(this.#options.lanes, signal)
@@ -141,7 +145,9 @@ export class Serving {
     const { asId, round } = this.#options
     const buffer = lane.takeBuffer()
     const read = this.#reader.read(runs, runs.length >> 1, buffer.pages, false)
-    lane.send({ asId, round, runs: read.runs, zeroRuns: read.zeroRuns }, buffer, read.nrPages * pageBytes)
+    const batch = { asId, round, runs: read.runs, zeroRuns: read.zeroRuns }
+    const bytes = lane.send(batch, buffer, read.nrPages * pageBytes)
+    this.#options.pacing?.sent(bytes)
     this.pushedPages += read.nrPages + read.nrZeroPages
   }
 

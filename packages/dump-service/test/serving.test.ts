@@ -5,6 +5,7 @@ import { type Frame, type FrameOf, maxBatchPages, maxFaultPages } from '@pagefer
 import t, { type Test } from 'tap'
 import { eventually, lanePair, Recorder } from '../../service/test/fixtures/sockets.js'
 import { BulkLane } from '../src/bulk-lane.js'
+import type { Pace } from '../src/pacing.js'
 import { Serving } from '../src/serving.js'
 import { connectBulk, contentOf, pagesOf, Receiver, startPages, type Workload } from './fixtures/workload.js'
 
@@ -26,10 +27,16 @@ interface Setup {
   request(page: number, nrPages?: number, more?: Partial<FrameOf<'pageRequest'>>): void
 }
 
-async function setUp(test: Test, workload: Workload, lazy: PageSet, history?: WriteHistory): Promise<Setup> {
+async function setUp(
+  test: Test,
+  workload: Workload,
+  lazy: PageSet,
+  history?: WriteHistory,
+  pacing?: Pace,
+): Promise<Setup> {
   const bulk = [new BulkLane()]
   const receiver = new Receiver(workload.first)
-  const serving = new Serving({ ...workload, asId, round, lazy, history, lanes: bulk, log })
+  const serving = new Serving({ ...workload, asId, round, lazy, history, lanes: bulk, pacing, log })
   const { source, destination: fault } = await lanePair(test, 'fault')
   source.open({
     onFrame: (frame) => {
@@ -248,6 +255,30 @@ t.test('serving', async (t) => {
     await eventually('they come again', () => receiver.pages.get(54)?.length === 2)
     t.same(receiver.pages.get(50), [contentOf(50), contentOf(50)])
     t.equal(receiver.pages.get(53)?.length, 1)
+  })
+
+  await t.test('a limit of the bandwidth holds back what is pushed, and no reply', async (t) => {
+    let bytes = 0
+    let allow: () => void = () => {}
+    const allowed = new Promise<void>((resolve) => {
+      allow = resolve
+    })
+    const pacing: Pace = {
+      turn: () => allowed,
+      sent: (more) => {
+        bytes += more
+      },
+    }
+    const { bulk, receiver, replies, run, request } = await setUp(t, workload, all, undefined, pacing)
+    await connectBulk(t, bulk[0], receiver)
+    run()
+    for (let i = 0; i < 50; i++) request(first + 10 * i)
+    await eventually('they are answered', () => replies.frames.length === 50)
+    t.equal(receiver.pages.size, 0)
+    t.equal(bytes, 0, 'replies do not count')
+    allow()
+    await eventually('the rest is pushed', () => receiver.pages.size === nrPages - 50)
+    t.equal(bytes, bulk[0].bytesSent)
   })
 
   await t.test('a peer that asks and does not take the replies is cut off', async (t) => {

@@ -21,6 +21,7 @@ export interface MigrationOptions {
   mode?: 'hybrid' | 'precopy' | 'postcopy'
   maxRounds?: number
   maxDowntimeMs?: number
+  maxBandwidthMbit?: number
   bulkLanes?: number
   newPidNamespace?: boolean
   verify?: boolean
@@ -146,10 +147,10 @@ class Migration {
   async run(request: MigrationRequest, signal?: AbortSignal): Promise<MigrationResult> {
     const { source, destination } = this.#clients
     const { pid, mode = 'hybrid', maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, imagesDir } = request
-    const { newPidNamespace, injectFault, pushDelayMs, prefetch, via } = request
+    const { maxBandwidthMbit, newPidNamespace, injectFault, pushDelayMs, prefetch, via } = request
     signal?.throwIfAborted()
     const created = await source.createMigration({
-      ...{ pid, mode, maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, pushDelayMs },
+      ...{ pid, mode, maxRounds, maxDowntimeMs, maxBandwidthMbit, bulkLanes, verify, tracker, pushDelayMs },
     })
     const { id, token, dataUrl } = created
     this.#note(created)

@@ -1,4 +1,5 @@
 export * from './areas.js'
+export * from './bandwidth-limit.js'
 export * from './final-pagemap.js'
 export * from './lazy-map.js'
 export * from './moved-pages.js'

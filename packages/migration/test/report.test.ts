@@ -114,6 +114,7 @@ t.test('settings', async (t) => {
     maxRounds: 8,
     maxDowntimeMs: 25,
     verify: false,
+    maxBandwidthMbit: 0,
     bulkLanes: 1,
   })
   t.match(parseSettings({ mode: 'postcopy', maxRounds: '3', verify: true, pid: 1 }), {
@@ -126,7 +127,8 @@ t.test('settings', async (t) => {
     maxRounds: 0,
     maxDowntimeMs: '1.5',
     verify: 'yes',
+    maxBandwidthMbit: -1,
     bulkLanes: '',
   }
-  t.throws(() => parseSettings(wrong), { code: 'BAD_REQUEST', details: { problems: { length: 5 } } })
+  t.throws(() => parseSettings(wrong), { code: 'BAD_REQUEST', details: { problems: { length: 6 } } })
 })

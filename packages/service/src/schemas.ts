@@ -45,13 +45,14 @@ export const DumpRequestSchema = Type.Object(
     mode: Type.Enum(['hybrid', 'precopy', 'postcopy'], { default: 'hybrid' }),
     maxRounds: Type.Optional(integer(LIMITS.maxRounds)),
     maxDowntimeMs: Type.Optional(integer(LIMITS.maxDowntimeMs)),
+    maxBandwidthMbit: Type.Optional(integer(LIMITS.maxBandwidthMbit)),
     verify: Type.Optional(Type.Boolean()),
-    /** Default: the best that the source's kernel has. */
     /**
      * For so long after the handover pages are sent only when they are asked for, and none is moved into the
      * freeze because it is hot: whoever measures faults sees all of them.
      */
     pushDelayMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 3_600_000 })),
+    /** Default: the best that the source's kernel has. */
     tracker: Type.Optional(Type.Enum(['wp-async', 'soft-dirty', 'page-hash'])),
     bulkLanes: Type.Optional(integer(LIMITS.bulkLanes)),
     /** For tests: a fault of migration/faults.ts, "name" or "name:seed". */

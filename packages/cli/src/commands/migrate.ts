@@ -16,6 +16,7 @@ export interface MigrationFlags {
   mode: 'hybrid' | 'precopy' | 'postcopy'
   maxRounds?: number
   maxDowntime?: number
+  maxBandwidth?: number
   bulkLanes?: number
   newPidNamespace?: boolean
   verify?: boolean
@@ -36,6 +37,7 @@ export function migrationOptions(flags: MigrationFlags): MigrationOptions {
     mode,
     maxRounds,
     maxDowntime: maxDowntimeMs,
+    maxBandwidth: maxBandwidthMbit,
     bulkLanes,
     newPidNamespace,
     verify,
@@ -44,7 +46,18 @@ export function migrationOptions(flags: MigrationFlags): MigrationOptions {
     images,
   } = flags
   const imagesDir = images === undefined ? undefined : resolve(images)
-  return { mode, maxRounds, maxDowntimeMs, bulkLanes, newPidNamespace, verify, prefetch, tracker, imagesDir }
+  return {
+    mode,
+    maxRounds,
+    maxDowntimeMs,
+    maxBandwidthMbit,
+    bulkLanes,
+    newPidNamespace,
+    verify,
+    prefetch,
+    tracker,
+    imagesDir,
+  }
 }
 
 /** `migrate`: progress and report while and after it, a last sentence that says where the process is. */
