@@ -9,7 +9,10 @@ export interface Settings {
   mode: Mode
   /** Pre-dump rounds at most, without the final one. Ignored by mode postcopy. */
   maxRounds: number
-  /** Goal of the stop rule: the final round should take no longer than this. Not a promise. */
+  /**
+   * Goal of the stop rule for the whole pause. Not a promise. Of what its fixed part leaves, hot pages make use: see
+   * memory/rounds.ts.
+   */
   maxDowntimeMs: number
   /**
    * What rounds and push may send, in 10^6 bits per second; 0: as much as they can. What the workload waits for is
