@@ -81,8 +81,11 @@ const negligiblePages = 64
 const latestWeight = 0.5
 /** A clock that did not move between two reads says nothing better than "very fast". */
 const shortestMs = 0.01
-/** Smaller rounds measure latency, not bandwidth: they count only until there is something better. */
-const minSampleBytes = 1024 * 1024
+/**
+ * Smaller rounds measure latency, not bandwidth: their map, scan and acknowledgement take milliseconds whatever they
+ * carry, and 16 MiB at 1 GB/s take 16. They count only until there is something better.
+ */
+const minSampleBytes = 16 * 1024 * 1024
 
 export class StopRule {
   readonly maxRounds: number

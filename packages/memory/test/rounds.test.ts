@@ -64,6 +64,7 @@ t.test('small rounds do not spoil the estimate', async (t) => {
   rule.decide(round(65536, 30000, 256))
   t.equal(rule.bytesPerMs, MiB, 'replaced by the first real measurement')
   rule.decide(round(10, 8, 10))
+  rule.decide(round(4095, 2000, 100))
   t.equal(rule.bytesPerMs, MiB)
   rule.decide(round(65536, 8, 128))
   t.equal(rule.bytesPerMs, 1.5 * MiB, 'the latest weighs half')
