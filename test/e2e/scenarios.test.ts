@@ -10,8 +10,9 @@ await inLab('scenarios', async (t, lab) => {
       async (t) => {
         const workload = await Workload.start(lab, 'scenario2016', { uid })
         await workload.steps(20)
-        // Nothing is pushed before everything has been touched.
-        const { report } = await workload.migrate({ mode: 'hybrid', pushDelayMs: 1500 })
+        // Nothing is pushed before everything has been touched, and nothing comes that was not.
+        const demandOnly = { pushDelayMs: 1500, prefetch: false }
+        const { report } = await workload.migrate({ mode: 'hybrid', ...demandOnly })
         await workload.steps(20)
         const touched = workload.lines.find((line) => line.startsWith('touched'))
         t.equal(touched, 'touched 0 6', 'as the workload itself sees it')

@@ -1,5 +1,5 @@
 import type { Lab } from '@pageferry/lab'
-import { describeLink, type LinkOptions } from './link/relay.js'
+import { describeBandwidth, type LinkOptions } from './link/relay.js'
 import { blackoutParts, type Move, moveProbes, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
 import { type Benchmark, emptyBenchmark, median, metricNamed } from './result.js'
@@ -9,6 +9,7 @@ export interface BlackoutOptions {
   dirtyRate: number
   mode: 'hybrid' | 'precopy' | 'postcopy'
   bulkLanes?: number
+  maxBandwidthMbit?: number
   runs: number
   link?: LinkOptions
 }
@@ -19,12 +20,12 @@ export async function benchBlackout(
   options: BlackoutOptions,
   signal?: AbortSignal,
 ): Promise<Benchmark[]> {
-  const { sizesMiB, dirtyRate, mode, bulkLanes, runs, link } = options
+  const { sizesMiB, dirtyRate, mode, bulkLanes, maxBandwidthMbit, runs, link } = options
   await warmUp(lab, Math.max(...sizesMiB))
   const benchmarks: Benchmark[] = []
   for (const sizeMiB of sizesMiB) {
     const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate }
-    const moves = await moveProbes(lab, runs, probe, { mode, bulkLanes }, { signal, link })
+    const moves = await moveProbes(lab, runs, probe, { mode, bulkLanes, maxBandwidthMbit }, { signal, link })
     benchmarks.push(blackoutBenchmark(sizeMiB, options, moves))
   }
   addGrowth(benchmarks)
@@ -32,10 +33,21 @@ export async function benchBlackout(
 }
 
 function blackoutBenchmark(sizeMiB: number, options: BlackoutOptions, moves: Move[]): Benchmark {
-  const { dirtyRate, mode, bulkLanes, link } = options
+  const { dirtyRate, mode, bulkLanes, maxBandwidthMbit, link } = options
   const lanes = bulkLanes === undefined ? '' : `, ${bulkLanes} bulk lanes`
-  const title = `blackout: ${sizeMiB} MiB, ${mode}, ${dirtyRate} pages/s written${lanes}${link === undefined ? '' : `, ${describeLink(link)}`}`
-  const benchmark = emptyBenchmark('blackout', title, { sizeMiB, dirtyRate, mode, bulkLanes, link })
+  const title = `blackout: ${sizeMiB} MiB, ${mode}, ${dirtyRate} pages/s written${lanes}${describeBandwidth(
+    options,
+  )
+    .map((detail) => `, ${detail}`)
+    .join('')}`
+  const benchmark = emptyBenchmark('blackout', title, {
+    sizeMiB,
+    dirtyRate,
+    mode,
+    bulkLanes,
+    maxBandwidthMbit,
+    link,
+  })
   const add = (name: string, unit: string, of: (move: Move) => number): void => {
     benchmark.metrics.push({ name, unit, better: 'lower', values: moves.map(of) })
   }

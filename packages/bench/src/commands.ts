@@ -27,12 +27,23 @@ const interrupted = 'Interrupted; the lab and everything in it is gone.'
 
 type FaultsFlags = ProbeFlags &
   RunFlags &
-  Partial<RemoteOptions> & { mode: FaultsOptions['mode']; push: boolean }
+  Partial<RemoteOptions> & { mode: FaultsOptions['mode']; push: boolean; prefetch: boolean }
 
 async function faults(flags: FaultsFlags, command: Command, interruptible: Interruptible): Promise<void> {
-  const { mode, bulkLanes, push, runs, source, destination, pid, result } = flags
+  const {
+    mode,
+    bulkLanes,
+    maxBandwidth: maxBandwidthMbit,
+    push,
+    prefetch,
+    runs,
+    source,
+    destination,
+    pid,
+    result,
+  } = flags
   const link = linkOf(flags)
-  const options = { ...probeOf(flags), mode, bulkLanes, push, runs, link }
+  const options = { ...probeOf(flags), mode, bulkLanes, maxBandwidthMbit, push, prefetch, runs, link }
   const bench = await import('./index.js')
   if ([source, destination, pid, result].every((given) => given === undefined)) {
     await interruptible(interrupted, (signal) =>
@@ -57,6 +68,7 @@ function addFaults(bench: Command, interruptible: Interruptible): void {
   addRunOptions(addMode(addProbeOptions(bench.command('faults')), 'postcopy'))
     .description('how long a process waits for its pages after the move, in a lab or between two machines')
     .option('--no-push', 'pages travel only when they are asked for')
+    .option('--no-prefetch', 'only pages that a thread waits for are asked for')
     .option('--source <url>', 'dump-service of the machine where "bench probe" was started')
     .option('--destination <url>', 'restore-service of this machine')
     .option('--pid <pid>', 'the probe, as the source sees it', integer(1, 4_194_304))
@@ -81,10 +93,10 @@ function addBlackout(bench: Command, interruptible: Interruptible): void {
     .option('--sizes <MiB,MiB,…>', 'memory of the probes', sizes, [64, 512, 2048])
     .option('--dirty-rate <pages/s>', 'pages written at random before the move', pagesPerS, 2000)
     .action(async (flags: RunFlags & { sizes: number[]; mode: BlackoutOptions['mode'] }) => {
-      const { sizes: sizesMiB, dirtyRate, mode, bulkLanes, runs } = flags
+      const { sizes: sizesMiB, dirtyRate, mode, bulkLanes, maxBandwidth: maxBandwidthMbit, runs } = flags
       const { benchBlackout, runInLab } = await import('./index.js')
       const link = linkOf(flags)
-      const options = { sizesMiB, dirtyRate, mode, bulkLanes, runs, link }
+      const options = { sizesMiB, dirtyRate, mode, bulkLanes, maxBandwidthMbit, runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(
           flags,
@@ -103,10 +115,10 @@ function addRounds(bench: Command, interruptible: Interruptible): void {
     .option('--size <MiB>', 'memory of the probe', sizeMiB, 512)
     .option('--dirty-rate <pages/s>', 'pages written at random meanwhile', pagesPerS, 0)
     .action(async (flags: RunFlags) => {
-      const { size, dirtyRate, bulkLanes, runs } = flags
+      const { size, dirtyRate, bulkLanes, maxBandwidth: maxBandwidthMbit, runs } = flags
       const { benchPrecopy, runInLab } = await import('./index.js')
       const link = linkOf(flags)
-      const options = { sizeMiB: size, dirtyRate, bulkLanes, runs, link }
+      const options = { sizeMiB: size, dirtyRate, bulkLanes, maxBandwidthMbit, runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(
           flags,
@@ -120,10 +132,10 @@ function addRounds(bench: Command, interruptible: Interruptible): void {
     .option('--size <MiB>', 'memory of the probe', sizeMiB, 1024)
     .option('--dirty-rate <pages/s>', 'pages written at random', pagesPerS, 10_000)
     .action(async (flags: RunFlags) => {
-      const { size, dirtyRate, bulkLanes, runs } = flags
+      const { size, dirtyRate, bulkLanes, maxBandwidth: maxBandwidthMbit, runs } = flags
       const { benchSlowdown, runInLab } = await import('./index.js')
       const link = linkOf(flags)
-      const options = { sizeMiB: size, dirtyRate, bulkLanes, runs, link }
+      const options = { sizeMiB: size, dirtyRate, bulkLanes, maxBandwidthMbit, runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(flags, async (lab, _, report) => report(await benchSlowdown(lab, options, signal)), {
           signal,

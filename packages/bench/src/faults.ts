@@ -2,7 +2,7 @@ import type { Lab, MigrationOptions } from '@pageferry/lab'
 import type { Histogram } from 'hdr-histogram-js'
 import { encode, fromBuckets, percentileUs } from './histogram.js'
 import type { Limits } from './limits.js'
-import { describeLink, type LinkOptions } from './link/relay.js'
+import { describeBandwidth, type LinkOptions } from './link/relay.js'
 import { blackoutParts, installedOverTime, type Move, moveProbes, warmUp } from './moves.js'
 import type { ProbeOptions, ProbeResult, TouchRecord } from './probe.js'
 import { type Benchmark, emptyBenchmark, type Limit } from './result.js'
@@ -10,8 +10,11 @@ import { type Benchmark, emptyBenchmark, type Limit } from './result.js'
 export interface FaultsOptions extends ProbeOptions {
   mode: 'hybrid' | 'precopy' | 'postcopy'
   bulkLanes?: number
+  maxBandwidthMbit?: number
   /** false: pages travel only when they are asked for. */
   push: boolean
+  /** false: only pages that somebody waits for are asked for. */
+  prefetch: boolean
   runs: number
   link?: LinkOptions
 }
@@ -19,12 +22,19 @@ export interface FaultsOptions extends ProbeOptions {
 /** Longest pushDelayMs of the API, an hour: longer than any run. */
 const neverMs = 3_600_000
 
-export function migrationOf({ mode, bulkLanes, push }: FaultsOptions): MigrationOptions {
-  return { mode, bulkLanes, ...(push ? {} : { pushDelayMs: neverMs }) }
+export function migrationOf({
+  mode,
+  bulkLanes,
+  maxBandwidthMbit,
+  push,
+  prefetch,
+}: FaultsOptions): MigrationOptions {
+  return { mode, bulkLanes, maxBandwidthMbit, prefetch, ...(push ? {} : { pushDelayMs: neverMs }) }
 }
 
 export function faultsTitle(options: FaultsOptions): string {
-  const { pattern, sizeMiB, threads, writeRatio, thinkUs, dirtyRate, mode, bulkLanes, push, link } = options
+  const { pattern, sizeMiB, threads, writeRatio, thinkUs, dirtyRate, mode, bulkLanes, push, prefetch } =
+    options
   const details = [
     `${sizeMiB} MiB ${pattern}`,
     mode,
@@ -34,7 +44,8 @@ export function faultsTitle(options: FaultsOptions): string {
     ...(dirtyRate > 0 ? [`${dirtyRate} pages/s written before`] : []),
     ...(bulkLanes !== undefined ? [`${bulkLanes} bulk lanes`] : []),
     ...(push ? [] : ['no push']),
-    ...(link === undefined ? [] : [describeLink(link)]),
+    ...(prefetch ? [] : ['no prefetch']),
+    ...describeBandwidth(options),
   ]
   return `faults: ${details.join(', ')}`
 }
@@ -107,6 +118,20 @@ export function faultsBenchmark(options: FaultsOptions, moves: Move[], limits?: 
   add('blackout', 'ms', ({ report }) => report.blackoutMs)
   add('lazy phase', 'ms', ({ report }) => report.drainMs)
   add('faults that were sent', '', ({ report }) => report.faults.count)
+  benchmark.metrics.push(
+    {
+      name: 'pages prefetched',
+      unit: '',
+      better: 'lower',
+      values: moves.map(({ report }) => report.prefetchedPages),
+    },
+    {
+      name: 'of those, useful',
+      unit: '',
+      better: 'higher',
+      values: moves.map(({ report }) => report.usefulPrefetchedPages),
+    },
+  )
   add('fault p50, as the service sees it', 'µs', ({ report }) => report.faults.p50Us)
   add('bytes on the wire', 'MiB', ({ report }) => report.bytesOnWire / 2 ** 20)
   benchmark.histograms.push({

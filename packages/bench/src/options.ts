@@ -94,6 +94,7 @@ export interface RunFlags extends OutputOptions, LinkFlags {
   size: number
   dirtyRate: number
   bulkLanes?: number
+  maxBandwidth?: number
   runs: number
 }
 
@@ -102,6 +103,11 @@ export function addRunOptions(command: Command): Command {
     addLinkOptions(
       command
         .option('--bulk-lanes <n>', 'connections that carry pages', integer(1, 8))
+        .option(
+          '--max-bandwidth <Mbit/s>',
+          'what rounds and push may send; faults never wait for it',
+          integer(1, 1_000_000),
+        )
         .option('--runs <n>', 'how often; median, minimum and maximum are shown', integer(1, 1000), 3),
     ),
   )

@@ -1,6 +1,6 @@
 import type { Lab } from '@pageferry/lab'
 import type { Limits } from './limits.js'
-import { describeLink, type LinkOptions } from './link/relay.js'
+import { describeBandwidth, type LinkOptions } from './link/relay.js'
 import { type Move, moveProbes, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
 import { type Benchmark, emptyBenchmark } from './result.js'
@@ -8,6 +8,7 @@ import { type Benchmark, emptyBenchmark } from './result.js'
 export interface PrecopyOptions {
   sizeMiB: number
   bulkLanes?: number
+  maxBandwidthMbit?: number
   dirtyRate: number
   runs: number
   link?: LinkOptions
@@ -20,13 +21,23 @@ export async function benchPrecopy(
   limits: Limits | undefined,
   signal?: AbortSignal,
 ): Promise<Benchmark> {
-  const { sizeMiB, bulkLanes, dirtyRate, runs, link } = options
+  const { sizeMiB, bulkLanes, maxBandwidthMbit, dirtyRate, runs, link } = options
   await warmUp(lab, sizeMiB)
   const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate }
-  const moves = await moveProbes(lab, runs, probe, { mode: 'precopy', bulkLanes }, { signal, link })
+  const moves = await moveProbes(
+    lab,
+    runs,
+    probe,
+    { mode: 'precopy', bulkLanes, maxBandwidthMbit },
+    { signal, link },
+  )
   const lanes = bulkLanes ?? 1
   const written = dirtyRate > 0 ? `, ${dirtyRate} pages/s written` : ''
-  const title = `precopy: ${sizeMiB} MiB, ${lanes} bulk ${lanes === 1 ? 'lane' : 'lanes'}${written}${link === undefined ? '' : `, ${describeLink(link)}`}`
+  const title = `precopy: ${sizeMiB} MiB, ${lanes} bulk ${lanes === 1 ? 'lane' : 'lanes'}${written}${describeBandwidth(
+    options,
+  )
+    .map((detail) => `, ${detail}`)
+    .join('')}`
   const benchmark = emptyBenchmark('precopy', title, { ...options })
   const tcp = limits && [{ name: 'plain TCP socket', value: limits.tcpGigabytesPerS }]
   // Later rounds are too short to say anything about throughput.

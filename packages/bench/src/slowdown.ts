@@ -1,6 +1,6 @@
 import { PageferryError } from '@pageferry/base'
 import type { Lab } from '@pageferry/lab'
-import { describeLink, type LinkOptions } from './link/relay.js'
+import { describeBandwidth, type LinkOptions } from './link/relay.js'
 import { type Move, moveProbes, roundTimes, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
 import { type Benchmark, emptyBenchmark, type Limit, median } from './result.js'
@@ -9,6 +9,7 @@ export interface SlowdownOptions {
   sizeMiB: number
   dirtyRate: number
   bulkLanes?: number
+  maxBandwidthMbit?: number
   runs: number
   link?: LinkOptions
 }
@@ -27,19 +28,21 @@ export async function benchSlowdown(
   options: SlowdownOptions,
   signal?: AbortSignal,
 ): Promise<Benchmark> {
-  const { sizeMiB, dirtyRate, bulkLanes, runs, link } = options
+  const { sizeMiB, dirtyRate, bulkLanes, maxBandwidthMbit, runs, link } = options
   await warmUp(lab, sizeMiB)
   const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate, work: true }
   const moves = await moveProbes(
     lab,
     runs,
     probe,
-    { mode: 'hybrid', bulkLanes },
+    { mode: 'hybrid', bulkLanes, maxBandwidthMbit },
     { signal, settle: settleMs, link },
   )
   const benchmark = emptyBenchmark(
     'slowdown',
-    `slowdown: ${sizeMiB} MiB, ${dirtyRate} pages/s written${link === undefined ? '' : `, ${describeLink(link)}`}`,
+    `slowdown: ${sizeMiB} MiB, ${dirtyRate} pages/s written${describeBandwidth(options)
+      .map((detail) => `, ${detail}`)
+      .join('')}`,
     {
       ...options,
     },

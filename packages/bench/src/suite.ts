@@ -12,7 +12,7 @@ import { benchSlowdown } from './slowdown.js'
 /** One run more than two, so that there is a middle. */
 const runs = 3
 
-const faults: FaultsOptions = { ...DEFAULT_PROBE, mode: 'postcopy', push: true, runs }
+const faults: FaultsOptions = { ...DEFAULT_PROBE, mode: 'postcopy', push: true, prefetch: true, runs }
 
 /** Faults with nothing else on the way: what those beside saturated bulk lanes are compared with. */
 const demandRun: FaultsOptions = { ...faults, sizeMiB: 64, push: false }

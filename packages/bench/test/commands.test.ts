@@ -52,9 +52,9 @@ t.test('what is right is run', async (t) => {
       '--dirty-rate',
       '5000',
     ],
-    ['faults', '--mode', 'hybrid', '--bulk-lanes', '2', '--runs', '5', '--no-push'],
+    ['faults', '--mode', 'hybrid', '--bulk-lanes', '2', '--runs', '5', '--no-push', '--no-prefetch'],
     ['blackout', '--sizes', '64,512,2048', '--dirty-rate', '2000'],
-    ['precopy', '--bulk-lanes', '2'],
+    ['precopy', '--bulk-lanes', '2', '--max-bandwidth', '200'],
     ['limits', '--rtt', '10', '--jitter', '.5', '--rate', '100'],
     ['slowdown', '--dirty-rate', '10000'],
     ['all', '--output', 'somewhere'],
@@ -72,6 +72,7 @@ t.test('what is wrong gets a sentence', async (t) => {
     [['faults', '--pid', '7'], /--source, --destination, --pid and --result are all needed/],
     [['blackout', '--sizes', '64,,512'], /whole number/],
     [['blackout', '--mode', 'magic'], /Allowed choices are hybrid, precopy, postcopy/],
+    [['slowdown', '--max-bandwidth', '0'], /whole number from 1 to 1000000/],
     [['probe'], /required option '--result <file>'/],
     [['compare', 'one'], /missing required argument 'b'/],
     [['limits', '--rtt', '-1'], /number from 0 to 10000/],
@@ -85,13 +86,33 @@ t.test('what is wrong gets a sentence', async (t) => {
 })
 
 t.test('options become a migration and a title', async (t) => {
-  const options = { ...DEFAULT_PROBE, mode: 'postcopy' as const, push: true, runs: 1 }
-  t.same(migrationOf(options), { mode: 'postcopy', bulkLanes: undefined })
-  t.match(migrationOf({ ...options, push: false }), { pushDelayMs: 3_600_000 })
+  const options = { ...DEFAULT_PROBE, mode: 'postcopy' as const, push: true, prefetch: true, runs: 1 }
+  t.same(migrationOf(options), {
+    mode: 'postcopy',
+    bulkLanes: undefined,
+    maxBandwidthMbit: undefined,
+    prefetch: true,
+  })
+  t.equal(
+    faultsTitle({ ...options, maxBandwidthMbit: 50, link: { rttMs: 10, jitterMs: 0, rateMbit: 0 } }),
+    'faults: 256 MiB uniform, postcopy, at most 50 Mbit/s, 10 ms rtt',
+  )
+  t.match(migrationOf({ ...options, push: false, prefetch: false }), {
+    prefetch: false,
+    pushDelayMs: 3_600_000,
+  })
   t.equal(faultsTitle(options), 'faults: 256 MiB uniform, postcopy')
   t.equal(
-    faultsTitle({ ...options, threads: 2, writeRatio: 0.5, dirtyRate: 10, bulkLanes: 2, push: false }),
-    'faults: 256 MiB uniform, postcopy, 2 threads, 50 % writes, 10 pages/s written before, 2 bulk lanes, no push',
+    faultsTitle({
+      ...options,
+      threads: 2,
+      writeRatio: 0.5,
+      dirtyRate: 10,
+      bulkLanes: 2,
+      push: false,
+      prefetch: false,
+    }),
+    'faults: 256 MiB uniform, postcopy, 2 threads, 50 % writes, 10 pages/s written before, 2 bulk lanes, no push, no prefetch',
   )
 })
 

@@ -43,7 +43,7 @@ t.test('bench faults: table, JSON and page; the probe has compared its memory', 
 
 t.test('without push every page is a fault of its own, also with writes, threads and rounds', async (t) => {
   await withLab(async (lab) => {
-    const options = { ...DEFAULT_PROBE, sizeMiB: 4, push: false, runs: 1 } as const
+    const options = { ...DEFAULT_PROBE, sizeMiB: 4, push: false, prefetch: false, runs: 1 } as const
     const alone = await benchFaults(lab, { ...options, mode: 'postcopy' }, undefined)
     t.ok((metricNamed(alone, 'faults that were sent').values[0] ?? 0) >= 1024)
     t.ok((metricNamed(alone, 'touches that stalled').values[0] ?? 0) > 99)
@@ -59,3 +59,24 @@ t.test('without push every page is a fault of its own, also with writes, threads
     t.ok((metricNamed(benchmark, 'faults that were sent').values[0] ?? Number.NaN) < 1024)
   })
 })
+
+t.test(
+  'with prefetch a stream faults once for many pages, also with a stride, and random touches for each',
+  async (t) => {
+    await withLab(async (lab) => {
+      const postcopy = { ...DEFAULT_PROBE, mode: 'postcopy', runs: 1 } as const
+      const options = { ...postcopy, sizeMiB: 4, push: false, prefetch: true }
+      for (const pattern of ['sequential', 'stride'] as const) {
+        const benchmark = await benchFaults(lab, { ...options, pattern }, undefined)
+        const value = (name: string) => metricNamed(benchmark, name).values[0] ?? Number.NaN
+        t.ok(value('faults that were sent') < 512, `${pattern}: ${value('faults that were sent')} faults`)
+        t.ok(value('pages prefetched') > 512)
+        // What comes last before a jump shows nowhere, and at this size the stride jumps after 64 pages.
+        const share = value('of those, useful') / value('pages prefetched')
+        t.ok(share > (pattern === 'stride' ? 0 : 0.8), `${pattern}: ${share} known to be useful`)
+      }
+      const benchmark = await benchFaults(lab, { ...options, pattern: 'uniform' }, undefined)
+      t.ok((metricNamed(benchmark, 'pages prefetched').values[0] ?? Number.NaN) < 64)
+    })
+  },
+)

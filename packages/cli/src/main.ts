@@ -47,7 +47,9 @@ function addMigrationOptions(command: Command): Command {
     )
     .option('--max-rounds <n>', 'pre-copy rounds at most', integer(1))
     .option('--max-downtime <ms>', 'pause to aim for: rounds stop when the rest fits', integer(1))
+    .option('--max-bandwidth <Mbit/s>', 'what rounds and push may send; faults never wait for it', integer(1))
     .option('--bulk-lanes <n>', 'connections that carry pages', integer(1))
+    .option('--no-prefetch', 'after the resume ask only for pages that a thread waits for')
     .option('--new-pid-namespace', 'restore into a pid namespace of its own')
     .option('--verify', 'compare every page on the destination with the source')
     .addOption(

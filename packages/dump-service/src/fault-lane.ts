@@ -54,6 +54,16 @@ export class FaultLane {
     this.#post({ type: 'serve', target })
   }
 
+  /** These are being pushed: asked for ahead of a fault, they need not be sent twice. */
+  notePushed(runs: Float64Array): void {
+    this.#post({ type: 'pushed', runs })
+  }
+
+  /** They were, and did not arrive. */
+  noteLost(runs: Float64Array): void {
+    this.#post({ type: 'lost', runs })
+  }
+
   close(): void {
     void this.#thread.terminate()
   }

@@ -13,6 +13,8 @@ import type { UpgradeRequest } from './lane-greeter.js'
  *      |------------------------------------------->|
  *      |                  served, discarded         |
  *      |<-------------------------------------------|
+ *      | pushed, lost                               |     on the bulk lanes
+ *      |------------------------------------------->|
  *      |                  lost                      |     and upgrade again
  *      |<-------------------------------------------|
  */
@@ -31,6 +33,7 @@ export type ToFaultThread =
   /** `fd` is the thread's to close; `head`: what was read behind the request. */
   | { type: 'upgrade'; fd: number; request: UpgradeRequest; head: Uint8Array }
   | { type: 'serve'; target: FaultTarget }
+  | { type: 'pushed' | 'lost'; runs: Float64Array }
 
 export type FromFaultThread =
   | { type: 'connected'; resumed: boolean }

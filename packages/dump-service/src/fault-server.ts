@@ -33,6 +33,8 @@ export class FaultServer {
   readonly #buffer = Buffer.allocUnsafeSlow(frameBufferBytes)
   #target: FaultTarget | null = null
   #lazy = new PageSet()
+  /** What nobody has sent, as far as this thread knows: asked for ahead, the others are left out. */
+  #unsent = new PageSet()
   #reader: PageReader | null = null
   #memFd = -1
   /** The destination may be faster than the message that tells this thread to serve. */
@@ -48,6 +50,7 @@ export class FaultServer {
   serve(target: FaultTarget): void {
     this.#target = target
     this.#lazy = PageSet.fromRuns(target.lazy)
+    this.#unsent = this.#lazy.clone()
     // Of our own: the worker closes its one when it likes.
     this.#memFd = openSync(`/proc/${target.pid}/mem`, 'r')
     this.#reader = new PageReader(target.pid, this.#memFd, null)
@@ -76,6 +79,7 @@ export class FaultServer {
     }
     if (frame.type === 'discard') {
       for (let r = 0; r < frame.runs.length; r += 2) this.#mustBeKnown(frame.runs[r], frame.runs[r + 1])
+      this.#unsent.removeRuns(frame.runs)
       this.#events.onDiscarded(frame.runs)
       return
     }
@@ -89,11 +93,23 @@ export class FaultServer {
     }
   }
 
-  #reply(lane: Lane, { asId, round, requestId, page, nrPages }: FrameOf<'pageRequest'>): void {
+  /** These are being pushed. */
+  notePushed(runs: Float64Array): void {
+    this.#unsent.removeRuns(runs)
+  }
+
+  /** These did not arrive. */
+  noteLost(runs: Float64Array): void {
+    this.#unsent.addRuns(runs)
+  }
+
+  #reply(lane: Lane, { asId, round, requestId, page, nrPages, ahead }: FrameOf<'pageRequest'>): void {
     const reader = this.#reader as PageReader
     if (this.#replying >= faultPendingMax) tooManyRequests()
     const buffer = this.#buffer
-    const read = reader.read(Float64Array.of(page, nrPages), 1, buffer.subarray(headerReserveBytes), false)
+    // A page that somebody waits for is sent again even if it was pushed: it may stand behind a full window.
+    const wanted = ahead ? this.#unsentIn(page, nrPages) : Float64Array.of(page, nrPages)
+    const read = reader.read(wanted, wanted.length >> 1, buffer.subarray(headerReserveBytes), false)
     const { runs, zeroRuns } = read
     const frame: Frame = { type: 'pageReply', asId, round, requestId, page, nrPages, runs, zeroRuns }
     // Copied: ws may still be sending the reply before, and 4 KiB cost nothing.
@@ -101,7 +117,14 @@ export class FaultServer {
     lane.sendBytes(Buffer.from(encodeFrameInto(frame, buffer, read.nrPages * pageBytes)), () => {
       this.#replying--
     })
+    this.#unsent.removeRange(page, nrPages)
     this.#events.onServed(page, nrPages)
+  }
+
+  #unsentIn(page: number, nrPages: number): Float64Array {
+    const runs: number[] = []
+    this.#unsent.forEachRunIn(page, nrPages, (first, nr) => runs.push(first, nr))
+    return Float64Array.from(runs)
   }
 
   close(): void {

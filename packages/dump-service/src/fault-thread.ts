@@ -45,5 +45,11 @@ port.on('message', (message: ToFaultThread) => {
     }
     case 'serve':
       server.serve(message.target)
+      return
+    case 'pushed':
+      server.notePushed(message.runs)
+      return
+    case 'lost':
+      server.noteLost(message.runs)
   }
 })

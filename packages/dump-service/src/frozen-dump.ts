@@ -16,9 +16,6 @@ import type { Mode } from '@pageferry/migration'
 import type { OriginalProcess } from './original-process.js'
 import type { RoundsResult } from './rounds.js'
 
-/** A few milliseconds of the freeze for the pages that are most likely touched at once. */
-const hotPagesInFreeze = 1024
-
 export interface FrozenDumpOptions {
   /** Stopped by our tracer. */
   original: OriginalProcess
@@ -26,7 +23,7 @@ export interface FrozenDumpOptions {
   /** null: mode postcopy, there were no rounds. */
   rounds: RoundsResult | null
   mode: Mode
-  /** Pages that are written all the time and travel inside the freeze instead of lazily, at most so many. */
+  /** Pages that are written all the time and travel inside the freeze, at most so many. Default: what the rounds allow. */
   hotPages?: number
   /** First page of the scratch area, chosen and written down beforehand. */
   scratch: number
@@ -65,7 +62,7 @@ export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
     trackingTrusted: !untracked,
     mode: options.mode,
     history: rounds?.history,
-    presentBudgetPages: options.hotPages ?? hotPagesInFreeze,
+    presentBudgetPages: options.hotPages ?? rounds?.freezeBudgetPages,
   })
   const images = captured.imagesWith(scan.guards)
   return { final, images, pagemap: pagemapImage(original.facts.nsPid, final), map }

@@ -3,6 +3,7 @@ import type { AreaMap, PageSet } from '@pageferry/memory'
 import { isPrivateAnon } from '@pageferry/memory'
 import { maxBatchPages, maxRunsPerBatch } from '@pageferry/wire'
 import { BulkLane } from './bulk-lane.js'
+import type { Pace } from './pacing.js'
 import type { PageReader } from './page-reader.js'
 
 export interface SentPages {
@@ -20,6 +21,8 @@ export interface SendOptions {
   map: AreaMap
   /** Final round: every page must arrive, zeros too, and none may vanish. */
   final: boolean
+  /** None for the final round: the workload stands still. */
+  pacing?: Pace
   signal: AbortSignal
   onSent?(runs: Float64Array): void
   onZero?(runs: Float64Array): void
@@ -38,6 +41,7 @@ export async function sendPages(
   const table = new Float64Array(2 * maxRunsPerBatch)
   let from = 0
   while (from >= 0) {
+    await options.pacing?.turn(options.signal)
     const index = await laneWithRoom(lanes, options.signal)
     const lane = lanes[index]
     const { nrRuns, nrPages, nextPage } = pages.fillRunTable(table, from, maxRunsPerBatch, maxBatchPages)
@@ -48,7 +52,9 @@ export async function sendPages(
     const zeroRuns = options.final ? read.zeroRuns : zerosThatTravel(read.zeroRuns, options.map)
     if (read.nrPages > 0 || zeroRuns.length > 0) {
       const { asId, round } = options
-      sent.bytes += lane.send({ asId, round, runs: read.runs, zeroRuns }, buffer, read.nrPages * pageBytes)
+      const bytes = lane.send({ asId, round, runs: read.runs, zeroRuns }, buffer, read.nrPages * pageBytes)
+      options.pacing?.sent(bytes)
+      sent.bytes += bytes
       sent.batchesPerLane[index]++
     } else lane.giveBack(buffer)
     sent.pages += read.nrPages + read.nrZeroPages

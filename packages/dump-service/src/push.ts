@@ -3,6 +3,7 @@ import { type Logger, pageBytes } from '@pageferry/base'
 import { type PageSet, PushOrder, type WriteHistory } from '@pageferry/memory'
 import { maxBatchPages, maxRunsPerBatch } from '@pageferry/wire'
 import { type BatchPages, BulkLane } from './bulk-lane.js'
+import type { Pace } from './pacing.js'
 import { PageReader } from './page-reader.js'
 
 export interface PushOptions {
@@ -17,6 +18,10 @@ export interface PushOptions {
   lanes: readonly BulkLane[]
   /** Nothing is pushed for so long, only what is asked for is sent. Default 0. */
   pushDelayMs?: number
+  /** Of what is pushed; what is asked for never waits. */
+  pacing?: Pace
+  /** A batch is on its way, or did not arrive. */
+  onSent?(batch: BatchPages, lost: boolean): void
   log: Logger
 }
 
@@ -39,9 +44,10 @@ export class Push {
 
   /** What was on its way when a bulk lane broke goes back to the queue. */
   requeue(batches: BatchPages[]): void {
-    for (const { runs, zeroRuns } of batches) {
-      this.#order.requeue(runs)
-      this.#order.requeue(zeroRuns)
+    for (const batch of batches) {
+      this.#order.requeue(batch.runs)
+      this.#order.requeue(batch.zeroRuns)
+      this.#options.onSent?.(batch, true)
     }
     this.#more()
   }
@@ -64,6 +70,7 @@ export class Push {
     if (pushDelayMs > 0) await sleep(pushDelayMs, undefined, { signal }).catch(() => {})
     const table = new Float64Array(2 * maxRunsPerBatch)
     while (!signal.aborted) {
+      await this.#options.pacing?.turn(signal)
       const lane = this.#options.lanes.find((each) => each.hasRoom)
       if (this.#order.isEmpty) await this.#moreToPush()
       else if (lane === undefined) await BulkLane.changed(this.#options.lanes, signal)
@@ -80,7 +87,10 @@ export class Push {
     const { asId, round } = this.#options
     const buffer = lane.takeBuffer()
     const read = this.#reader.read(runs, runs.length >> 1, buffer.pages, false)
-    lane.send({ asId, round, runs: read.runs, zeroRuns: read.zeroRuns }, buffer, read.nrPages * pageBytes)
+    const batch = { asId, round, runs: read.runs, zeroRuns: read.zeroRuns }
+    const bytes = lane.send(batch, buffer, read.nrPages * pageBytes)
+    this.#options.pacing?.sent(bytes)
+    this.#options.onSent?.(read, false)
     this.pushedPages += read.nrPages + read.nrZeroPages
   }
 

@@ -10,10 +10,11 @@ import {
   type Tracker,
   type VmFlags,
 } from '@pageferry/checkpoint'
-import { type AreaMap, SourcePages, StopRule, WriteHistory } from '@pageferry/memory'
+import { type AreaMap, PageSet, SourcePages, StopRule, WriteHistory } from '@pageferry/memory'
 import type { RoundReport, Settings } from '@pageferry/migration'
 import type { FrameOf } from '@pageferry/wire'
 import type { OriginalProcess } from './original-process.js'
+import type { Pace } from './pacing.js'
 import { PageReader } from './page-reader.js'
 import { sendPages } from './page-sender.js'
 import { asId, type SourceLanes } from './source-lanes.js'
@@ -23,7 +24,8 @@ export interface RoundsOptions {
   tracker: Tracker
   files: FileTable
   lanes: SourceLanes
-  settings: Pick<Settings, 'maxRounds' | 'maxDowntimeMs'>
+  settings: Pick<Settings, 'mode' | 'maxRounds' | 'maxDowntimeMs'>
+  pacing: Pace
   roundApplied(): Promise<FrameOf<'roundApplied'>>
   onRound(report: RoundReport): void
   onProgress(round: number, pages: number, total: number): void
@@ -40,6 +42,8 @@ export interface RoundsResult {
   lastRound: number
   map: AreaMap
   vmFlags: VmFlags
+  /** Hot pages that may travel inside the freeze within the allowed downtime. */
+  freezeBudgetPages: number
   /** Somebody was there whose writes no tracker sees: then it cannot be trusted any more. */
   untracked: boolean
 }
@@ -54,10 +58,13 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
   const { pid, memFd } = original
   const pages = new SourcePages()
   const history = new WriteHistory()
-  const rule = new StopRule(options.settings)
+  const { mode, maxRounds, maxDowntimeMs } = options.settings
+  const rule = new StopRule({ maxRounds, maxDowntimeMs, canFollowLazily: mode !== 'precopy' })
   let vmFlags = readVmFlags(pid)
   let map = dumpMemoryMap(pid, vmFlags, { tracked: true }).map
   let untracked = false
+  /** Written during the round before, up to its end. */
+  let dirty = new PageSet()
   let round = 0
   for (;;) {
     round++
@@ -69,7 +76,8 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
       pages.noteAreas(map)
       const scan = tracker.scan(map)
       pages.noteWrittenPages(scan.written)
-      if (round > 1) history.record(scan.written, round)
+      // Those of the round before are recorded already, and a page counts once in each.
+      if (round > 1) history.record(scan.written.clone().subtract(dirty), round)
       const todo = pages.roundTodo().intersect(scan.present.clone().union(scan.doubtful))
       const total = todo.count
       const reader = new PageReader(pid, memFd, tracker)
@@ -78,6 +86,7 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
         round,
         map,
         final: false,
+        pacing: options.pacing,
         signal,
         onSent: (runs) => pages.noteSent(runs),
         onZero: (runs) => pages.noteZero(runs),
@@ -94,13 +103,20 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
       return { ...sent, durationMs }
     })
     signal.throwIfAborted()
+    // A scan forgets what it reports, so its result is entered into the bookkeeping at once.
+    dirty = tracker.scan(map).written
+    pages.noteWrittenPages(dirty)
+    history.record(dirty, round + 1)
     const decision = rule.decide({
       pagesSent: result.pages,
-      dirtyNow: estimateDirty(tracker, map, pages),
+      dirtyNow: pages.dirtyCount,
       bytes: result.bytes,
       durationMs: result.durationMs,
     })
-    if (decision.action === 'freeze') return { pages, history, lastRound: round, map, vmFlags, untracked }
+    if (decision.action === 'freeze') {
+      const { freezeBudgetPages } = rule
+      return { pages, history, lastRound: round, map, vmFlags, freezeBudgetPages, untracked }
+    }
   }
 }
 
@@ -110,10 +126,4 @@ function announce(map: AreaMap, round: number, options: RoundsOptions): void {
   lanes.sendImage(mmImage(original.facts.nsPid, mmOfRound(map, files)), round)
   lanes.sendImage(filesImage(files), round)
   lanes.sendRoundBegin(round, false)
-}
-
-/** A scan forgets what it reports, so its result is entered into the bookkeeping at once. */
-function estimateDirty(tracker: Tracker, map: AreaMap, pages: SourcePages): number {
-  pages.noteWrittenPages(tracker.scan(map).written)
-  return pages.dirtyCount
 }

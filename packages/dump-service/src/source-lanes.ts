@@ -170,6 +170,14 @@ export class SourceLanes {
     if (this.#control === null) this.#whenHungUp?.()
   }
 
+  /** Who answers faults should know of it; `lost`: it did not arrive. */
+  notePushed({ runs, zeroRuns }: BatchPages, lost: boolean): void {
+    for (const table of [runs, zeroRuns]) {
+      if (lost) this.#fault?.noteLost(table)
+      else this.#fault?.notePushed(table)
+    }
+  }
+
   /** Faults are answered from here on. */
   serveFaults(target: FaultTarget): void {
     this.#fault?.serve(target)

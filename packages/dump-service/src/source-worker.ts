@@ -46,6 +46,7 @@ import { sendFinalRound } from './final-round.js'
 import { dumpFrozen, type FrozenDump } from './frozen-dump.js'
 import { frameOf, messageOf } from './messages.js'
 import { OriginalProcess } from './original-process.js'
+import { Pacing } from './pacing.js'
 import { Push } from './push.js'
 import { type RoundsResult, runRounds } from './rounds.js'
 import { asId, SourceLanes } from './source-lanes.js'
@@ -66,6 +67,7 @@ export class SourceWorker {
   readonly #spec: WorkerSpec<DumpRequest>
   readonly #channel: WorkerChannel
   readonly #settings: Settings
+  readonly #pacing: Pacing
   readonly #log: Logger
   readonly #journal: RecordFile
   readonly #driver: Driver<SourceState, SourceEvent, SourceEffect>
@@ -86,6 +88,7 @@ export class SourceWorker {
     this.#spec = spec
     this.#channel = channel
     this.#settings = parseSettings(request)
+    this.#pacing = new Pacing(this.#settings.maxBandwidthMbit)
     this.#log = createLogger('dump-worker').child({ migration: spec.id })
     this.#records = new SourceRecords(spec, channel)
     this.#report = new ReportInProgress(spec, this.#settings.mode, this.#records)
@@ -223,6 +226,7 @@ export class SourceWorker {
       files: this.#files,
       lanes: this.#lanes,
       settings: this.#settings,
+      pacing: this.#pacing,
       roundApplied: () => this.#inbox.next('roundApplied', signal),
       onRound: (report) => {
         this.#report.noteRound(report)
@@ -287,6 +291,8 @@ export class SourceWorker {
       history: this.#rounds?.history,
       lanes: this.#lanes.bulk,
       pushDelayMs: this.#spec.request.pushDelayMs,
+      pacing: this.#pacing,
+      onSent: (batch, lost) => this.#lanes.notePushed(batch, lost),
       log: this.#log,
     })
     await this.#push.run(signal)

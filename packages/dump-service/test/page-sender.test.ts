@@ -5,6 +5,7 @@ import { type FrameOf, maxBatchPages, payloadToHashes } from '@pageferry/wire'
 import t, { type Test } from 'tap'
 import { BulkLane } from '../src/bulk-lane.js'
 import { sendHashes } from '../src/hash-sender.js'
+import type { Pace } from '../src/pacing.js'
 import { PageReader } from '../src/page-reader.js'
 import { type SendOptions, sendPages } from '../src/page-sender.js'
 import {
@@ -131,6 +132,29 @@ t.test('sending a set of pages', async (t) => {
     t.same(receiver.wrong([0, 1]), [])
     const final = optionsFor(workload, { final: true })
     await t.rejects(sendPages(PageSet.of([0, 1]), reader, lanes, final), { code: 'WORKLOAD_CHANGED' })
+  })
+
+  await t.test('a round waits its turn before each batch, and says what it has sent', async (t) => {
+    const { lanes, receiver, reader, idle } = await prepare(t, workload, 1)
+    const turns: number[] = []
+    let bytes = 0
+    const pacing: Pace = {
+      turn: async () => {
+        await idle()
+        turns.push(receiver.batches.length)
+      },
+      sent: (more) => {
+        bytes += more
+      },
+    }
+    const sent = await sendPages(all, reader, lanes, optionsFor(workload, { pacing }))
+    t.same(
+      turns,
+      turns.map((_, i) => i),
+      'one batch for each turn',
+    )
+    t.ok(turns.length >= nrPages / maxBatchPages)
+    t.equal(bytes, sent.bytes)
   })
 
   await t.test('an abort ends it, also while no lane has room', async (t) => {

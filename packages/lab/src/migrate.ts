@@ -21,11 +21,14 @@ export interface MigrationOptions {
   mode?: 'hybrid' | 'precopy' | 'postcopy'
   maxRounds?: number
   maxDowntimeMs?: number
+  maxBandwidthMbit?: number
   bulkLanes?: number
   newPidNamespace?: boolean
   verify?: boolean
   /** Pages are sent only when they are asked for, for so long after the handover. */
   pushDelayMs?: number
+  /** false: only pages that somebody waits for are asked for. Default true. */
+  prefetch?: boolean
   /** Default: the best that the source's kernel has. */
   tracker?: 'wp-async' | 'soft-dirty' | 'page-hash'
   /** Directory on the destination that also receives the CRIU images. */
@@ -144,17 +147,17 @@ class Migration {
   async run(request: MigrationRequest, signal?: AbortSignal): Promise<MigrationResult> {
     const { source, destination } = this.#clients
     const { pid, mode = 'hybrid', maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, imagesDir } = request
-    const { newPidNamespace, injectFault, pushDelayMs, via } = request
+    const { maxBandwidthMbit, newPidNamespace, injectFault, pushDelayMs, prefetch, via } = request
     signal?.throwIfAborted()
     const created = await source.createMigration({
-      ...{ pid, mode, maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, pushDelayMs },
+      ...{ pid, mode, maxRounds, maxDowntimeMs, maxBandwidthMbit, bulkLanes, verify, tracker, pushDelayMs },
     })
     const { id, token, dataUrl } = created
     this.#note(created)
     try {
       const dialled = via === undefined ? dataUrl : await via(dataUrl)
       const accepted = await destination.createMigration({
-        ...{ id, token, source: dialled, verify, newPidNamespace, imagesDir, injectFault },
+        ...{ id, token, source: dialled, verify, prefetch, newPidNamespace, imagesDir, injectFault },
       })
       this.#note(accepted)
     } catch (error) {

@@ -1,7 +1,7 @@
 import { pageBytes } from '@pageferry/base'
 
 /**
- * When to stop pre-copying and freeze.
+ * When to stop pre-copying and freeze, and how many pages may travel inside the freeze.
  *
  * CRIU leaves this to its caller. QEMU estimates, after each pass over the dirty bitmap, how long the rest
  * would take at the bandwidth it has seen, and stops when that is below the allowed downtime; a guest that
@@ -9,14 +9,23 @@ import { pageBytes } from '@pageferry/base'
  * hybrid mode the rest can follow lazily, giving up is cheap and comes early:
  *
  *   1. nothing was written during the round                  -> freeze, 'idle'
- *   2. what was written / bandwidth <= maxDowntimeMs         -> freeze, 'downtime-goal'
+ *   2. the predicted downtime is at most maxDowntimeMs       -> freeze, 'downtime-goal'
  *   3. maxRounds rounds are done                             -> freeze, 'round-limit'
  *   4. `patience` rounds running left more than 85% of what
- *      the round before left to do                           -> freeze, 'not-shrinking'
+ *      the round before left to do                           -> freeze, 'not-shrinking' (hybrid only)
  *   otherwise                                                -> continue
  *
- * Bandwidth is an exponentially weighted mean over the rounds, in which the latest weighs half. It is
- * bandwidth of the whole path (scan, read, send, install, acknowledge), not of the network.
+ *     predicted downtime = fixedDowntimeMs + predicted dirty pages / bandwidth
+ *     predicted dirty pages = what is dirty now + dirty rate x stopDelayMs
+ *
+ * Both rates are measured: pages written during the round over its time, and bytes over the same time. The second is an
+ * exponentially weighted mean over the rounds, in which the latest weighs half. It is the bandwidth of the whole
+ * path (scan, read, send, install, acknowledge), not of the network, and under --max-bandwidth that of the limit: a
+ * freeze, which is not limited, then takes less than predicted.
+ *
+ * In hybrid mode the hottest pages travel inside the freeze, as many as fit (`freezeBudgetPages`), and the others follow
+ * lazily, so a workload that never converges ends in post-copy. In mode precopy nothing can follow: it keeps trying
+ * until the limit.
  */
 export interface RoundResult {
   /** Pages the round had to send, zero pages included. */
@@ -37,6 +46,8 @@ export type RoundDecision = { estimatedDowntimeMs: number } & (
 )
 
 export interface StopRuleOptions {
+  /** false: mode precopy, whatever is dirty travels inside the freeze. Default true. */
+  canFollowLazily?: boolean
   maxRounds?: number
   maxDowntimeMs?: number
   patience?: number
@@ -44,8 +55,20 @@ export interface StopRuleOptions {
 
 /** The first carries everything, each next one what its predecessor took time for; most settle by the fourth. */
 export const defaultMaxRounds = 8
-/** The blackout target on loopback: what the dirty pages may add to it. */
+/** The whole pause on loopback; see migration/settings.ts. */
 export const defaultMaxDowntimeMs = 25
+/**
+ * What a pause takes beside its pages: stop, capture, restore and resume of a process of some tens of areas and a few
+ * threads, on machines where nothing else happens. It does not grow with memory, and no round makes it shorter.
+ */
+export const fixedDowntimeMs = 20
+/** From counting dirty pages to the last thread's stop: one scan, and a few switches of context. */
+const stopDelayMs = 2
+/**
+ * 16 MiB. What is hot was written in several rounds; a working set beyond this is not likely to be touched as a whole in
+ * the first milliseconds, and whoever allows a downtime of seconds wants the process back before they have passed.
+ */
+export const maxFreezeBudgetPages = 4096
 /** A round that leaves more than this share of the work of the one before gains too little for its bytes. */
 const shrinkFactor = 0.85
 /**
@@ -56,13 +79,19 @@ const cheapShrinkFactor = 0.5
 /** A round of fewer pages is mostly its own scan and acknowledgement. */
 const negligiblePages = 64
 const latestWeight = 0.5
-/** Smaller rounds measure latency, not bandwidth: they count only until there is something better. */
-const minSampleBytes = 1024 * 1024
+/** A clock that did not move between two reads says nothing better than "very fast". */
+const shortestMs = 0.01
+/**
+ * Smaller rounds measure latency, not bandwidth: their map, scan and acknowledgement take milliseconds whatever they
+ * carry, and 16 MiB at 1 GB/s take 16. They count only until there is something better.
+ */
+const minSampleBytes = 16 * 1024 * 1024
 
 export class StopRule {
   readonly maxRounds: number
   readonly maxDowntimeMs: number
   readonly #patience: number
+  #dirtyPagesPerMs = 0
   #rounds = 0
   #bytesPerMs = 0
   #hasGoodSample = false
@@ -71,12 +100,17 @@ export class StopRule {
   constructor(options: StopRuleOptions = {}) {
     this.maxRounds = options.maxRounds ?? defaultMaxRounds
     this.maxDowntimeMs = options.maxDowntimeMs ?? defaultMaxDowntimeMs
-    this.#patience = options.patience ?? 1
+    this.#patience = (options.canFollowLazily ?? true) ? (options.patience ?? 1) : Number.POSITIVE_INFINITY
   }
 
   /** Estimated bandwidth in bytes per millisecond; 0 before the first round that sent anything. */
   get bytesPerMs(): number {
     return this.#bytesPerMs
+  }
+
+  /** Pages written per millisecond of the last round, each counted once. */
+  get dirtyPagesPerMs(): number {
+    return this.#dirtyPagesPerMs
   }
 
   get rounds(): number {
@@ -87,7 +121,8 @@ export class StopRule {
   decide(round: RoundResult): RoundDecision {
     this.#rounds++
     this.#sample(round)
-    const estimatedDowntimeMs = this.downtimeMs(round.dirtyNow)
+    this.#dirtyPagesPerMs = round.dirtyNow / Math.max(round.durationMs, shortestMs)
+    const estimatedDowntimeMs = this.downtimeMs(round.dirtyNow + this.#dirtyPagesPerMs * stopDelayMs)
     const freeze = (reason: FreezeReason): RoundDecision => ({
       action: 'freeze',
       reason,
@@ -104,18 +139,24 @@ export class StopRule {
     return { action: 'continue', estimatedDowntimeMs }
   }
 
-  /** Time to send so many pages at the estimated bandwidth; infinite while there is no estimate. */
+  /** The pause if so many pages travel inside it; infinite while there is no estimate of the bandwidth. */
   downtimeMs(pages: number): number {
-    if (pages === 0) return 0
-    return this.#bytesPerMs === 0 ? Number.POSITIVE_INFINITY : (pages * pageBytes) / this.#bytesPerMs
+    if (pages === 0) return fixedDowntimeMs
+    if (this.#bytesPerMs === 0) return Number.POSITIVE_INFINITY
+    return fixedDowntimeMs + (pages * pageBytes) / this.#bytesPerMs
+  }
+
+  /** Pages that fit into what the fixed part leaves of the allowed downtime. */
+  get freezeBudgetPages(): number {
+    const leftMs = Math.max(0, this.maxDowntimeMs - fixedDowntimeMs)
+    return Math.min(maxFreezeBudgetPages, Math.floor((leftMs * this.#bytesPerMs) / pageBytes))
   }
 
   #sample({ bytes, durationMs }: RoundResult): void {
     if (bytes <= 0) return
     const isGood = bytes >= minSampleBytes
     if (!isGood && this.#hasGoodSample) return
-    // A clock that did not move between two reads says nothing better than "very fast".
-    const sample = bytes / Math.max(durationMs, 0.01)
+    const sample = bytes / Math.max(durationMs, shortestMs)
     const restart = this.#bytesPerMs === 0 || (isGood && !this.#hasGoodSample)
     this.#bytesPerMs = restart ? sample : latestWeight * sample + (1 - latestWeight) * this.#bytesPerMs
     this.#hasGoodSample ||= isGood

@@ -56,6 +56,9 @@ export interface MigrationReport {
   blackout: BlackoutReport
   faults: FaultsReport
   pushedPages: number
+  /** Pages that were asked for before they were touched, and those of them that a stream of faults is known to have reached. */
+  prefetchedPages: number
+  usefulPrefetchedPages: number
   drainMs: number
   totalMs: number
   verify: VerifyReport | null
@@ -72,7 +75,10 @@ export interface SourceReport
 
 /** What the destination knows. */
 export interface DestinationReport
-  extends Pick<MigrationReport, 'faults' | 'pushedPages' | 'drainMs' | 'verify'> {
+  extends Pick<
+    MigrationReport,
+    'faults' | 'pushedPages' | 'prefetchedPages' | 'usefulPrefetchedPages' | 'drainMs' | 'verify'
+  > {
   blackout: Pick<BlackoutReport, 'restoreMs' | 'resumeMs'>
 }
 
@@ -113,6 +119,8 @@ export function mergeReports(source: SourceReport, destination?: DestinationRepo
     },
     faults: destination?.faults ?? { ...NO_FAULTS },
     pushedPages: destination?.pushedPages ?? 0,
+    prefetchedPages: destination?.prefetchedPages ?? 0,
+    usefulPrefetchedPages: destination?.usefulPrefetchedPages ?? 0,
     drainMs: round2(destination?.drainMs ?? 0),
     totalMs: round2(source.totalMs),
     verify: destination?.verify ?? null,
@@ -197,6 +205,7 @@ export function formatReport(report: MigrationReport): string[] {
   )
   if (faults.count > 0) {
     lines.push(
+      `  prefetch   ${count(report.prefetchedPages)} pages asked for ahead, ${count(report.usefulPrefetchedPages)} known to be useful`,
       `  faults     p50 ${us(faults.p50Us)}, p90 ${us(faults.p90Us)}, p99 ${us(faults.p99Us)}, ` +
         `max ${us(faults.maxUs)}, threads waited ${ms(faults.stallMs)}`,
     )

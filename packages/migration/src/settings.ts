@@ -9,8 +9,16 @@ export interface Settings {
   mode: Mode
   /** Pre-dump rounds at most, without the final one. Ignored by mode postcopy. */
   maxRounds: number
-  /** Goal of the stop rule: the final round should take no longer than this. Not a promise. */
+  /**
+   * Goal of the stop rule for the whole pause. Not a promise. Of what its fixed part leaves, hot pages make use: see
+   * memory/rounds.ts.
+   */
   maxDowntimeMs: number
+  /**
+   * What rounds and push may send, in 10^6 bits per second; 0: as much as they can. What the workload waits for is
+   * never held back: the final round, and pages that it faults on.
+   */
+  maxBandwidthMbit: number
   /** Hash the frozen original and compare it with what was installed. Costs downtime. */
   verify: boolean
   /** Connections for page batches. */
@@ -24,6 +32,7 @@ export const DEFAULT_SETTINGS: Readonly<Settings> = {
   maxRounds: 8,
   // The project's later blackout target.
   maxDowntimeMs: 25,
+  maxBandwidthMbit: 0,
   verify: false,
   bulkLanes: 1,
 }
@@ -32,6 +41,8 @@ export const DEFAULT_SETTINGS: Readonly<Settings> = {
 export const LIMITS = {
   maxRounds: { min: 1, max: 1000 },
   maxDowntimeMs: { min: 1, max: 60_000 },
+  // More than any network card carries.
+  maxBandwidthMbit: { min: 0, max: 1_000_000 },
   // One connection fills 10 Gbit/s; each further one is a worker's buffer and a window of its own.
   bulkLanes: { min: 1, max: 8 },
 } as const
@@ -56,6 +67,7 @@ export function parseSettings(input: Readonly<Record<string, unknown>>): Setting
     mode: DEFAULT_SETTINGS.mode,
     maxRounds: integer('maxRounds'),
     maxDowntimeMs: integer('maxDowntimeMs'),
+    maxBandwidthMbit: integer('maxBandwidthMbit'),
     verify: DEFAULT_SETTINGS.verify,
     bulkLanes: integer('bulkLanes'),
   }

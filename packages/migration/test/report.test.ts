@@ -27,6 +27,8 @@ const destination: DestinationReport = {
   blackout: { restoreMs: 8, resumeMs: 1 },
   faults: faultsFromSamples([100, 300, 200]),
   pushedPages: 5500,
+  prefetchedPages: 40,
+  usefulPrefetchedPages: 38,
   drainMs: 90.1,
   verify: { pages: 65536, mismatches: 0 },
 }
@@ -47,6 +49,8 @@ t.test('merging', async (t) => {
     'blackout',
     'faults',
     'pushedPages',
+    'prefetchedPages',
+    'usefulPrefetchedPages',
     'drainMs',
     'totalMs',
     'verify',
@@ -97,6 +101,7 @@ t.test('the readable form', async (t) => {
   const lines = formatReport(mergeReports(source, destination))
   t.match(lines[0], 'Migration m1 (hybrid) of python3, pid 42, 1 thread')
   t.match(lines.join('\n'), /round 1 +65,536 pages, 100 of them zero, 256\.0 MiB in 212\.5 ms/)
+  t.match(lines.join('\n'), /40 pages asked for ahead, 38 known to be useful/)
   t.match(lines.join('\n'), /65,536 pages compared, all equal/)
   t.notMatch(lines.join('\n'), /NaN|undefined/)
   const bad = formatReport(mergeReports(source, { ...destination, verify: { pages: 9, mismatches: 2 } }))
@@ -109,6 +114,7 @@ t.test('settings', async (t) => {
     maxRounds: 8,
     maxDowntimeMs: 25,
     verify: false,
+    maxBandwidthMbit: 0,
     bulkLanes: 1,
   })
   t.match(parseSettings({ mode: 'postcopy', maxRounds: '3', verify: true, pid: 1 }), {
@@ -121,7 +127,8 @@ t.test('settings', async (t) => {
     maxRounds: 0,
     maxDowntimeMs: '1.5',
     verify: 'yes',
+    maxBandwidthMbit: -1,
     bulkLanes: '',
   }
-  t.throws(() => parseSettings(wrong), { code: 'BAD_REQUEST', details: { problems: { length: 5 } } })
+  t.throws(() => parseSettings(wrong), { code: 'BAD_REQUEST', details: { problems: { length: 6 } } })
 })

@@ -17,6 +17,8 @@ export function emptyReport(): DestinationReport {
   return {
     faults: { ...NO_FAULTS },
     pushedPages: 0,
+    prefetchedPages: 0,
+    usefulPrefetchedPages: 0,
     drainMs: 0,
     verify: null,
     blackout: { restoreMs: 0, resumeMs: 0 },

@@ -336,6 +336,7 @@ export class DestinationWorker {
       takenOver,
       asId,
       round,
+      prefetch: this.#spec.request.prefetch !== false,
       verifier: this.#verifier,
       log: this.#log,
       keeper,

@@ -1,7 +1,7 @@
 import { performance } from 'node:perf_hooks'
 import { type Logger, pageBytes, pageOf } from '@pageferry/base'
 import { type InstallGate, Poller, uffd } from '@pageferry/kernel'
-import { PageSet } from '@pageferry/memory'
+import { PageSet, pagesInRuns } from '@pageferry/memory'
 import { type DestinationReport, faultsFromSamples } from '@pageferry/migration'
 import type { Lane } from '@pageferry/service/worker'
 import { type FrameOf, faultPendingMax, maxFaultPages, maxRunsPerDiscard, WireError } from '@pageferry/wire'
@@ -16,6 +16,7 @@ import {
   type Space,
   wakeRange,
 } from './lazy-spaces.js'
+import { maxPagesAhead, ReadAhead } from './read-ahead.js'
 import type { Verifier } from './verifier.js'
 
 export interface PostcopyOptions {
@@ -25,6 +26,8 @@ export interface PostcopyOptions {
   takenOver: boolean
   asId: number
   round: number
+  /** Ask for pages that will probably be touched next. */
+  prefetch: boolean
   verifier: Verifier | null
   log: Logger
   keeper: Holder
@@ -40,6 +43,8 @@ const progressMs = 200
 const stallMs = 500
 /** Requests of that kind under way: a fault waits behind 512 KiB at most. */
 const maxPulls = 2
+/** Pages that threads wait for and that are asked for; more wait here. The rest of the fault lane is for what nobody waits for. */
+const maxDemands = faultPendingMax - maxPagesAhead - maxPulls
 /** From this number of address spaces on, each fork looks for those that have ended. */
 const manySpaces = 8
 
@@ -58,7 +63,7 @@ export class Postcopy {
   readonly #spaces: Space[]
   /** Source pages asked for and not answered, with the time of the fault. */
   readonly #requested = new Map<number, number>()
-  /** Faults beyond `faultPendingMax`, asked for when there is room. */
+  /** Faults beyond `maxDemands`, asked for when there is room. */
   readonly #backlog = new Set<number>()
   readonly #samples: number[] = []
   #faults = 0
@@ -66,6 +71,7 @@ export class Postcopy {
   #pushed = 0
   #requestId = 0
   #faultLane: Lane | null = null
+  readonly #ahead: ReadAhead | null
   /** What is still to be asked for without a fault, and the requests under way. */
   #toPull: PageSet | null = null
   readonly #pulls = new Set<number>()
@@ -83,6 +89,9 @@ export class Postcopy {
     this.#options = options
     this.#spaces = options.spaces
     this.#pushBegan = options.takenOver
+    this.#ahead = options.prefetch
+      ? new ReadAhead((page, nrPages) => this.#request(page, nrPages, true))
+      : null
   }
 
   /** Serves until no page of any address space is lazy. */
@@ -101,16 +110,21 @@ export class Postcopy {
     })
   }
 
-  get report(): Pick<DestinationReport, 'faults' | 'pushedPages' | 'drainMs'> {
+  get report(): Omit<DestinationReport, 'verify' | 'blackout'> {
     const kept = faultsFromSamples(this.#samples)
     const maxUs = Math.max(kept.maxUs, Math.round(this.#maxUs))
     const faults = { ...kept, count: this.#faults, maxUs }
-    return { faults, pushedPages: this.#pushed, drainMs: this.#drainMs }
+    const { prefetchedPages = 0, usefulPrefetchedPages = 0 } = this.#ahead ?? {}
+    return {
+      ...{ faults, prefetchedPages, usefulPrefetchedPages },
+      ...{ pushedPages: this.#pushed, drainMs: this.#drainMs },
+    }
   }
 
   /** A new fault lane: what was asked for on the old one is asked for again. */
   attachFaultLane(lane: Lane): void {
     this.#faultLane = lane
+    this.#ahead?.forget()
     for (const page of this.#requested.keys()) this.#request(page, 1)
     if (this.#toPull !== null) {
       // Replies to what was under way are lost; the next look at the LazyMap finds those pages again.
@@ -157,7 +171,8 @@ export class Postcopy {
       }
     }
     this.#sayDiscarded()
-    for (const event of events) if (event.type === 'pagefault') this.#onFault(space, pageOf(event.address))
+    for (const event of events)
+      if (event.type === 'pagefault') this.#onFault(space, pageOf(event.address), event.tid)
   }
 
   /** A child that was forked before may still need what its parent has given back: then nothing is said. */
@@ -188,19 +203,24 @@ export class Postcopy {
     for (const space of this.#spaces) if (space !== child && isGone(space)) space.lazy.clear()
   }
 
-  #onFault(space: Space, page: number): void {
+  /** The page itself is asked for first, so that the thread is woken first. */
+  #onFault(space: Space, page: number, tid: number): void {
     const source = space.lazy.lookup(page)
     if (source === 'zero') {
       this.#zero(space, page)
       return
     }
     this.#faults++
-    if (this.#requested.has(source)) return
-    if (this.#requested.size >= faultPendingMax) this.#backlog.add(source)
-    else {
-      this.#requested.set(source, performance.now())
-      this.#request(source, 1)
+    if (!this.#requested.has(source)) {
+      if (this.#requested.size >= maxDemands) this.#backlog.add(source)
+      else this.#demand(source)
     }
+    this.#ahead?.onFault(space.lazy, tid, page, (each) => this.#requested.has(each))
+  }
+
+  #demand(source: number): void {
+    this.#requested.set(source, performance.now())
+    if (this.#ahead?.isComing(source) !== true) this.#request(source, 1)
   }
 
   /** Stack growth, a grown mapping, a hole, or discarded memory. */
@@ -218,10 +238,18 @@ export class Postcopy {
     }
   }
 
-  #request(page: number, nrPages: number): number {
+  #request(page: number, nrPages: number, ahead = false): number {
     const { asId, round } = this.#options
     this.#requestId = (this.#requestId % 0xffff_ffff) + 1
-    this.#faultLane?.send({ type: 'pageRequest', asId, round, requestId: this.#requestId, page, nrPages })
+    this.#faultLane?.send({
+      type: 'pageRequest',
+      asId,
+      round,
+      requestId: this.#requestId,
+      page,
+      nrPages,
+      ahead,
+    })
     return this.#requestId
   }
 
@@ -253,9 +281,14 @@ export class Postcopy {
     verifier?.checkPages(frame.runs, payload)
     verifier?.checkZeros(frame.zeroRuns)
     this.#install(frame, payload)
+    this.#ahead?.answered(frame.page, frame.nrPages)
     for (let page = frame.page; page < frame.page + frame.nrPages; page++) {
       const began = this.#requested.get(page)
       if (began === undefined) continue
+      if (this.#isLeftOut(page, frame)) {
+        this.#request(page, 1)
+        continue
+      }
       this.#requested.delete(page)
       const us = (performance.now() - began) * 1000
       this.#maxUs = Math.max(this.#maxUs, us)
@@ -266,12 +299,18 @@ export class Postcopy {
     this.#checkDrained()
   }
 
+  /** It was asked for ahead, had been pushed already, and is faulted on before it has come with the push. */
+  #isLeftOut(source: number, { nrPages, runs, zeroRuns }: FrameOf<'pageReply'>): boolean {
+    if (pagesInRuns(runs) + pagesInRuns(zeroRuns) === nrPages) return false
+    const page = Float64Array.of(source, 1)
+    return this.#spaces.some(({ lazy }) => lazy.sourceRunsPendingFor(page).length > 0)
+  }
+
   #askBacklog(): void {
     for (const page of this.#backlog) {
-      if (this.#requested.size >= faultPendingMax) return
+      if (this.#requested.size >= maxDemands) return
       this.#backlog.delete(page)
-      this.#requested.set(page, performance.now())
-      this.#request(page, 1)
+      this.#demand(page)
     }
   }
 

@@ -45,13 +45,14 @@ export const DumpRequestSchema = Type.Object(
     mode: Type.Enum(['hybrid', 'precopy', 'postcopy'], { default: 'hybrid' }),
     maxRounds: Type.Optional(integer(LIMITS.maxRounds)),
     maxDowntimeMs: Type.Optional(integer(LIMITS.maxDowntimeMs)),
+    maxBandwidthMbit: Type.Optional(integer(LIMITS.maxBandwidthMbit)),
     verify: Type.Optional(Type.Boolean()),
-    /** Default: the best that the source's kernel has. */
     /**
      * For so long after the handover pages are sent only when they are asked for, and none is moved into the
      * freeze because it is hot: whoever measures faults sees all of them.
      */
     pushDelayMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 3_600_000 })),
+    /** Default: the best that the source's kernel has. */
     tracker: Type.Optional(Type.Enum(['wp-async', 'soft-dirty', 'page-hash'])),
     bulkLanes: Type.Optional(integer(LIMITS.bulkLanes)),
     /** For tests: a fault of migration/faults.ts, "name" or "name:seed". */
@@ -67,6 +68,8 @@ export const RestoreRequestSchema = Type.Object(
     token: TokenSchema,
     source: Type.String({ pattern: '^ws://[^/?#@\\s]+/?$', maxLength: 300 }),
     verify: Type.Optional(Type.Boolean()),
+    /** Default true: pages that will probably be touched next are asked for before they are. */
+    prefetch: Type.Optional(Type.Boolean()),
     newPidNamespace: Type.Optional(Type.Boolean()),
     imagesDir: Type.Optional(PathSchema),
     injectFault: Type.Optional(Type.String({ minLength: 1, maxLength: 100 })),

@@ -7,7 +7,15 @@ import type { WebSocket } from 'ws'
 import { closing, eventually, laneAndPeer, lanePair, Recorder, sendTogether } from './fixtures/sockets.js'
 
 const ack = (sequence: number): Frame => ({ type: 'batchAck', sequence, bytes: 4096 })
-const request: Frame = { type: 'pageRequest', asId: 1, round: 1, requestId: 1, page: 16, nrPages: 1 }
+const request: Frame = {
+  type: 'pageRequest',
+  asId: 1,
+  round: 1,
+  requestId: 1,
+  page: 16,
+  nrPages: 1,
+  ahead: false,
+}
 
 /** Beats of the heartbeat until a silent peer counts as lost. */
 const heartbeatMs = 5000

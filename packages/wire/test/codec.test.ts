@@ -83,8 +83,13 @@ const literals: [string, Frame, Buffer][] = [
   ],
   [
     'pageRequest',
-    { type: 'pageRequest', asId: 1, round: 3, requestId: 7, page: 2 ** 35 - 8, nrPages: 8 },
+    { type: 'pageRequest', asId: 1, round: 3, requestId: 7, page: 2 ** 35 - 8, nrPages: 8, ahead: false },
     hexFrame('f201 0e 08 01 10 03 18 07 20 f8ffffff7f 28 08'),
+  ],
+  [
+    'pageRequest ahead',
+    { type: 'pageRequest', asId: 1, round: 3, requestId: 7, page: 16, nrPages: 8, ahead: true },
+    hexFrame('f201 0c 08 01 10 03 18 07 20 10 28 08 30 01'),
   ],
   [
     'pageBatch',

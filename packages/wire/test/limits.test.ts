@@ -56,6 +56,7 @@ const request: FrameOf<'pageRequest'> = {
   requestId: 1,
   page: 5,
   nrPages: 1,
+  ahead: false,
 }
 const image: FrameOf<'image'> = { type: 'image', asId: 1, round: 1, name: 'mm', totalBytes: 10, offset: 0 }
 const hashes: FrameOf<'pageHashes'> = {

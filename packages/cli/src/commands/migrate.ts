@@ -16,9 +16,11 @@ export interface MigrationFlags {
   mode: 'hybrid' | 'precopy' | 'postcopy'
   maxRounds?: number
   maxDowntime?: number
+  maxBandwidth?: number
   bulkLanes?: number
   newPidNamespace?: boolean
   verify?: boolean
+  prefetch?: boolean
   tracker?: 'wp-async' | 'soft-dirty' | 'page-hash'
   images?: string
   report?: string
@@ -35,14 +37,27 @@ export function migrationOptions(flags: MigrationFlags): MigrationOptions {
     mode,
     maxRounds,
     maxDowntime: maxDowntimeMs,
+    maxBandwidth: maxBandwidthMbit,
     bulkLanes,
     newPidNamespace,
     verify,
+    prefetch,
     tracker,
     images,
   } = flags
   const imagesDir = images === undefined ? undefined : resolve(images)
-  return { mode, maxRounds, maxDowntimeMs, bulkLanes, newPidNamespace, verify, tracker, imagesDir }
+  return {
+    mode,
+    maxRounds,
+    maxDowntimeMs,
+    maxBandwidthMbit,
+    bulkLanes,
+    newPidNamespace,
+    verify,
+    prefetch,
+    tracker,
+    imagesDir,
+  }
 }
 
 /** `migrate`: progress and report while and after it, a last sentence that says where the process is. */

@@ -168,6 +168,7 @@ export const arbitraryFrames: Record<FrameType, Arbitrary<Frame>> = {
     requestId: id,
     page: fc.integer({ min: 0, max: pageLimit - maxFaultPages }),
     nrPages: fc.integer({ min: 1, max: maxFaultPages }),
+    ahead: fc.boolean(),
   }),
   pageReply: fc
     .tuple(fc.integer({ min: 0, max: pageLimit - maxFaultPages }), twoTables(denseTable(maxFaultPages)))

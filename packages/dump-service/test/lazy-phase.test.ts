@@ -5,7 +5,9 @@ import { type Frame, type FrameOf, maxBatchPages, maxFaultPages } from '@pagefer
 import t, { type Test } from 'tap'
 import { eventually, lanePair, Recorder } from '../../service/test/fixtures/sockets.js'
 import { BulkLane } from '../src/bulk-lane.js'
-import { Serving } from '../src/serving.js'
+import { FaultServer } from '../src/fault-server.js'
+import type { Pace } from '../src/pacing.js'
+import { Push } from '../src/push.js'
 import { connectBulk, contentOf, pagesOf, Receiver, startPages, type Workload } from './fixtures/workload.js'
 
 const nrPages = 3000
@@ -14,7 +16,8 @@ const round = 4
 const log = createLogger('test', 'silent')
 
 interface Setup {
-  serving: Serving
+  push: Push
+  faults: FaultServer
   bulk: BulkLane[]
   receiver: Receiver
   /** The destination's end of the fault lane, and what came in on it. */
@@ -26,15 +29,34 @@ interface Setup {
   request(page: number, nrPages?: number, more?: Partial<FrameOf<'pageRequest'>>): void
 }
 
-async function setUp(test: Test, workload: Workload, lazy: PageSet, history?: WriteHistory): Promise<Setup> {
+async function setUp(
+  test: Test,
+  workload: Workload,
+  lazy: PageSet,
+  history?: WriteHistory,
+  pacing?: Pace,
+): Promise<Setup> {
   const bulk = [new BulkLane()]
   const receiver = new Receiver(workload.first)
-  const serving = new Serving({ ...workload, asId, round, lazy, history, lanes: bulk, log })
+  const faults = new FaultServer({
+    onServed: (page, nr) => push.served(page, nr),
+    onDiscarded: (runs) => push.discarded(runs),
+  })
+  const push = new Push({
+    ...{ ...workload, asId, round, lazy, history, lanes: bulk, pacing, log },
+    onSent: ({ runs, zeroRuns }, lost) => {
+      for (const table of [runs, zeroRuns]) {
+        if (lost) faults.noteLost(table)
+        else faults.notePushed(table)
+      }
+    },
+  })
+  faults.serve({ pid: workload.pid, asId, round, lazy: lazy.runTable() })
   const { source, destination: fault } = await lanePair(test, 'fault')
   source.open({
     onFrame: (frame) => {
       if (frame.type !== 'pageRequest') throw new Error(frame.type)
-      serving.onFrame(source, frame)
+      faults.onFrame(source, frame)
     },
     onLost: () => {},
   })
@@ -45,16 +67,18 @@ async function setUp(test: Test, workload: Workload, lazy: PageSet, history?: Wr
   test.teardown(async () => {
     controller.abort()
     await running
+    faults.close()
   })
   let requestId = 0
   return {
-    serving,
+    push,
+    faults,
     bulk,
     receiver,
     fault,
     replies,
     run: () => {
-      running = serving.run(controller.signal)
+      running = push.run(controller.signal)
     },
     request: (page, nrPages = 1, more = {}) => {
       const frame: Frame = {
@@ -64,6 +88,7 @@ async function setUp(test: Test, workload: Workload, lazy: PageSet, history?: Wr
         requestId: ++requestId,
         page,
         nrPages,
+        ahead: false,
         ...more,
       }
       fault.send(frame)
@@ -78,12 +103,12 @@ t.test('serving', async (t) => {
   const indices = Array.from({ length: nrPages }, (_, i) => i)
 
   await t.test('everything is pushed once, zeros as such', async (t) => {
-    const { serving, bulk, receiver, run } = await setUp(t, workload, all)
+    const { push, bulk, receiver, run } = await setUp(t, workload, all)
     await connectBulk(t, bulk[0], receiver)
     run()
     await eventually('all arrive', () => receiver.pages.size === nrPages)
     t.same(receiver.wrong(indices), [])
-    t.equal(serving.pushedPages, nrPages)
+    t.equal(push.pushedPages, nrPages)
     t.ok(receiver.batches.every((batch) => batch.asId === asId && batch.round === round))
     t.equal(all.count, nrPages, 'the lazy set is not consumed: a page may be asked for again')
   })
@@ -119,6 +144,35 @@ t.test('serving', async (t) => {
     )
   })
 
+  await t.test(
+    'ahead of a fault, what was sent already is left out; for a fault it is sent again',
+    async (t) => {
+      const { bulk, receiver, replies, run, request } = await setUp(t, workload, all)
+      const answers = async (count: number) => {
+        await eventually('it is answered', () => replies.frames.length === count)
+        const frame = replies.frames[count - 1] as FrameOf<'pageReply'>
+        return [...pagesOf(frame.runs), ...pagesOf(frame.zeroRuns)]
+          .map((page) => page - first)
+          .sort((a, b) => a - b)
+      }
+      request(first + 100, 2, { ahead: true })
+      t.same(await answers(1), [100, 101])
+      request(first + 98, 8, { ahead: true })
+      t.same(await answers(2), [98, 99, 102, 103, 104, 105])
+      request(first + 98, 8, { ahead: true })
+      t.same(await answers(3), [], 'no page at all is an answer, too')
+      request(first + 100, 2)
+      t.same(await answers(4), [100, 101], 'somebody waits for these')
+
+      await connectBulk(t, bulk[0], receiver)
+      run()
+      await eventually('the rest is pushed', () => receiver.pages.size === nrPages - 8)
+      t.notOk(receiver.pages.has(101), 'and what was sent as a reply is not')
+      request(first + 500, 1, { ahead: true })
+      t.same(await answers(5), [], 'it was pushed')
+    },
+  )
+
   await t.test('nothing but lazy pages may be asked for', async (t) => {
     const lazy = PageSet.of([first + 10, 20], [first + 40, 5])
     const cases: [what: string, send: (setup: Setup) => void, code: number, reason: RegExp][] = [
@@ -150,18 +204,18 @@ t.test('serving', async (t) => {
   })
 
   await t.test('what was discarded is not pushed; only what is lazy can be', async (t) => {
-    const { serving, bulk, receiver, run } = await setUp(t, workload, all)
+    const { faults, bulk, receiver, run } = await setUp(t, workload, all)
     const { source } = await connectBulk(t, bulk[0], receiver)
     const discard = (from: number, nr: number): Frame => {
       return { type: 'discard', asId, round, runs: Float64Array.of(from, nr) }
     }
-    serving.onFrame(source, discard(first + 100, 500) as FrameOf<'discard'>)
-    t.throws(() => serving.onFrame(source, discard(first - 1, 1) as FrameOf<'discard'>), {
+    faults.onFrame(source, discard(first + 100, 500) as FrameOf<'discard'>)
+    t.throws(() => faults.onFrame(source, discard(first - 1, 1) as FrameOf<'discard'>), {
       code: 'PROTOCOL',
       closeCode: 4108,
     })
     const stale = { ...discard(first, 1), round: 1 } as FrameOf<'discard'>
-    t.throws(() => serving.onFrame(source, stale), { code: 'PROTOCOL', closeCode: 4107 })
+    t.throws(() => faults.onFrame(source, stale), { code: 'PROTOCOL', closeCode: 4107 })
     run()
     const rest = indices.filter((i) => i < 100 || i >= 600)
     await eventually('the rest is pushed', () => receiver.pages.size === rest.length)
@@ -187,8 +241,8 @@ t.test('serving', async (t) => {
       'hot pages are in the first batch',
     )
     t.ok(
-      indices.slice(1001, 1100).every((i) => early.has(i)),
-      'so is what follows the fault',
+      indices.slice(Math.ceil((first + 1001) / 64) * 64 - first, 1064).every((i) => early.has(i)),
+      'so is the block of the fault',
     )
     t.notOk(early.has(1500))
     t.ok(early.size <= maxBatchPages)
@@ -199,7 +253,7 @@ t.test('serving', async (t) => {
   })
 
   await t.test('what a broken lane had in flight is pushed again over the next one', async (t) => {
-    const { serving, bulk, receiver, run } = await setUp(t, workload, all)
+    const { push, bulk, receiver, run } = await setUp(t, workload, all)
     const lossy = new Receiver(first)
     lossy.acknowledges = false
     const { source, destination } = await connectBulk(t, bulk[0], lossy)
@@ -207,17 +261,41 @@ t.test('serving', async (t) => {
     await eventually('the window is full', () => lossy.batches.length > 0 && !bulk[0].hasRoom)
     destination.terminate()
     await source.closed()
-    serving.requeue(bulk[0].lost())
+    push.requeue(bulk[0].lost())
     await connectBulk(t, bulk[0], receiver)
     await eventually('all arrive', () => receiver.pages.size === nrPages)
     t.same(receiver.wrong(indices), [])
 
     // Everything was sent by now: the loop sleeps, and wakes for what is given back.
     const twice = [{ runs: Float64Array.of(first + 50, 2), zeroRuns: Float64Array.of(first + 54, 1) }]
-    serving.requeue(twice)
+    push.requeue(twice)
     await eventually('they come again', () => receiver.pages.get(54)?.length === 2)
     t.same(receiver.pages.get(50), [contentOf(50), contentOf(50)])
     t.equal(receiver.pages.get(53)?.length, 1)
+  })
+
+  await t.test('a limit of the bandwidth holds back what is pushed, and no reply', async (t) => {
+    let bytes = 0
+    let allow: () => void = () => {}
+    const allowed = new Promise<void>((resolve) => {
+      allow = resolve
+    })
+    const pacing: Pace = {
+      turn: () => allowed,
+      sent: (more) => {
+        bytes += more
+      },
+    }
+    const { bulk, receiver, replies, run, request } = await setUp(t, workload, all, undefined, pacing)
+    await connectBulk(t, bulk[0], receiver)
+    run()
+    for (let i = 0; i < 50; i++) request(first + 10 * i)
+    await eventually('they are answered', () => replies.frames.length === 50)
+    t.equal(receiver.pages.size, 0)
+    t.equal(bytes, 0, 'replies do not count')
+    allow()
+    await eventually('the rest is pushed', () => receiver.pages.size === nrPages - 50)
+    t.equal(bytes, bulk[0].bytesSent)
   })
 
   await t.test('a peer that asks and does not take the replies is cut off', async (t) => {
