@@ -8,6 +8,7 @@ import {
   type NamedImage,
   readStatus,
   readVmFlags,
+  type StoppedProcess,
   scanPresent,
 } from '@pageferry/checkpoint'
 import { decodePagemap, encodePagemap, imageFileName, PE_LAZY } from '@pageferry/images'
@@ -28,8 +29,10 @@ export interface FrozenDumpOptions {
   mode: Mode
   /** Pages that are written all the time and travel inside the freeze instead of lazily, at most so many. */
   hotPages?: number
-  /** First page of the scratch area, chosen and written down beforehand. */
+  /** First page of the scratch area, chosen and written down before the freeze. */
   scratch: number
+  /** Chooses and writes down another one: since then the workload has mapped something there. */
+  chooseScratch(): number
 }
 
 export interface FrozenDump {
@@ -50,7 +53,7 @@ export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
   const { pid, stopped, tracker } = original
   const untracked = rounds?.untracked || hasUntrackedWriters(pid)
   const map = finalMap(pid, rounds)
-  stopped.mapScratch(options.scratch)
+  mapScratch(stopped, options)
   const captured = captureProcess(stopped, map, files)
   stopped.leave()
   const scan = tracker?.scan(map) ?? scanPresent(pid, map)
@@ -69,6 +72,15 @@ export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
   })
   const images = captured.imagesWith(scan.guards)
   return { final, images, pagemap: pagemapImage(original.facts.nsPid, final), map }
+}
+
+function mapScratch(stopped: StoppedProcess, { scratch, chooseScratch }: FrozenDumpOptions): void {
+  try {
+    stopped.mapScratch(scratch)
+  } catch (error) {
+    if ((error as { code?: string }).code !== 'EEXIST') throw error
+    stopped.mapScratch(chooseScratch())
+  }
 }
 
 /** Flags come from the last round where no area changed since: reading them walks all page tables. */

@@ -80,6 +80,10 @@ export class SourceWorker {
   readonly #report: ReportInProgress
   #rounds: RoundsResult | null = null
   #lazy: PageSet | null = null
+  /** First page of the scratch area; chosen before the freeze. */
+  #scratch = 0
+  /** Until it is saved. */
+  #pagemap: Uint8Array | null = null
   #serving: Serving | null = null
 
   constructor(spec: WorkerSpec<DumpRequest>, takeover: boolean, channel: WorkerChannel) {
@@ -164,7 +168,7 @@ export class SourceWorker {
       case 'startDump':
         return this.#dump(signal)
       case 'detachAndKeepFrozen':
-        return this.#original.keepFrozen()
+        return this.#keepFrozen()
       case 'startServing':
         return this.#phases.run('serve', () => this.#serve(signal))
       case 'resumeWorkload':
@@ -234,6 +238,8 @@ export class SourceWorker {
   }
 
   #freeze(): void {
+    this.#records.createFiles()
+    this.#chooseScratch()
     const { threads } = this.#original.stop(() => this.#report.noteFreeze())
     this.#report.noteFrozen(threads.length)
   }
@@ -251,21 +257,33 @@ export class SourceWorker {
     this.#records.saveDumpEnd({ finalRound: round, report: this.#report.now(this.#lanes.bytesSent) })
   }
 
+  /** On record before the area exists: a successor removes it. */
+  #chooseScratch(): number {
+    this.#scratch = chooseScratch(this.#original.pid)
+    this.#records.saveScratch(this.#scratch)
+    return this.#scratch
+  }
+
   /** From the stop until its threads are themselves again. */
   #capture(): FrozenDump {
-    // On record before it exists: a successor removes it.
-    const scratch = chooseScratch(this.#original.pid)
-    this.#records.saveScratch(scratch)
     const dump = dumpFrozen({
       original: this.#original,
       files: this.#files,
       rounds: this.#rounds,
       hotPages: this.#spec.request.pushDelayMs ? 0 : undefined,
       mode: this.#settings.mode,
-      scratch,
+      scratch: this.#scratch,
+      chooseScratch: () => this.#chooseScratch(),
     })
-    this.#records.savePagemap(dump.pagemap.bytes)
+    this.#pagemap = dump.pagemap.bytes
     return dump
+  }
+
+  /** Needed by a successor from the commit on, so it is written while the destination restores. */
+  #keepFrozen(): void {
+    this.#original.keepFrozen()
+    if (this.#pagemap !== null) this.#records.savePagemap(this.#pagemap)
+    this.#pagemap = null
   }
 
   /** Frozen, until the machine says resume or kill. */
