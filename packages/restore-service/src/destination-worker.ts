@@ -92,7 +92,7 @@ export class DestinationWorker {
     const { id, token, stateDir, request } = spec
     const log = createLogger('restore-worker').child({ migration: id })
     this.#log = log
-    this.#records = new DestinationRecords(channel, spec.records)
+    this.#records = new DestinationRecords(channel, spec)
     this.#report = this.#records.known.report ?? emptyReport()
     this.#process = new RestoredProcess({ directory: stateDir, log, onExit: (exit) => this.#onExit(exit) })
     this.#status = new StatusReporter(channel, { phase: 'connect' }, () =>
@@ -262,6 +262,7 @@ export class DestinationWorker {
       clockOffsets: offsets,
     })
     appointHeir(keeper, this.#heir)
+    this.#records.createFile()
     if (begin.verify || this.#spec.request.verify === true) this.#verifier = new Verifier()
     const receiver = new RoundReceiver(restorer, this.#images, begin.asId)
     this.#pages.fillSkeleton(receiver)
@@ -290,7 +291,7 @@ export class DestinationWorker {
     this.#spaces = [holdMain(keeper, restorer.uffd, new LazyMap(sets.lazy.clone()))]
     this.#verifier?.save(this.#hashesFile)
     this.#report.blackout.restoreMs = performance.now() - began // for a successor, who does not see the rest
-    await this.#records.keep({ pid, finalRound: rounds.round, report: this.#report })
+    this.#records.saveRestore({ pid, finalRound: rounds.round, report: this.#report })
     const ended = performance.now()
     this.#report.blackout.restoreMs = ended - began
     this.#readyParts = { verifyMs: verified - began, stateMs: ended - verified }
