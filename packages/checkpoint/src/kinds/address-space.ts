@@ -4,8 +4,8 @@ import type { FileEntry, MmEntry } from '@pageferry/images'
 import { pagemap } from '@pageferry/kernel'
 import type { AreaMap } from '@pageferry/memory'
 import type { CaptureContext } from '../capture-context.js'
-import { readStat } from '../proc/stat.js'
-import { readStatus } from '../proc/status.js'
+import type { ProcStat } from '../proc/stat.js'
+import type { CallBatch } from '../remote/call-batch.js'
 import { scratchPages } from '../remote/scratch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import { type FileTable, requiredPath } from './file-table.js'
@@ -41,13 +41,27 @@ export function mmOfRound(map: AreaMap, files: FileTable): MmEntry {
   return { ...zero, exeFileId: 0, mmSavedAuxv: [], vmas: areasToVmas(map, files), aios: [] }
 }
 
+/** What only the process itself can find out, whichever thread of it. */
+export interface AddressSpaceAnswers {
+  brk: bigint
+  dumpable: number
+}
+
+/** @returns the answers, once the batch has run */
+export function askAddressSpace(batch: CallBatch): () => AddressSpaceAnswers {
+  const brk = batch.add('brk', 0)
+  const dumpable = batch.add('prctl', prGetDumpable, 0, 0, 0, 0)
+  return () => ({ brk: brk(), dumpable: Number(dumpable()) })
+}
+
 export function dumpAddressSpace(
-  { pid, process }: CaptureContext,
+  { pid, status }: CaptureContext,
+  { brk, dumpable }: AddressSpaceAnswers,
+  stat: ProcStat,
   map: AreaMap,
   files: FileTable,
   futureLocks: number,
 ): MmEntry {
-  const stat = readStat(pid)
   const auxv = readFileSync(`/proc/${pid}/auxv`)
   const saved: bigint[] = []
   for (let at = 0; at + 8 <= auxv.length; at += 8) saved.push(auxv.readBigUInt64LE(at))
@@ -59,7 +73,7 @@ export function dumpAddressSpace(
     mmEndData: stat.endData,
     mmStartStack: stat.startStack,
     mmStartBrk: stat.startBrk,
-    mmBrk: process.leader.call('brk', 0),
+    mmBrk: brk,
     mmArgStart: stat.argStart,
     mmArgEnd: stat.argEnd,
     mmEnvStart: stat.envStart,
@@ -67,9 +81,9 @@ export function dumpAddressSpace(
     exeFileId: files.mappedFile(exe, `exe:${exe}`, 0),
     mmSavedAuxv: saved,
     vmas: areasToVmas(map, files),
-    dumpable: Number(process.leader.call('prctl', prGetDumpable, 0, 0, 0, 0)),
+    dumpable,
     aios: [],
-    thpDisabled: !readStatus(pid).thpEnabled,
+    thpDisabled: !status.thpEnabled,
     mlockall: futureLocks === 0 ? undefined : futureLocks,
   }
 }
@@ -78,8 +92,8 @@ export function dumpAddressSpace(
  * What mlockall(2) said of areas to come. The kernel shows it nowhere; but our scratch area came after it. To be called
  * while that has not been used: whether it was filled at once tells MCL_ONFAULT.
  */
-export function dumpFutureLocks({ pid, process }: CaptureContext, map: AreaMap): number {
-  if (readStatus(pid).lockedPages !== lockedPages(map) + scratchPages) return 0
+export function dumpFutureLocks({ pid, process, status }: CaptureContext, map: AreaMap): number {
+  if (status.lockedPages !== lockedPages(map) + scratchPages) return 0
   const pagemapFd = openSync(`/proc/${pid}/pagemap`, 'r')
   try {
     const entry = new BigUint64Array(1)
@@ -102,8 +116,7 @@ const maxShownPages = 64
  * Where arguments and environment lie, as [first page, number of pages]. Whoever reads /proc/PID/cmdline or environ
  * (ps, or the program itself) gets nothing for a page that is missing: the kernel does not wait for a userfault there.
  */
-export function shownPages(pid: number): [first: number, nr: number][] {
-  const { argStart, argEnd, envStart, envEnd } = readStat(pid)
+export function shownPages({ argStart, argEnd, envStart, envEnd }: ProcStat): [first: number, nr: number][] {
   return [
     [argStart, argEnd],
     [envStart, envEnd],

@@ -1,6 +1,6 @@
 import type { CredsEntry } from '@pageferry/images'
-import type { CaptureContext } from '../capture-context.js'
 import { readStatus } from '../proc/status.js'
+import type { CallBatch } from '../remote/call-batch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import type { WorkloadThread } from '../remote/workload-thread.js'
 
@@ -25,8 +25,13 @@ function fromWords(set: number[] | null | undefined): bigint {
   return BigInt((set?.[0] ?? 0) >>> 0) | (BigInt((set?.[1] ?? 0) >>> 0) << 32n)
 }
 
-export function dumpCredentials({ pid }: CaptureContext, thread: WorkloadThread): CredsEntry {
-  const status = readStatus(pid, thread.tid)
+/** @returns the answer, once the batch has run */
+export function askSecurebits(batch: CallBatch): () => number {
+  const result = batch.add('prctl', prGetSecurebits, 0, 0, 0, 0)
+  return () => Number(result())
+}
+
+export function dumpCredentials({ status }: WorkloadThread, secbits: number): CredsEntry {
   return {
     uid: status.uids[0],
     euid: status.uids[1],
@@ -41,7 +46,7 @@ export function dumpCredentials({ pid }: CaptureContext, thread: WorkloadThread)
     capEff: words(status.capEffective),
     capBnd: words(status.capBounding),
     capAmb: words(status.capAmbient),
-    secbits: Number(thread.call('prctl', prGetSecurebits, 0, 0, 0, 0)),
+    secbits,
     groups: status.groups,
     noNewPrivs: status.noNewPrivs ? 1 : 0,
   }

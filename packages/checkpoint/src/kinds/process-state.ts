@@ -6,16 +6,17 @@ import {
   type RlimitEntry,
   TASK_STATE,
   type TaskCoreEntry,
+  type TaskTimersEntry,
 } from '@pageferry/images'
 import type { CaptureContext } from '../capture-context.js'
 import { readComm } from '../proc/comm.js'
 import { readLimits } from '../proc/limits.js'
-import { readStat } from '../proc/stat.js'
-import { readStatus } from '../proc/status.js'
+import type { ProcStat } from '../proc/stat.js'
+import type { CallBatch } from '../remote/call-batch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import { type FileTable, requiredPath } from './file-table.js'
-import { dumpPendingSignals, dumpSignalActions } from './signals.js'
-import { dumpTimers } from './timers.js'
+import { askSignalActions, dumpPendingSignals } from './signals.js'
+import { askIntervalTimers, dumpPosixTimers } from './timers.js'
 
 /** What belongs to the process as a whole: limits, scores, names, directories, signal actions, timers. */
 
@@ -23,12 +24,30 @@ const prGetChildSubreaper = 37
 const prSetChildSubreaper = 36
 const prSetName = 15
 
-export function dumpProcessState(context: CaptureContext): TaskCoreEntry {
+/** What only the process itself can find out, whichever thread of it. */
+export type ProcessAnswers = Pick<TaskCoreEntry, 'childSubreaper' | 'sigactions'> &
+  Pick<TaskTimersEntry, 'real' | 'virt' | 'prof'>
+
+/** @returns the answers, once the batch has run */
+export function askProcess({ status }: CaptureContext, batch: CallBatch): () => ProcessAnswers {
+  const subreaper = batch.room(4)
+  const result = batch.add('prctl', prGetChildSubreaper, subreaper, 0, 0, 0)
+  const sigactions = askSignalActions(status, batch)
+  const timers = askIntervalTimers(batch)
+  return () => {
+    result()
+    const childSubreaper = batch.read(subreaper, 4).readInt32LE(0) !== 0
+    return { childSubreaper, sigactions: sigactions(), ...timers() }
+  }
+}
+
+export function dumpProcessState(
+  context: CaptureContext,
+  answers: ProcessAnswers,
+  stat: ProcStat,
+): TaskCoreEntry {
   const { pid, process } = context
-  const stat = readStat(pid)
-  process.leader.call('prctl', prGetChildSubreaper, process.scratch, 0, 0, 0)
-  // Read at once: what follows uses the scratch area, too.
-  const childSubreaper = process.read(process.scratch, 4).readInt32LE(0) !== 0
+  const { childSubreaper, sigactions, ...timers } = answers
   return {
     taskState: TASK_STATE.ALIVE,
     exitCode: 0,
@@ -36,11 +55,11 @@ export function dumpProcessState(context: CaptureContext): TaskCoreEntry {
     flags: stat.flags,
     blkSigset: process.leader.mask,
     comm: readComm(pid, pid),
-    timers: dumpTimers(context),
+    timers: { ...timers, posix: dumpPosixTimers(context) },
     rlimits: { rlimits: readLimits(pid).map(({ soft, hard }): RlimitEntry => ({ cur: soft, max: hard })) },
     signalsS: dumpPendingSignals(process.leader.tid, true),
     oomScoreAdj: Number(readFileSync(`/proc/${pid}/oom_score_adj`, 'utf8')),
-    sigactions: dumpSignalActions(context),
+    sigactions,
     childSubreaper,
   }
 }
@@ -70,13 +89,13 @@ export function restoreLimits(skeleton: SkeletonProcess, state: TaskCoreEntry): 
 }
 
 /** Directories and umask; the directories are entered into the file table as CRIU does. */
-export function dumpFs(pid: number, files: FileTable): FsEntry {
+export function dumpFs({ pid, status }: CaptureContext, files: FileTable): FsEntry {
   const cwd = readlinkSync(`/proc/${pid}/cwd`)
   const root = readlinkSync(`/proc/${pid}/root`)
   return {
     cwdId: files.mappedFile(cwd, `cwd:${cwd}`, 0o200000),
     rootId: files.mappedFile(root, `root:${root}`, 0o200000),
-    umask: readStatus(pid).umask,
+    umask: status.umask,
   }
 }
 

@@ -1,7 +1,7 @@
 import type { SaEntry, SignalQueueEntry } from '@pageferry/images'
 import { ptrace } from '@pageferry/kernel'
-import type { CaptureContext } from '../capture-context.js'
-import { readStatus } from '../proc/status.js'
+import type { ProcStatus } from '../proc/status.js'
+import type { CallBatch } from '../remote/call-batch.js'
 import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
 
 /** Signal actions and pending signals (sigaction(2), rt_sigqueueinfo(2)). */
@@ -15,28 +15,32 @@ const sigChld = 17
 const sigactionBytes = 32
 const sigsetBytes = 8
 
-export function dumpSignalActions({ pid, process }: CaptureContext): SaEntry[] {
-  const status = readStatus(pid)
-  const set = status.sigCaught | status.sigIgnored
-  const entries: SaEntry[] = []
+/** @returns the answers, once the batch has run in a thread of the process */
+export function askSignalActions({ sigCaught, sigIgnored }: ProcStatus, batch: CallBatch): () => SaEntry[] {
+  const set = sigCaught | sigIgnored
+  const entries: (() => SaEntry)[] = []
   for (let signal = 1; signal <= nrSignals; signal++) {
     if (signal === sigKill || signal === sigStop) continue
     // The kernel lists what is caught or ignored; everything else is SIG_DFL, whose flags have no effect, but for
     // SIGCHLD: SA_NOCLDWAIT and SA_NOCLDSTOP say what becomes of children.
     if ((set & (1n << BigInt(signal - 1))) === 0n && signal !== sigChld) {
-      entries.push({ sigaction: 0n, flags: 0n, restorer: 0n, mask: 0n })
+      entries.push(() => ({ sigaction: 0n, flags: 0n, restorer: 0n, mask: 0n }))
       continue
     }
-    process.leader.call('rt_sigaction', signal, 0, process.scratch, sigsetBytes)
-    const bytes = process.read(process.scratch, sigactionBytes)
-    entries.push({
-      sigaction: bytes.readBigUInt64LE(0),
-      flags: bytes.readBigUInt64LE(8),
-      restorer: bytes.readBigUInt64LE(16),
-      mask: bytes.readBigUInt64LE(24),
+    const action = batch.room(sigactionBytes)
+    const result = batch.add('rt_sigaction', signal, 0, action, sigsetBytes)
+    entries.push(() => {
+      result()
+      const bytes = batch.read(action, sigactionBytes)
+      return {
+        sigaction: bytes.readBigUInt64LE(0),
+        flags: bytes.readBigUInt64LE(8),
+        restorer: bytes.readBigUInt64LE(16),
+        mask: bytes.readBigUInt64LE(24),
+      }
     })
   }
-  return entries
+  return () => entries.map((entry) => entry())
 }
 
 export function restoreSignalActions(skeleton: SkeletonProcess, entries: SaEntry[]): void {

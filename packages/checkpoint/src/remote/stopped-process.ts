@@ -3,7 +3,6 @@ import { addressOf, isKernelError, PageferryError, pageBytes } from '@pageferry/
 import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
 import { hasExited } from '../exited.js'
 import { readMaps } from '../proc/maps.js'
-import { readStatus } from '../proc/status.js'
 import { readTids } from '../proc/tasks.js'
 import { codeBytes } from './exit-sequence.js'
 import { lastProcessor, SchedulerClocks, schedulerFacts } from './interrupted.js'
@@ -79,9 +78,7 @@ export class StoppedProcess {
           if (!waitForStop(tid)) continue
           seized.push(tid)
           stopped.#checkPreStop(tid)
-          stopped.threads.push(
-            new WorkloadThread(site, tid, signalDeliverable(pid, tid), stopped.elapsedNs(tid)),
-          )
+          stopped.threads.push(new WorkloadThread(site, tid, stopped.elapsedNs(tid)))
         }
         if (which === 'one' && seized.length > 0) break
       }
@@ -303,12 +300,6 @@ function abandonStop(tid: number): void {
   } catch {
     // It is gone, or hangs in the kernel.
   }
-}
-
-function signalDeliverable(pid: number, tid: number): boolean {
-  const status = readStatus(pid, tid)
-  const pending = status.sigPending | status.sharedPending
-  return (pending & ~status.sigBlocked & ~status.sigIgnored) !== 0n
 }
 
 function tryDetach(tid: number): void {
