@@ -106,7 +106,7 @@ export function dumpFutureLocks({ pid, process, status }: CaptureContext, map: A
 
 /** Nothing may be mapped for ourselves afterwards. */
 export function restoreFutureLocks(skeleton: SkeletonProcess, mm: MmEntry): void {
-  if (mm.mlockall !== undefined && mm.mlockall !== 0) skeleton.call('mlockall', mm.mlockall)
+  if (mm.mlockall !== undefined && mm.mlockall !== 0) skeleton.queue(skeleton.pid, 'mlockall', [mm.mlockall])
 }
 
 /** Longest arguments and longest environment that travel in the freeze; both may be megabytes. */
@@ -127,15 +127,26 @@ export function shownPages({ argStart, argEnd, envStart, envEnd }: ProcStat): [f
   })
 }
 
-/** PR_SET_MM_MAP checks that the areas exist, so the map must be final; nothing may map the old executable. */
-export function restoreAddressSpace(skeleton: SkeletonProcess, mm: MmEntry, files: FileEntry[]): void {
+/**
+ * PR_SET_MM_MAP checks that the areas exist, so the map must be final; nothing may map the old executable.
+ *
+ * @param freeFd the lowest number that is no descriptor of the skeleton now: the one that open(2) gives
+ */
+export function restoreAddressSpace(
+  skeleton: SkeletonProcess,
+  mm: MmEntry,
+  files: FileEntry[],
+  freeFd: number,
+): void {
   const exePath = requiredPath(files, mm.exeFileId, 'the executable')
   // A skeleton of a skeleton (rehearsal.ts) has its link already, and the kernel refuses to replace a file by
   // itself while it is mapped.
   const isOwn = readlinkSync(`/proc/${skeleton.pid}/exe`) === exePath
-  const exe = isOwn
-    ? -1
-    : Number(skeleton.call('open', skeleton.write(Buffer.from(`${exePath}\0`)), O_CLOEXEC, 0))
+  const { pid } = skeleton
+  if (!isOwn) {
+    const path = skeleton.put(Buffer.from(`${exePath}\0`))
+    skeleton.queue(pid, 'open', [path, O_CLOEXEC, 0], { expected: BigInt(freeFd) })
+  }
   const auxv = Buffer.alloc(mm.mmSavedAuxv.length * 8)
   for (const [i, word] of mm.mmSavedAuxv.entries()) auxv.writeBigUInt64LE(word, i * 8)
   const fields = [
@@ -154,20 +165,19 @@ export function restoreAddressSpace(skeleton: SkeletonProcess, mm: MmEntry, file
   // struct prctl_mm_map: eleven u64, auxv pointer, auxv_size u32, exe_fd u32 (linux/prctl.h)
   const map = Buffer.alloc(104)
   for (const [i, field] of fields.entries()) map.writeBigUInt64LE(field, i * 8)
-  map.writeBigUInt64LE(skeleton.write(auxv, 256), 88)
+  map.writeBigUInt64LE(skeleton.put(auxv), 88)
   map.writeUInt32LE(auxv.length, 96)
-  map.writeUInt32LE(exe === -1 ? noExeFd : exe, 100)
-  const [result] = skeleton.batch([
-    { name: 'prctl', args: [prSetMm, prSetMmMap, skeleton.write(map), map.length, 0] },
-    ...(isOwn ? [] : [{ name: 'close' as const, args: [exe] }]),
-  ])
-  if (result < 0n) {
-    throw new PageferryError('KERNEL', `prctl(PR_SET_MM_MAP) failed with errno ${-result} (exe ${exePath})`)
-  }
-  if (mm.thpDisabled === true) skeleton.call('prctl', prSetThpDisable, 1, 0, 0, 0)
+  map.writeUInt32LE(isOwn ? noExeFd : freeFd, 100)
+  skeleton.queue(pid, 'prctl', [prSetMm, prSetMmMap, skeleton.put(map), map.length, 0], {
+    explain: (errno) =>
+      new PageferryError('KERNEL', `prctl(PR_SET_MM_MAP) failed with errno ${errno} (exe ${exePath})`),
+  })
+  if (!isOwn) skeleton.queue(pid, 'close', [freeFd])
+  if (mm.thpDisabled === true) skeleton.queue(pid, 'prctl', [prSetThpDisable, 1, 0, 0, 0])
 }
 
 /** Credentials reset it, so it comes behind them. Only 0 and 1 can be set (prctl(2)). */
 export function restoreDumpable(skeleton: SkeletonProcess, mm: MmEntry): void {
-  if (mm.dumpable === 0 || mm.dumpable === 1) skeleton.call('prctl', prSetDumpable, mm.dumpable, 0, 0, 0)
+  if (mm.dumpable === 0 || mm.dumpable === 1)
+    skeleton.queue(skeleton.pid, 'prctl', [prSetDumpable, mm.dumpable, 0, 0, 0])
 }

@@ -69,22 +69,17 @@ export function dumpProcessState(
  * CAP_SYS_RESOURCE may set another user's limits, which containers rarely have (prlimit(2)).
  */
 export function restoreLimits(skeleton: SkeletonProcess, state: TaskCoreEntry): void {
-  const limits = state.rlimits?.rlimits ?? []
-  const table = new BigUint64Array(limits.flatMap(({ cur, max }) => [cur, max]))
-  const address = skeleton.write(new Uint8Array(table.buffer))
-  const results = skeleton.batch(
-    limits.map((_, resource) => ({
-      name: 'prlimit64',
-      args: [0, resource, address + BigInt(16 * resource), 0],
-    })),
-  )
-  for (const [resource, result] of results.entries()) {
-    if (result === 0n) continue
-    throw new PageferryError(
-      'REFUSED',
-      `the destination does not allow the workload's limit ${resource} (hard ${limits[resource].max}): ` +
-        'start the restore-service with limits at least as high, or with CAP_SYS_RESOURCE',
-    )
+  for (const [resource, { cur, max }] of (state.rlimits?.rlimits ?? []).entries()) {
+    const limit = new BigUint64Array([cur, max])
+    const args = [0, resource, skeleton.put(new Uint8Array(limit.buffer)), 0]
+    skeleton.queue(skeleton.pid, 'prlimit64', args, {
+      explain: () =>
+        new PageferryError(
+          'REFUSED',
+          `the destination does not allow the workload's limit ${resource} (hard ${max}): ` +
+            'start the restore-service with limits at least as high, or with CAP_SYS_RESOURCE',
+        ),
+    })
   }
 }
 
@@ -107,13 +102,14 @@ export function restoreProcessState(
   files: FileEntry[],
 ): void {
   const path = (id: number, what: string): bigint =>
-    skeleton.write(Buffer.from(`${requiredPath(files, id, what)}\0`))
+    skeleton.put(Buffer.from(`${requiredPath(files, id, what)}\0`))
   const root = requiredPath(files, fs.rootId, 'the root directory')
-  skeleton.call('chdir', path(fs.cwdId, 'the working directory'))
-  if (root !== '/') skeleton.call('chroot', path(fs.rootId, 'the root directory'))
-  if (fs.umask !== undefined) skeleton.call('umask', fs.umask)
-  skeleton.call('personality', state.personality)
-  if (state.childSubreaper === true) skeleton.call('prctl', prSetChildSubreaper, 1, 0, 0, 0)
+  const { pid } = skeleton
+  skeleton.queue(pid, 'chdir', [path(fs.cwdId, 'the working directory')])
+  if (root !== '/') skeleton.queue(pid, 'chroot', [path(fs.rootId, 'the root directory')])
+  if (fs.umask !== undefined) skeleton.queue(pid, 'umask', [fs.umask])
+  skeleton.queue(pid, 'personality', [state.personality])
+  if (state.childSubreaper === true) skeleton.queue(pid, 'prctl', [prSetChildSubreaper, 1, 0, 0, 0])
 }
 
 /** From outside: what needs no cooperation. */
@@ -123,5 +119,5 @@ export function restoreFromOutside(pid: number, state: TaskCoreEntry): void {
 
 /** PR_SET_NAME names the calling thread; /proc/PID/comm can be written only from within the process. */
 export function restoreComm(skeleton: SkeletonProcess, tid: number, comm: Uint8Array): void {
-  skeleton.callIn(tid, 'prctl', prSetName, skeleton.write(Buffer.concat([comm, Buffer.alloc(1)])), 0, 0, 0)
+  skeleton.queue(tid, 'prctl', [prSetName, skeleton.put(Buffer.concat([comm, Buffer.alloc(1)])), 0, 0, 0])
 }

@@ -2,7 +2,7 @@ import type { SaEntry, SignalQueueEntry } from '@pageferry/images'
 import { ptrace } from '@pageferry/kernel'
 import type { ProcStatus } from '../proc/status.js'
 import type { CallBatch } from '../remote/call-batch.js'
-import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
+import type { SkeletonProcess } from '../remote/skeleton-process.js'
 
 /** Signal actions and pending signals (sigaction(2), rt_sigqueueinfo(2)). */
 
@@ -44,22 +44,18 @@ export function askSignalActions({ sigCaught, sigIgnored }: ProcStatus, batch: C
 }
 
 export function restoreSignalActions(skeleton: SkeletonProcess, entries: SaEntry[]): void {
-  const calls: RemoteCall[] = []
-  const table = Buffer.alloc(entries.length * sigactionBytes)
   let signal = 0
-  for (const [i, entry] of entries.entries()) {
+  for (const entry of entries) {
     do signal++
     while (signal === sigKill || signal === sigStop)
     if (entry.sigaction === 0n && entry.flags === 0n) continue
-    table.writeBigUInt64LE(entry.sigaction, i * sigactionBytes)
-    table.writeBigUInt64LE(entry.flags, i * sigactionBytes + 8)
-    table.writeBigUInt64LE(entry.restorer, i * sigactionBytes + 16)
-    table.writeBigUInt64LE(entry.mask, i * sigactionBytes + 24)
-    const address = skeleton.arguments + BigInt(i * sigactionBytes)
-    calls.push({ name: 'rt_sigaction', args: [signal, address, 0, sigsetBytes] })
+    const action = Buffer.alloc(sigactionBytes)
+    action.writeBigUInt64LE(entry.sigaction, 0)
+    action.writeBigUInt64LE(entry.flags, 8)
+    action.writeBigUInt64LE(entry.restorer, 16)
+    action.writeBigUInt64LE(entry.mask, 24)
+    skeleton.queue(skeleton.pid, 'rt_sigaction', [signal, skeleton.put(action), 0, sigsetBytes])
   }
-  skeleton.write(table)
-  skeleton.all(calls)
 }
 
 /** Signals waiting for one thread, or (shared) for the process, with everything that came with them. */
@@ -78,11 +74,11 @@ export function restorePendingSignals(
 ): void {
   for (const { siginfo } of queue?.signals ?? []) {
     const signal = Buffer.from(siginfo).readInt32LE(0)
-    const address = skeleton.write(siginfo)
+    const address = skeleton.put(siginfo)
     if (target.shared) {
-      skeleton.callIn(target.tid, 'rt_sigqueueinfo', target.nsPid, signal, address)
+      skeleton.queue(target.tid, 'rt_sigqueueinfo', [target.nsPid, signal, address])
     } else {
-      skeleton.callIn(target.tid, 'rt_tgsigqueueinfo', target.nsPid, target.nsTid, signal, address)
+      skeleton.queue(target.tid, 'rt_tgsigqueueinfo', [target.nsPid, target.nsTid, signal, address])
     }
   }
 }

@@ -15,7 +15,7 @@ import type { CaptureContext } from '../capture-context.js'
 import { readComm } from '../proc/comm.js'
 import type { CallBatch } from '../remote/call-batch.js'
 import { withRemainingTime } from '../remote/interrupted.js'
-import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
+import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import { readTimespec, timespecBytes, type WorkloadThread } from '../remote/workload-thread.js'
 import { askSecurebits, dumpCredentials } from './credentials.js'
 import { dumpPendingSignals } from './signals.js'
@@ -171,16 +171,13 @@ function robustListAddresses(read: (address: bigint, length: number) => Buffer, 
 /** What needs the thread to make calls of its own; before credentials, which may take the right to them away. */
 export function restoreThreadState(skeleton: SkeletonProcess, tid: number, core: CoreEntry): void {
   const { threadInfo, threadCore } = required(core)
-  const calls: RemoteCall[] = [{ name: 'set_tid_address', args: [threadInfo.clearTidAddr] }]
+  skeleton.queue(tid, 'set_tid_address', [threadInfo.clearTidAddr])
   if (threadCore.futexRla !== 0n) {
-    calls.push({ name: 'set_robust_list', args: [threadCore.futexRla, threadCore.futexRlaLen] })
+    skeleton.queue(tid, 'set_robust_list', [threadCore.futexRla, threadCore.futexRlaLen])
   }
   const { rseqEntry, sas } = threadCore
   if (rseqEntry !== undefined) {
-    calls.push({
-      name: 'rseq',
-      args: [rseqEntry.rseqAbiPointer, rseqEntry.rseqAbiSize, 0, rseqEntry.signature],
-    })
+    skeleton.queue(tid, 'rseq', [rseqEntry.rseqAbiPointer, rseqEntry.rseqAbiSize, 0, rseqEntry.signature])
   }
   if (sas !== undefined && (sas.ssFlags & ssDisable) === 0) {
     const stack = Buffer.alloc(stackBytes)
@@ -188,15 +185,14 @@ export function restoreThreadState(skeleton: SkeletonProcess, tid: number, core:
     // SS_ONSTACK only reports where the stack pointer is; the kernel works that out again.
     stack.writeUInt32LE(sas.ssFlags & ~1, 8)
     stack.writeBigUInt64LE(sas.ssSize, 16)
-    calls.push({ name: 'sigaltstack', args: [skeleton.write(stack), 0] })
+    skeleton.queue(tid, 'sigaltstack', [skeleton.put(stack), 0])
   }
-  skeleton.all(calls, tid)
 }
 
 /** A change of user ids resets it, so it comes behind the credentials (prctl(2), PR_SET_PDEATHSIG). */
 export function restoreDeathSignal(skeleton: SkeletonProcess, tid: number, core: CoreEntry): void {
   const signal = required(core).threadCore.pdeathSig
-  if (signal) skeleton.callIn(tid, 'prctl', prSetPdeathsig, signal, 0, 0, 0)
+  if (signal) skeleton.queue(tid, 'prctl', [prSetPdeathsig, signal, 0, 0, 0])
 }
 
 /** From outside: scheduling. */

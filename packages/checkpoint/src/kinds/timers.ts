@@ -84,12 +84,17 @@ export function restoreTimers(skeleton: SkeletonProcess, timers: TaskTimersEntry
     const [sec, usec] = expired ? [entry.isec, entry.iusec] : [entry.vsec, entry.vusec]
     if (sec === 0n && usec === 0n) continue
     const spec = new BigUint64Array([entry.isec, entry.iusec, sec, usec])
-    skeleton.call('setitimer', which, skeleton.write(new Uint8Array(spec.buffer)), 0)
+    skeleton.queue(skeleton.pid, 'setitimer', [which, skeleton.put(new Uint8Array(spec.buffer)), 0])
   }
   for (const timer of timers.posix ?? []) {
     if (timer.vsec === 0n && timer.vnsec === 0n) continue
     const spec = new BigUint64Array([timer.isec, timer.insec, timer.vsec, timer.vnsec])
-    skeleton.call('timer_settime', timer.itId, 0, skeleton.write(new Uint8Array(spec.buffer)), 0)
+    skeleton.queue(skeleton.pid, 'timer_settime', [
+      timer.itId,
+      0,
+      skeleton.put(new Uint8Array(spec.buffer)),
+      0,
+    ])
   }
 }
 
