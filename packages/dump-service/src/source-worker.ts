@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import {
   createLogger,
   type ErrorInfo,
@@ -54,6 +55,8 @@ import { SourceRecords } from './source-records.js'
 import { ReportInProgress } from './source-report.js'
 
 const connectTimeoutMs = 60_000
+/** Longest that the push waits for Running: then the link is slow, and the pages had better be on their way. */
+const pushHoldMs = 30
 
 /**
  * The source's side of one migration: executes what the state machine in migration/source-machine.ts says.
@@ -85,6 +88,11 @@ export class SourceWorker {
   /** Until it is saved. */
   #pagemap: Uint8Array | null = null
   #serving: Serving | null = null
+  /** Calls it when the destination says so. */
+  #running = (): void => {}
+  readonly #isRunning = new Promise<void>((resolve) => {
+    this.#running = resolve
+  })
 
   constructor(spec: WorkerSpec<DumpRequest>, takeover: boolean, channel: WorkerChannel) {
     const { request } = spec
@@ -240,6 +248,7 @@ export class SourceWorker {
   #freeze(): void {
     this.#records.createFiles()
     this.#chooseScratch()
+    this.#status.beQuiet()
     const { threads } = this.#original.stop(() => this.#report.noteFreeze())
     this.#report.noteFrozen(threads.length)
   }
@@ -301,6 +310,10 @@ export class SourceWorker {
       pushDelayMs: this.#spec.request.pushDelayMs,
       log: this.#log,
     })
+    // Pushed at once, pages would take processor and link from a destination that is about to resume the workload.
+    await Promise.race([this.#isRunning, sleep(pushHoldMs, undefined, { signal, ref: false })]).catch(
+      () => {},
+    )
     await this.#serving.run(signal)
   }
 
@@ -320,6 +333,8 @@ export class SourceWorker {
         return
       case 'running':
         this.#report.noteRunning()
+        this.#running()
+        this.#status.speak()
         break
     }
     this.#driver.post({ type: 'message', message: messageOf(frame) })

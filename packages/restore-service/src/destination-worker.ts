@@ -216,6 +216,7 @@ export class DestinationWorker {
         this.#verifier?.add(frame, payload)
         return
       case 'roundBegin':
+        if (frame.final) this.#status.beQuiet()
         this.#pages.beginRound(frame)
         return
       case 'roundEnd':
@@ -343,6 +344,7 @@ export class DestinationWorker {
     this.#postcopy = postcopy
     if (this.#lanes.fault !== null) postcopy.attachFaultLane(this.#lanes.fault)
     const running = postcopy.run(signal)
+    this.#status.speak()
     this.#pages.servePostcopy(postcopy)
     if (this.#process.exit !== undefined) postcopy.processGone()
     await running
