@@ -9,6 +9,7 @@ import type { FileTable } from './kinds/file-table.js'
 import { guardsToVmas } from './kinds/guard-regions.js'
 import { askProcess, dumpFs, dumpProcessState } from './kinds/process-state.js'
 import { askThread, dumpThread, untouchableAddresses } from './kinds/threads.js'
+import type { FdInfo } from './proc/fdinfo.js'
 import { readStat } from './proc/stat.js'
 import { readStatus } from './proc/status.js'
 import { CallBatch } from './remote/call-batch.js'
@@ -33,8 +34,15 @@ const ownIds = { vmId: 1, filesId: 1, fsId: 1, sighandId: 1 }
 /**
  * Everything about the stopped process but the contents of its memory, as image files. Its threads go on
  * being stopped, with injection ended or not: the caller ends it.
+ *
+ * @param descriptors read when it was stopped
  */
-export function captureProcess(process: StoppedProcess, map: AreaMap, files: FileTable): CapturedProcess {
+export function captureProcess(
+  process: StoppedProcess,
+  map: AreaMap,
+  descriptors: FdInfo[],
+  files: FileTable,
+): CapturedProcess {
   const { pid } = process
   const status = readStatus(pid)
   const context: CaptureContext = { pid, process, status }
@@ -64,7 +72,7 @@ export function captureProcess(process: StoppedProcess, map: AreaMap, files: Fil
     leader.ids = ownIds
   }
   files.forgetOpenFiles()
-  const { fdinfo, pipesData } = dumpDescriptors(pid, process.pidfd, files)
+  const { fdinfo, pipesData } = dumpDescriptors(pid, process.pidfd, descriptors, files)
   const fs = dumpFs(context, files)
   const mm = dumpAddressSpace(context, addressSpaceAnswers(), stat, map, files, futureLocks)
   const tids = [...cores.keys()]

@@ -5,6 +5,7 @@ import { PageSet, rehearseFreeze } from '@pageferry/memory'
 import { captureProcess } from './capture.js'
 import { FileTable } from './kinds/file-table.js'
 import { dumpMemoryMap } from './kinds/memory-map.js'
+import { readFds } from './proc/fdinfo.js'
 import { readVmFlags } from './proc/maps.js'
 import { StoppedProcess } from './remote/stopped-process.js'
 import { ProcessImages, Restorer } from './restore.js'
@@ -73,7 +74,7 @@ function captureDummy(keeper: KeeperClient): { images: ProcessImages; nsPid: num
     stopped.leader.call('close', 3) // its socket: sockets are not moved
     const { map } = dumpMemoryMap(pid, readVmFlags(pid))
     stopped.mapScratch()
-    const captured = captureProcess(stopped, map, new FileTable())
+    const captured = captureProcess(stopped, map, readFds(pid), new FileTable())
     stopped.leave()
     stopped.detach()
     const images = new ProcessImages()

@@ -198,7 +198,7 @@ t.test('a table of descriptors is the same in another process', async (t) => {
   const ownFds = readdirSync('/proc/self/fd').length
   const pidfd = fds.pidfdOpen(pid)
   const files = new FileTable()
-  const { fdinfo, pipesData } = dumpDescriptors(pid, pidfd, files)
+  const { fdinfo, pipesData } = dumpDescriptors(pid, pidfd, readFds(pid), files)
   closeSync(pidfd)
   t.equal(
     new Set(fdinfo.map(({ id }) => id)).size,

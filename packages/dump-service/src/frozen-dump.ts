@@ -6,6 +6,7 @@ import {
   hasUntrackedWriters,
   lockedPages,
   type NamedImage,
+  readFds,
   readStatus,
   readVmFlags,
   type StoppedProcess,
@@ -51,10 +52,11 @@ export interface FrozenDump {
 export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
   const { original, rounds, files } = options
   const { pid, stopped, tracker } = original
-  const untracked = rounds?.untracked || hasUntrackedWriters(pid)
+  const descriptors = readFds(pid)
+  const untracked = rounds?.untracked || hasUntrackedWriters(descriptors)
   const map = finalMap(pid, rounds)
   mapScratch(stopped, options)
-  const captured = captureProcess(stopped, map, files)
+  const captured = captureProcess(stopped, map, descriptors, files)
   stopped.leave()
   const scan = tracker?.scan(map) ?? scanPresent(pid, map)
   const pages = rounds?.pages ?? new SourcePages()

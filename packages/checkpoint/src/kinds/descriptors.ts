@@ -78,8 +78,8 @@ function sendsSignals(info: FdInfo, fd: number): boolean {
 }
 
 /** Whether something may write the workload's memory without any tracker noticing. */
-export function hasUntrackedWriters(pid: number): boolean {
-  return readFds(pid).some(
+export function hasUntrackedWriters(infos: FdInfo[]): boolean {
+  return infos.some(
     (info) =>
       escapesTracking(info) ||
       info.target.includes('[io_uring]') ||
@@ -87,12 +87,17 @@ export function hasUntrackedWriters(pid: number): boolean {
   )
 }
 
-export function dumpDescriptors(pid: number, pidfd: number, files: FileTable): DescriptorDump {
+export function dumpDescriptors(
+  pid: number,
+  pidfd: number,
+  infos: FdInfo[],
+  files: FileTable,
+): DescriptorDump {
   const fdinfo: FdinfoEntry[] = []
   const pipesData: PipeData[] = []
   const seen: { info: FdInfo; id: number; type: FdType }[] = []
   const pipesDone = new Set<number>()
-  for (const info of readFds(pid)) {
+  for (const info of infos) {
     const flags = (info.flags & O_CLOEXEC) !== 0 ? FD_CLOEXEC : 0
     const twin = seen.find(
       (other) =>
