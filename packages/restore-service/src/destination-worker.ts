@@ -41,7 +41,7 @@ import { DestinationRecords } from './destination-records.js'
 import { destinationStatus, emptyReport } from './destination-status.js'
 import { frameOf, type WordFacts } from './destination-words.js'
 import { ImageReceiver } from './image-receiver.js'
-import { holdMain, type Space } from './lazy-spaces.js'
+import { holdMain, holdUserfaultfd, type Space } from './lazy-spaces.js'
 import { PageInlet } from './page-inlet.js'
 import { Postcopy } from './postcopy.js'
 import { RestoredProcess } from './restored-process.js'
@@ -263,6 +263,7 @@ export class DestinationWorker {
       clockOffsets: offsets,
     })
     appointHeir(keeper, this.#heir)
+    holdUserfaultfd(keeper, restorer.uffd)
     this.#records.createFile()
     if (begin.verify || this.#spec.request.verify === true) this.#verifier = new Verifier()
     const receiver = new RoundReceiver(restorer, this.#images, begin.asId)
