@@ -77,18 +77,26 @@ t.test('what a disassembler makes of it', async (t) => {
     'jmp QWORD PTR [rip+0x0]',
   ])
   t.ok(instructions.includes('jmp 0x2'))
-  t.same(instructions.slice(instructions.indexOf('mov rax,QWORD PTR [r15]')).slice(0, 13), [
-    'mov rax,QWORD PTR [r15]',
-    'test rax,rax',
-    'js 0x2',
-    ...['rdi', 'rsi', 'rdx', 'r10', 'r8', 'r9'].map(
-      (name, i) => `mov ${name},QWORD PTR [r15+0x${(8 * i + 8).toString(16)}]`,
-    ),
-    'syscall',
-    'mov QWORD PTR [r15+0x38],rax',
-    'add r15,0x40',
-    `jmp 0x${tableEntryOffset.toString(16)}`,
-  ])
+  const table = instructions.indexOf('mov rcx,QWORD PTR [r15+0x38]')
+  t.same(
+    instructions.slice(table, table + 14).map((each) => each.replace(/^jrcxz 0x[0-9a-f]+$/, 'jrcxz end')),
+    [
+      'mov rcx,QWORD PTR [r15+0x38]',
+      'jrcxz end',
+      'mov rax,QWORD PTR [r15]',
+      ...['rdi', 'rsi', 'rdx', 'r10', 'r8', 'r9'].map(
+        (name, i) => `mov ${name},QWORD PTR [r15+0x${(8 * i + 8).toString(16)}]`,
+      ),
+      'syscall',
+      'mov QWORD PTR [r15+0x38],rax',
+      'lea r15,[r15+0x40]',
+      `jmp 0x${tableEntryOffset.toString(16)}`,
+      'jmp 0x2',
+    ],
+    'none of them changes the flags',
+  )
+  const end = Number.parseInt(/jrcxz +0x([0-9a-f]+)/.exec(text)?.[1] ?? '', 16)
+  t.match(text, new RegExp(`^ +${end.toString(16)}:.*jmp +0x2$`, 'm'))
   t.match(text, new RegExp(`^ +${tableReturnOffset.toString(16)}:.*mov +QWORD PTR \\[r15\\+0x38\\],rax`, 'm'))
 })
 

@@ -1,6 +1,6 @@
 import { PageferryError, pageBytes } from '@pageferry/base'
 import type { ProcStatus } from '../proc/status.js'
-import { tableRowBytes } from './exit-sequence.js'
+import { tableResultOffset, tableRowBytes } from './exit-sequence.js'
 import { scratchPages } from './scratch.js'
 import type { StoppedProcess } from './stopped-process.js'
 import { SYS, type SyscallName } from './syscalls.js'
@@ -74,13 +74,13 @@ export class CallBatch {
     for (const [i, { name, args }] of rows.entries()) {
       table[i * 8] = BigInt(SYS[name])
       for (const [n, value] of args.entries()) table[i * 8 + 1 + n] = BigInt.asUintN(64, BigInt(value))
+      table[i * 8 + 7] = 1n
     }
-    table[rows.length * 8] = BigInt.asUintN(64, -1n)
     const address = this.#process.scratch + BigInt(roomBytes)
     this.#process.write(address, new Uint8Array(table.buffer))
     this.#thread.runTable(address, address + BigInt(this.#calls.length * tableRowBytes))
     const after = this.#process.read(address, this.#calls.length * tableRowBytes)
-    this.#results = this.#calls.map((_, i) => after.readBigInt64LE(i * tableRowBytes + 56))
+    this.#results = this.#calls.map((_, i) => after.readBigInt64LE(i * tableRowBytes + tableResultOffset))
   }
 
   /** What calls have written into `room`. */

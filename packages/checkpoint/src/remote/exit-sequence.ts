@@ -10,9 +10,12 @@ import { ptrace } from '@pageferry/kernel'
  *                   jmp original rip
  *     closeEntry:   syscall; close(result); jmp exit
  *     tableEntry:   the same for a table of calls, one behind the other:
- *         next:     if the number in the row at r15 is negative, jmp exit
- *                   load rax, rdi, rsi, rdx, r10, r8, r9 from the row; syscall; store rax in it
+ *         next:     if the result in the row at r15 is 0, there is no call: jmp exit
+ *                   load rax, rdi, rsi, rdx, r10, r8, r9 from the row; syscall; store the result in it
  *                   r15 += a row; jmp next
+ *
+ * The flags are the thread's own, and nothing puts them back: system calls keep them, and so must every instruction
+ * here (jrcxz and lea, not test and add).
  *
  * A tracee goes on when its tracer dies, from wherever it is: then it finishes the call that was under way,
  * puts its own registers and mask back, and continues as if nothing had happened. While the tracer lives it
@@ -34,12 +37,13 @@ export const entryOffset = 0
 export const closeEntryOffset = 0x100
 export const tableEntryOffset = 0x120
 /** Behind the syscall instruction of the table's loop: where a thread stands when a call of its table has returned. */
-export const tableReturnOffset = tableEntryOffset + 38
+export const tableReturnOffset = tableEntryOffset + 35
 /** Room that the code needs, in bytes. */
-export const codeBytes = 0x150
+export const codeBytes = 0x158
 
-/** A row of a table: number, six arguments, result. */
+/** A row of a table: number, six arguments, result. Before the call the result is anything but 0. */
 export const tableRowBytes = 64
+export const tableResultOffset = 56
 
 const movabs: [opcode: [number, number], register: number][] = [
   [[0x48, 0xb8], REG.rax],
@@ -89,10 +93,9 @@ export function injectionCode(resume: BigUint64Array, mask: bigint): Buffer {
   emit(0xe9) // jmp exit
   code.writeInt32LE(exit - (at + 4), at)
   at = tableEntryOffset
+  emit(0x49, 0x8b, 0x4f, tableResultOffset) // mov rcx, [r15 + 56]
+  emit(0xe3, 39) // jrcxz end
   emit(0x49, 0x8b, 0x07) // mov rax, [r15]
-  emit(0x48, 0x85, 0xc0) // test rax, rax
-  emit(0x0f, 0x88) // js exit
-  at = code.writeInt32LE(exit - (at + 4), at)
   emit(0x49, 0x8b, 0x7f, 0x08) // mov rdi, [r15 + 8]
   emit(0x49, 0x8b, 0x77, 0x10) // mov rsi, [r15 + 16]
   emit(0x49, 0x8b, 0x57, 0x18) // mov rdx, [r15 + 24]
@@ -100,9 +103,11 @@ export function injectionCode(resume: BigUint64Array, mask: bigint): Buffer {
   emit(0x4d, 0x8b, 0x47, 0x28) // mov r8, [r15 + 40]
   emit(0x4d, 0x8b, 0x4f, 0x30) // mov r9, [r15 + 48]
   emit(0x0f, 0x05) // syscall
-  emit(0x49, 0x89, 0x47, 0x38) // mov [r15 + 56], rax
-  emit(0x49, 0x83, 0xc7, tableRowBytes) // add r15, 64
+  emit(0x49, 0x89, 0x47, tableResultOffset) // mov [r15 + 56], rax
+  emit(0x4d, 0x8d, 0x7f, tableRowBytes) // lea r15, [r15 + 64]
   emit(0xeb, tableEntryOffset - (at + 2)) // jmp next
+  emit(0xe9) // end: jmp exit
+  code.writeInt32LE(exit - (at + 4), at)
   return code
 }
 
