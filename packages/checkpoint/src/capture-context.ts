@@ -1,3 +1,4 @@
+import type { ProcStatus } from './proc/status.js'
 import type { StoppedProcess } from './remote/stopped-process.js'
 
 /** Why something cannot be moved: what it is, and what would have to change. */
@@ -10,4 +11,6 @@ export interface Problem {
 export interface CaptureContext {
   pid: number
   process: StoppedProcess
+  /** Read when all threads were stopped and the scratch area was mapped. */
+  status: ProcStatus
 }

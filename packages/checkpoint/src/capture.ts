@@ -2,14 +2,17 @@ import { pageOf } from '@pageferry/base'
 import { type CoreEntry, encodeImage, IMG_VERSION, imageFileName, Lsm, type MmEntry } from '@pageferry/images'
 import { type AreaMap, carriesPages, PageSet } from '@pageferry/memory'
 import type { CaptureContext } from './capture-context.js'
-import { dumpAddressSpace, dumpFutureLocks, shownPages } from './kinds/address-space.js'
+import { askAddressSpace, dumpAddressSpace, dumpFutureLocks, shownPages } from './kinds/address-space.js'
 import { clocksOf, toTimens } from './kinds/clocks.js'
 import { dumpDescriptors } from './kinds/descriptors.js'
 import type { FileTable } from './kinds/file-table.js'
 import { guardsToVmas } from './kinds/guard-regions.js'
-import { dumpFs, dumpProcessState } from './kinds/process-state.js'
-import { dumpThread, untouchableAddresses } from './kinds/threads.js'
+import { askProcess, dumpFs, dumpProcessState } from './kinds/process-state.js'
+import { askThread, dumpThread, untouchableAddresses } from './kinds/threads.js'
+import type { FdInfo } from './proc/fdinfo.js'
+import { readStat } from './proc/stat.js'
 import { readStatus } from './proc/status.js'
+import { CallBatch } from './remote/call-batch.js'
 import type { StoppedProcess } from './remote/stopped-process.js'
 
 export interface NamedImage {
@@ -31,31 +34,47 @@ const ownIds = { vmId: 1, filesId: 1, fsId: 1, sighandId: 1 }
 /**
  * Everything about the stopped process but the contents of its memory, as image files. Its threads go on
  * being stopped, with injection ended or not: the caller ends it.
+ *
+ * @param descriptors read when it was stopped
  */
-export function captureProcess(process: StoppedProcess, map: AreaMap, files: FileTable): CapturedProcess {
+export function captureProcess(
+  process: StoppedProcess,
+  map: AreaMap,
+  descriptors: FdInfo[],
+  files: FileTable,
+): CapturedProcess {
   const { pid } = process
-  const context: CaptureContext = { pid, process }
-  const nsPid = readStatus(pid).nsPids.at(-1) ?? pid
+  const status = readStatus(pid)
+  const context: CaptureContext = { pid, process, status }
+  const stat = readStat(pid)
+  const nsPid = status.nsTgid
   const futureLocks = dumpFutureLocks(context, map)
   const cores = new Map<number, CoreEntry>()
   const neverLazy = new PageSet()
+  const askedProcess = new CallBatch(process, process.leader, status)
+  const processAnswers = askProcess(context, askedProcess)
+  const addressSpaceAnswers = askAddressSpace(askedProcess)
   for (const thread of process.threads) {
-    const nsTid = readStatus(pid, thread.tid).nsPids.at(-1) ?? thread.tid
-    const core = dumpThread(context, thread)
+    const nsTid = thread.status.nsPids.at(-1) ?? thread.tid
+    // The leader has one run for both kinds of questions.
+    const batch = thread === process.leader ? askedProcess : new CallBatch(process, thread, status)
+    const threadAnswers = askThread(batch)
+    batch.run()
+    const core = dumpThread(context, thread, threadAnswers())
     cores.set(nsTid, core)
     for (const address of untouchableAddresses(context, core)) neverLazy.addRange(pageOf(address), 1)
   }
-  for (const [first, nr] of shownPages(pid)) neverLazy.addRange(first, nr)
+  for (const [first, nr] of shownPages(stat)) neverLazy.addRange(first, nr)
   neverLazy.intersect(map.pages(carriesPages))
   const leader = cores.get(nsPid)
   if (leader !== undefined) {
-    leader.tc = dumpProcessState(context)
+    leader.tc = dumpProcessState(context, processAnswers(), stat)
     leader.ids = ownIds
   }
   files.forgetOpenFiles()
-  const { fdinfo, pipesData } = dumpDescriptors(pid, process.pidfd, files)
-  const fs = dumpFs(pid, files)
-  const mm = dumpAddressSpace(context, map, files, futureLocks)
+  const { fdinfo, pipesData } = dumpDescriptors(pid, process.pidfd, descriptors, files)
+  const fs = dumpFs(context, files)
+  const mm = dumpAddressSpace(context, addressSpaceAnswers(), stat, map, files, futureLocks)
   const tids = [...cores.keys()]
   const named = (kind: Parameters<typeof imageFileName>[0], bytes: Uint8Array, id?: number): NamedImage => ({
     name: imageFileName(kind, id),

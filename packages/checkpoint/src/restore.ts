@@ -17,7 +17,7 @@ import type { AreaMap, PageSet } from '@pageferry/memory'
 import type { Freezer } from './freezer.js'
 import { restoreAddressSpace, restoreDumpable, restoreFutureLocks } from './kinds/address-space.js'
 import { restoreCredentials } from './kinds/credentials.js'
-import { restoreDescriptors } from './kinds/descriptors.js'
+import { lowestFreeFd, restoreDescriptors } from './kinds/descriptors.js'
 import { guardsFromVmas } from './kinds/guard-regions.js'
 import { areasFromVmas, SkeletonMap } from './kinds/memory-map.js'
 import { restoreComm, restoreFromOutside, restoreLimits, restoreProcessState } from './kinds/process-state.js'
@@ -29,6 +29,7 @@ import {
   restoreThreadState,
 } from './kinds/threads.js'
 import { restoreTimers } from './kinds/timers.js'
+import { readStatus } from './proc/status.js'
 import { SkeletonProcess, skeletonScratchPages } from './remote/skeleton-process.js'
 import { SYS } from './remote/syscalls.js'
 import { scanPresent } from './trackers/open.js'
@@ -190,17 +191,21 @@ export class Restorer {
       threads.push({ tid, nsTid, core })
     }
     const tids = new Map(threads.map(({ nsTid, tid }) => [nsTid, tid]))
-    restoreDescriptors(skeleton, images.fdinfo(leader.ids?.filesId ?? 1), files, images.pipesData(), tids)
-    restoreAddressSpace(skeleton, mm, files)
+    const fdinfo = images.fdinfo(leader.ids?.filesId ?? 1)
+    // What is queued in the skeleton runs together, thread by thread: each run costs two stops.
+    restoreDescriptors(skeleton, fdinfo, files, images.pipesData(), tids)
+    restoreAddressSpace(skeleton, mm, files, lowestFreeFd(skeleton, fdinfo))
     restoreProcessState(skeleton, task, images.fs(this.nsPid), files)
     restoreSignalActions(skeleton, task.sigactions)
     this.map.finish(guardsFromVmas(mm.vmas, this.map.map))
     restoreFutureLocks(skeleton, mm)
     restoreLimits(skeleton, task)
-    for (const { tid, core } of threads) restoreThreadState(skeleton, tid, core)
+    const own = readStatus(this.pid)
     for (const { tid, core } of threads) {
-      if (core.threadCore?.creds !== undefined) restoreCredentials(skeleton, tid, core.threadCore.creds)
+      restoreThreadState(skeleton, tid, core)
+      if (core.threadCore?.creds !== undefined) restoreCredentials(skeleton, tid, core.threadCore.creds, own)
       restoreDeathSignal(skeleton, tid, core)
+      restoreComm(skeleton, tid, core.threadCore?.comm ?? task.comm)
     }
     restoreDumpable(skeleton, mm)
     for (const { tid, nsTid, core } of threads) {
@@ -214,19 +219,17 @@ export class Restorer {
       shared: true,
     })
     if (task.timers !== undefined) restoreTimers(skeleton, task.timers)
-    for (const { tid, core } of threads) {
-      restoreScheduling(tid, core)
-      restoreComm(skeleton, tid, core.threadCore?.comm ?? task.comm)
-    }
-    restoreFromOutside(this.pid, task)
     this.#leaveScratch()
+    for (const { tid, core } of threads) restoreScheduling(tid, core)
+    restoreFromOutside(this.pid, task)
     for (const { tid, core } of threads) restoreRegisters(tid, core)
   }
 
   /** The socket and the scratch area go last; the call that unmaps the scratch area runs in the vdso. */
   #leaveScratch(): void {
     const { skeleton } = this
-    skeleton.call('close', skeleton.socketFd)
+    skeleton.queue(this.pid, 'close', [skeleton.socketFd])
+    skeleton.flush()
     const regs = ptrace.getRegs(this.pid)
     regs[REG.orig_rax] = BigInt.asUintN(64, -1n)
     regs[REG.rip] = this.#findSyscallInstruction()

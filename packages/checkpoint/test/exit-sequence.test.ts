@@ -9,7 +9,13 @@ import t from 'tap'
 import { readMaps } from '../src/proc/maps.js'
 import { readStatus } from '../src/proc/status.js'
 import { readTids } from '../src/proc/tasks.js'
-import { closeEntryOffset, codeBytes, injectionCode } from '../src/remote/exit-sequence.js'
+import {
+  closeEntryOffset,
+  codeBytes,
+  injectionCode,
+  tableEntryOffset,
+  tableReturnOffset,
+} from '../src/remote/exit-sequence.js'
 import { findCodeSite } from '../src/remote/scratch.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
 import { eventually, isAlive, kill, scratchDirectory, start } from './fixtures/start.js'
@@ -26,10 +32,10 @@ t.test('the bytes', async (t) => {
   t.equal(code.length, codeBytes)
   t.equal(
     code.subarray(0, 32).toString('hex'),
-    '0f05' + 'b80e000000' + 'bf02000000' + '488d35' + '75000000' + 'ba00000000' + '41ba08000000' + '0f05',
+    '0f05' + 'b80e000000' + 'bf02000000' + '488d35' + '7f000000' + 'ba00000000' + '41ba08000000' + '0f05',
   )
-  t.equal(code.readBigUInt64LE(19 + 0x75), 0x1234_5678_9abc_def0n, 'lea points at the mask')
-  t.equal(code.readBigUInt64LE(19 + 0x75 - 8), regs[REG.rip], 'the jump goes where the thread was')
+  t.equal(code.readBigUInt64LE(19 + 0x7f), 0x1234_5678_9abc_def0n, 'lea points at the mask')
+  t.equal(code.readBigUInt64LE(19 + 0x7f - 8), regs[REG.rip], 'the jump goes where the thread was')
   t.equal(
     code.subarray(closeEntryOffset, closeEntryOffset + 12).toString('hex'),
     '0f05' + '89c7' + 'b803000000' + '0f05' + 'e9',
@@ -57,20 +63,41 @@ t.test('what a disassembler makes of it', async (t) => {
     .map((line) => /^\s+[0-9a-f]+:\t[0-9a-f ]+\t(.*?)\s*(#.*)?$/.exec(line)?.[1].replaceAll(/ +/g, ' '))
     .filter((line) => line !== undefined)
   const value = (name: keyof typeof REG): string => `0x${regs[REG[name]].toString(16)}`
-  t.same(instructions.slice(0, 17), [
+  t.same(instructions.slice(0, 18), [
     'syscall',
     'mov eax,0xe',
     'mov edi,0x2',
-    'lea rsi,[rip+0x75]',
+    'lea rsi,[rip+0x7f]',
     'mov edx,0x0',
     'mov r10d,0x8',
     'syscall',
-    ...(['rax', 'rcx', 'rdx', 'rsi', 'rdi', 'r8', 'r9', 'r10', 'r11'] as const).map(
+    ...(['rax', 'rcx', 'rdx', 'rsi', 'rdi', 'r8', 'r9', 'r10', 'r11', 'r15'] as const).map(
       (name) => `movabs ${name},${value(name)}`,
     ),
     'jmp QWORD PTR [rip+0x0]',
   ])
   t.ok(instructions.includes('jmp 0x2'))
+  const table = instructions.indexOf('mov rcx,QWORD PTR [r15+0x38]')
+  t.same(
+    instructions.slice(table, table + 14).map((each) => each.replace(/^jrcxz 0x[0-9a-f]+$/, 'jrcxz end')),
+    [
+      'mov rcx,QWORD PTR [r15+0x38]',
+      'jrcxz end',
+      'mov rax,QWORD PTR [r15]',
+      ...['rdi', 'rsi', 'rdx', 'r10', 'r8', 'r9'].map(
+        (name, i) => `mov ${name},QWORD PTR [r15+0x${(8 * i + 8).toString(16)}]`,
+      ),
+      'syscall',
+      'mov QWORD PTR [r15+0x38],rax',
+      'lea r15,[r15+0x40]',
+      `jmp 0x${tableEntryOffset.toString(16)}`,
+      'jmp 0x2',
+    ],
+    'none of them changes the flags',
+  )
+  const end = Number.parseInt(/jrcxz +0x([0-9a-f]+)/.exec(text)?.[1] ?? '', 16)
+  t.match(text, new RegExp(`^ +${end.toString(16)}:.*jmp +0x2$`, 'm'))
+  t.match(text, new RegExp(`^ +${tableReturnOffset.toString(16)}:.*mov +QWORD PTR \\[r15\\+0x38\\],rax`, 'm'))
 })
 
 interface Tracer {

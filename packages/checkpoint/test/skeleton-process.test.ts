@@ -108,6 +108,47 @@ t.test('calls, one by one and in batches', async (t) => {
   )
 })
 
+t.test('calls that are queued', async (t) => {
+  const skeleton = await skeletonOf(t)
+  const { pid } = skeleton
+  const second = skeleton.createThread(4713)
+  const name = (tid: number) => readFileSync(`/proc/${pid}/task/${tid}/comm`, 'utf8')
+  const rename = (tid: number, text: string) =>
+    skeleton.queue(tid, 'prctl', [15 /* PR_SET_NAME */, skeleton.put(Buffer.from(`${text}\0`)), 0, 0, 0])
+
+  rename(pid, 'one')
+  t.not(name(pid), 'one\n', 'it has not run yet')
+  rename(second, 'two')
+  t.equal(name(pid), 'one\n', 'a call in another thread comes behind')
+  t.not(name(second), 'two\n')
+  rename(second, 'three')
+  rename(pid, 'four')
+  t.equal(name(second), 'three\n', 'in order')
+  t.ok(skeleton.call('brk', 0) > 0n)
+  t.equal(name(pid), 'four\n', 'before any call that is not queued')
+
+  rename(pid, 'five')
+  skeleton.write(Buffer.alloc(64))
+  t.equal(name(pid), 'five\n', 'before its arguments are overwritten')
+
+  for (let i = 0; i < maxBatchCalls + 10; i++) rename(pid, `name ${i}`)
+  skeleton.flush()
+  t.equal(name(pid), `name ${maxBatchCalls + 9}\n`, 'also when there are more than fit')
+  const long = Buffer.alloc(argumentBytes, 'long\0')
+  skeleton.put(Buffer.from('x'))
+  skeleton.queue(pid, 'prctl', [15, skeleton.put(long), 0, 0, 0])
+  skeleton.flush()
+  t.equal(name(pid), 'long\n')
+  t.throws(() => skeleton.put(Buffer.alloc(argumentBytes + 1)), { code: 'INTERNAL' })
+
+  skeleton.queue(pid, 'close', [999])
+  t.throws(() => skeleton.flush(), { code: 'EBADF', syscall: 'close', pid })
+  skeleton.queue(second, 'close', [999], { explain: (errno) => new Error(`explained ${errno}`) })
+  t.throws(() => skeleton.call('brk', 0), /explained 9/)
+  skeleton.queue(pid, 'fcntl', [0, fds.F_DUPFD_CLOEXEC, 50], { expected: 51n })
+  t.throws(() => skeleton.flush(), { code: 'INTERNAL' })
+})
+
 t.test('threads with the tids that are asked for', async (t) => {
   const skeleton = await skeletonOf(t)
   const first = skeleton.createThread(5005)
@@ -157,7 +198,7 @@ t.test('a table of descriptors is the same in another process', async (t) => {
   const ownFds = readdirSync('/proc/self/fd').length
   const pidfd = fds.pidfdOpen(pid)
   const files = new FileTable()
-  const { fdinfo, pipesData } = dumpDescriptors(pid, pidfd, files)
+  const { fdinfo, pipesData } = dumpDescriptors(pid, pidfd, readFds(pid), files)
   closeSync(pidfd)
   t.equal(
     new Set(fdinfo.map(({ id }) => id)).size,
@@ -166,6 +207,7 @@ t.test('a table of descriptors is the same in another process', async (t) => {
   )
   t.equal(pipesData[0].data.length, 65536)
   restoreDescriptors(skeleton, fdinfo, files.entries(), pipesData, new Map())
+  skeleton.flush()
   t.equal(readdirSync('/proc/self/fd').length, ownFds, 'nothing stays open here')
   const withoutPipes = (all: Record<string, string>) =>
     Object.fromEntries(Object.entries(all).map(([fd, what]) => [fd, what.replace(/pipe:\[\d+\]/, 'pipe')]))
@@ -205,6 +247,7 @@ t.test('what a peer must not send, and what the destination lacks', async (t) =>
     code: 'REFUSED',
   })
   restoreDescriptors(skeleton, [entry], [file({})], [], noTids)
+  skeleton.flush()
   t.equal(targets(skeleton.pid)[3], path)
   // In a pid namespace of its own a process has another pid for us: 77 and its thread 78 there.
   const tids = new Map([
@@ -214,6 +257,7 @@ t.test('what a peer must not send, and what the destination lacks', async (t) =>
   for (const name of ['stat', 'task/78/stat']) {
     const own = file({ name: `/proc/77/${name}`, mode: undefined })
     restoreDescriptors(skeleton, [entry], [own], [], tids)
+    skeleton.flush()
     const here = name.replace('78', `${skeleton.pid}`)
     t.equal(targets(skeleton.pid)[3], `/proc/${skeleton.pid}/${here}`)
   }

@@ -6,8 +6,10 @@ import {
   hasUntrackedWriters,
   lockedPages,
   type NamedImage,
+  readFds,
   readStatus,
   readVmFlags,
+  type StoppedProcess,
   scanPresent,
 } from '@pageferry/checkpoint'
 import { decodePagemap, encodePagemap, imageFileName, PE_LAZY } from '@pageferry/images'
@@ -25,8 +27,10 @@ export interface FrozenDumpOptions {
   mode: Mode
   /** Pages that are written all the time and travel inside the freeze, at most so many. Default: what the rounds allow. */
   hotPages?: number
-  /** First page of the scratch area, chosen and written down beforehand. */
+  /** First page of the scratch area, chosen and written down before the freeze. */
   scratch: number
+  /** Chooses and writes down another one: since then the workload has mapped something there. */
+  chooseScratch(): number
 }
 
 export interface FrozenDump {
@@ -45,10 +49,11 @@ export interface FrozenDump {
 export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
   const { original, rounds, files } = options
   const { pid, stopped, tracker } = original
-  const untracked = rounds?.untracked || hasUntrackedWriters(pid)
+  const descriptors = readFds(pid)
+  const untracked = rounds?.untracked || hasUntrackedWriters(descriptors)
   const map = finalMap(pid, rounds)
-  stopped.mapScratch(options.scratch)
-  const captured = captureProcess(stopped, map, files)
+  mapScratch(stopped, options)
+  const captured = captureProcess(stopped, map, descriptors, files)
   stopped.leave()
   const scan = tracker?.scan(map) ?? scanPresent(pid, map)
   const pages = rounds?.pages ?? new SourcePages()
@@ -66,6 +71,15 @@ export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
   })
   const images = captured.imagesWith(scan.guards)
   return { final, images, pagemap: pagemapImage(original.facts.nsPid, final), map }
+}
+
+function mapScratch(stopped: StoppedProcess, { scratch, chooseScratch }: FrozenDumpOptions): void {
+  try {
+    stopped.mapScratch(scratch)
+  } catch (error) {
+    if ((error as { code?: string }).code !== 'EEXIST') throw error
+    stopped.mapScratch(chooseScratch())
+  }
 }
 
 /** Flags come from the last round where no area changed since: reading them walks all page tables. */

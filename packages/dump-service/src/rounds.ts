@@ -6,6 +6,7 @@ import {
   hasUntrackedWriters,
   mmImage,
   mmOfRound,
+  readFds,
   readVmFlags,
   type Tracker,
   type VmFlags,
@@ -98,7 +99,7 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
       lanes.sendRoundEnd(round, false, sent.batchesPerLane)
       await options.roundApplied()
       const durationMs = performance.now() - began
-      untracked ||= hasUntrackedWriters(pid)
+      untracked ||= hasUntrackedWriters(readFds(pid))
       options.onRound({ round, pages: sent.pages, zeroPages: sent.zeroPages, bytes: sent.bytes, durationMs })
       return { ...sent, durationMs }
     })

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import type { PageSet } from '@pageferry/memory'
 import type { SourceReport } from '@pageferry/migration'
@@ -12,6 +12,9 @@ interface Known extends OriginalRecord {
   /** Where the destination looks for the next worker, too. */
   port?: number
 }
+
+const pagemapFile = 'pagemap.img'
+const dumpEndFile = 'final.json'
 
 /** In final.json: the dump is complete, DumpEnd may have been sent. */
 interface DumpEnd {
@@ -27,12 +30,15 @@ interface DumpEnd {
  *   pagemap.img             which pages are lazy
  *   final.json              number of the final round, and the report so far
  *
- * The files are written in the freeze and not synchronised: a host that crashes takes the original along.
+ * The last two are written while the workload stands still, so they are created before: a new file waits for the file
+ * system's journal, which may be waiting for the disk (10 ms were seen). Nothing is synchronised: a host that crashes
+ * takes the original along.
  */
 export class SourceRecords {
   readonly #channel: WorkerChannel
   readonly #stateDir: string
   readonly #known: Known
+  readonly #open = new Map<string, number>()
   #dumpEnd: DumpEnd | null = null
 
   constructor(spec: WorkerSpec<DumpRequest>, channel: WorkerChannel) {
@@ -40,7 +46,7 @@ export class SourceRecords {
     this.#channel = channel
     this.#known = Object.assign({}, ...spec.records) as Known
     try {
-      this.#dumpEnd = JSON.parse(this.#read('final.json').toString()) as DumpEnd
+      this.#dumpEnd = JSON.parse(this.#read(dumpEndFile).toString()) as DumpEnd
     } catch {
       // The dump was not complete, or is yet to come.
     }
@@ -60,8 +66,15 @@ export class SourceRecords {
     return { ...this.#known, scratch: this.#scratch() }
   }
 
+  /** An empty file says nothing: whoever finds it knows as much as without it. */
+  createFiles(): void {
+    for (const name of [pagemapFile, dumpEndFile]) {
+      this.#open.set(name, openSync(`${this.#stateDir}/${name}`, 'w', 0o600))
+    }
+  }
+
   saveScratch(page: number): void {
-    this.#write('scratch', String(page))
+    writeFileSync(`${this.#stateDir}/scratch`, String(page), { mode: 0o600 })
   }
 
   #scratch(): number | undefined {
@@ -74,17 +87,17 @@ export class SourceRecords {
   }
 
   savePagemap(image: Uint8Array): void {
-    this.#write('pagemap.img', image)
+    this.#write(pagemapFile, image)
   }
 
   /** The lazy pages of the pagemap that was saved. */
   lazyPages(): PageSet {
-    return lazyPagesOf(this.#read('pagemap.img'))
+    return lazyPagesOf(this.#read(pagemapFile))
   }
 
   saveDumpEnd(dumpEnd: DumpEnd): void {
     this.#dumpEnd = dumpEnd
-    this.#write('final.json', JSON.stringify(dumpEnd))
+    this.#write(dumpEndFile, Buffer.from(JSON.stringify(dumpEnd)))
   }
 
   /** The dump of a workload that was handed over. */
@@ -107,7 +120,11 @@ export class SourceRecords {
     return readFileSync(`${this.#stateDir}/${name}`)
   }
 
-  #write(name: string, content: string | Uint8Array): void {
-    writeFileSync(`${this.#stateDir}/${name}`, content, { mode: 0o600 })
+  #write(name: string, content: Uint8Array): void {
+    const fd = this.#open.get(name)
+    if (fd === undefined) throw new PageferryError('INTERNAL', `${name} was not created before the freeze`)
+    for (let at = 0; at < content.length; ) at += writeSync(fd, content, at)
+    closeSync(fd)
+    this.#open.delete(name)
   }
 }

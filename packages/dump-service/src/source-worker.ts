@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import {
   createLogger,
   type ErrorInfo,
@@ -54,6 +55,8 @@ import { SourceRecords } from './source-records.js'
 import { ReportInProgress } from './source-report.js'
 
 const connectTimeoutMs = 60_000
+/** Longest that the push waits for Running: then the link is slow, and the pages had better be on their way. */
+const pushHoldMs = 30
 
 /**
  * The source's side of one migration: executes what the state machine in migration/source-machine.ts says.
@@ -81,7 +84,16 @@ export class SourceWorker {
   readonly #report: ReportInProgress
   #rounds: RoundsResult | null = null
   #lazy: PageSet | null = null
+  /** First page of the scratch area; chosen before the freeze. */
+  #scratch = 0
+  /** Until it is saved. */
+  #pagemap: Uint8Array | null = null
   #push: Push | null = null
+  /** Calls it when the destination says so. */
+  #running = (): void => {}
+  readonly #isRunning = new Promise<void>((resolve) => {
+    this.#running = resolve
+  })
 
   constructor(spec: WorkerSpec<DumpRequest>, takeover: boolean, channel: WorkerChannel) {
     const { request } = spec
@@ -170,7 +182,7 @@ export class SourceWorker {
       case 'startDump':
         return this.#dump(signal)
       case 'detachAndKeepFrozen':
-        return this.#original.keepFrozen()
+        return this.#keepFrozen()
       case 'startServing':
         return this.#phases.run('serve', () => this.#serve(signal))
       case 'resumeWorkload':
@@ -241,6 +253,9 @@ export class SourceWorker {
   }
 
   #freeze(): void {
+    this.#records.createFiles()
+    this.#chooseScratch()
+    this.#status.beQuiet()
     const { threads } = this.#original.stop(() => this.#report.noteFreeze())
     this.#report.noteFrozen(threads.length)
   }
@@ -258,21 +273,33 @@ export class SourceWorker {
     this.#records.saveDumpEnd({ finalRound: round, report: this.#report.now(this.#lanes.bytesSent) })
   }
 
+  /** On record before the area exists: a successor removes it. */
+  #chooseScratch(): number {
+    this.#scratch = chooseScratch(this.#original.pid)
+    this.#records.saveScratch(this.#scratch)
+    return this.#scratch
+  }
+
   /** From the stop until its threads are themselves again. */
   #capture(): FrozenDump {
-    // On record before it exists: a successor removes it.
-    const scratch = chooseScratch(this.#original.pid)
-    this.#records.saveScratch(scratch)
     const dump = dumpFrozen({
       original: this.#original,
       files: this.#files,
       rounds: this.#rounds,
       hotPages: this.#spec.request.pushDelayMs ? 0 : undefined,
       mode: this.#settings.mode,
-      scratch,
+      scratch: this.#scratch,
+      chooseScratch: () => this.#chooseScratch(),
     })
-    this.#records.savePagemap(dump.pagemap.bytes)
+    this.#pagemap = dump.pagemap.bytes
     return dump
+  }
+
+  /** Needed by a successor from the commit on, so it is written while the destination restores. */
+  #keepFrozen(): void {
+    this.#original.keepFrozen()
+    if (this.#pagemap !== null) this.#records.savePagemap(this.#pagemap)
+    this.#pagemap = null
   }
 
   /** Frozen, until the machine says resume or kill. */
@@ -295,6 +322,10 @@ export class SourceWorker {
       onSent: (batch, lost) => this.#lanes.notePushed(batch, lost),
       log: this.#log,
     })
+    // Pushed at once, pages would take processor and link from a destination that is about to resume the workload.
+    await Promise.race([this.#isRunning, sleep(pushHoldMs, undefined, { signal, ref: false })]).catch(
+      () => {},
+    )
     await this.#push.run(signal)
   }
 
@@ -308,6 +339,8 @@ export class SourceWorker {
     switch (frame.type) {
       case 'running':
         this.#report.noteRunning()
+        this.#running()
+        this.#status.speak()
         break
     }
     this.#driver.post({ type: 'message', message: messageOf(frame) })

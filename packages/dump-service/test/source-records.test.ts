@@ -51,6 +51,10 @@ t.test('what a successor knows', async (t) => {
     'the report of a worker that was killed early has a name for the process',
   )
 
+  records.createFiles()
+  const killedInTheFreeze = new SourceRecords(spec, channelTo(spec))
+  t.equal(killedInTheFreeze.dumpEnd, null, 'the files are there, and say nothing')
+
   const runs = Float64Array.of(16, 2, 20, 1, 30, 4)
   const flags = Uint8Array.of(PE_LAZY, PE_PRESENT, PE_LAZY)
   records.savePagemap(encodePagemap({ pagesId: 1, runs, nrRuns: 3, flags }))
@@ -63,6 +67,12 @@ t.test('what a successor knows', async (t) => {
   t.same([...killedLate.lazyPages().runs()], [...records.lazyPages().runs()])
   t.equal(killedLate.lazyPages().count, 6)
   t.match(new ReportInProgress(spec, 'hybrid', killedLate).now(6), { rounds: [{ bytes: 3 }], bytesOnWire: 6 })
+})
+
+t.test('nothing is created while the workload stands still', async (t) => {
+  const spec = specOf(t)
+  const records = new SourceRecords(spec, channelTo(spec))
+  t.throws(() => records.savePagemap(new Uint8Array(1)), { code: 'INTERNAL' })
 })
 
 t.test('killed while it wrote that the dump is complete: it is not', async (t) => {

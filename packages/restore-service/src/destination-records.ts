@@ -1,6 +1,8 @@
+import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
+import { PageferryError } from '@pageferry/base'
 import type { FreezerRecord } from '@pageferry/checkpoint'
 import type { DestinationReport } from '@pageferry/migration'
-import type { WorkerChannel } from '@pageferry/service/worker'
+import type { WorkerChannel, WorkerSpec } from '@pageferry/service/worker'
 
 /** What a successor must know beyond the journal and what the keeper holds. Each from the step named on. */
 export interface Remembered {
@@ -12,25 +14,41 @@ export interface Remembered {
   nsPid?: number
   comm?: string
   threads?: number
-  /** restore: the restored process as this host sees it. */
-  pid?: number
-  /** restore: pages that are pushed later carry the number after it. */
-  finalRound?: number
-  /** restore: what had been measured by then. */
-  report?: DestinationReport
 }
 
-/** The records of this migration: what the workers before this one have said, and what this one adds. */
+/** The same, but found out in the freeze. */
+export interface RememberedRestore {
+  /** The restored process as this host sees it. */
+  pid: number
+  /** Pages that are pushed later carry the number after it. */
+  finalRound: number
+  /** What had been measured by then. */
+  report: DestinationReport
+}
+
+export type Known = Remembered & Partial<RememberedRestore>
+
+/**
+ * The records of this migration: what the workers before this one have said, and what this one adds.
+ *
+ *   records of the service  what is known before the freeze
+ *   restored.json           what is found out in it: nobody waits for the service then, nor for its disk. Created before
+ *                           (a new file waits for the disk, too) and not synchronised: what it tells of is lost with
+ *                           the host.
+ */
 export class DestinationRecords {
   readonly #channel: WorkerChannel
-  readonly #known: Remembered
+  readonly #path: string
+  readonly #known: Known
+  #fd = none
 
-  constructor(channel: WorkerChannel, earlier: Record<string, unknown>[]) {
+  constructor(channel: WorkerChannel, { stateDir, records }: Pick<WorkerSpec, 'stateDir' | 'records'>) {
     this.#channel = channel
-    this.#known = Object.assign({}, ...earlier)
+    this.#path = `${stateDir}/restored.json`
+    this.#known = Object.assign({}, ...records, readRestored(this.#path))
   }
 
-  get known(): Readonly<Remembered> {
+  get known(): Readonly<Known> {
     return this.#known
   }
 
@@ -38,5 +56,33 @@ export class DestinationRecords {
   keep(more: Remembered): Promise<void> {
     Object.assign(this.#known, more)
     return this.#channel.record({ ...more })
+  }
+
+  /** Before the freeze. */
+  createFile(): void {
+    this.#fd = openSync(this.#path, 'w', 0o600)
+  }
+
+  /** Survives the death of this worker and of the service when it returns. Once. */
+  saveRestore(restored: RememberedRestore): void {
+    if (this.#fd === none)
+      throw new PageferryError('INTERNAL', `${this.#path} was not created before the freeze`)
+    Object.assign(this.#known, restored)
+    const content = Buffer.from(JSON.stringify(restored))
+    for (let at = 0; at < content.length; ) at += writeSync(this.#fd, content, at)
+    closeSync(this.#fd)
+    this.#fd = none
+  }
+}
+
+/** Of a descriptor that is not open. */
+const none = -1
+
+function readRestored(path: string): Partial<RememberedRestore> {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8')) as RememberedRestore
+  } catch {
+    // The worker before was killed earlier, or while it wrote: it had not said Ready.
+    return {}
   }
 }

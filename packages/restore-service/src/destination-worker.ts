@@ -40,7 +40,7 @@ import { DestinationRecords } from './destination-records.js'
 import { destinationStatus, emptyReport } from './destination-status.js'
 import { frameOf, type WordFacts } from './destination-words.js'
 import { ImageReceiver } from './image-receiver.js'
-import { holdMain, type Space } from './lazy-spaces.js'
+import { holdMain, holdUserfaultfd, type Space } from './lazy-spaces.js'
 import { Postcopy } from './postcopy.js'
 import { RestoredProcess } from './restored-process.js'
 import { RoundInlet } from './round-inlet.js'
@@ -91,7 +91,7 @@ export class DestinationWorker {
     const { id, token, stateDir, request } = spec
     const log = createLogger('restore-worker').child({ migration: id })
     this.#log = log
-    this.#records = new DestinationRecords(channel, spec.records)
+    this.#records = new DestinationRecords(channel, spec)
     this.#report = this.#records.known.report ?? emptyReport()
     this.#process = new RestoredProcess({ directory: stateDir, log, onExit: (exit) => this.#onExit(exit) })
     this.#status = new StatusReporter(channel, { phase: 'connect' }, () =>
@@ -217,6 +217,7 @@ export class DestinationWorker {
         this.#verifier?.add(frame, payload)
         return
       case 'roundBegin':
+        if (frame.final) this.#status.beQuiet()
         this.#rounds.begin(frame)
         return
       case 'roundEnd':
@@ -263,6 +264,8 @@ export class DestinationWorker {
       clockOffsets: offsets,
     })
     appointHeir(keeper, this.#heir)
+    holdUserfaultfd(keeper, restorer.uffd)
+    this.#records.createFile()
     if (begin.verify || this.#spec.request.verify === true) this.#verifier = new Verifier()
     const receiver = new RoundReceiver(restorer, this.#images, begin.asId, {
       open: (target) => this.#lanes.openTarget(target),
@@ -294,7 +297,7 @@ export class DestinationWorker {
     this.#spaces = [holdMain(keeper, restorer.uffd, new LazyMap(sets.lazy.clone()))]
     this.#verifier?.save(this.#hashesFile)
     this.#report.blackout.restoreMs = performance.now() - began // for a successor, who does not see the rest
-    await this.#records.keep({ pid, finalRound: rounds.round, report: this.#report })
+    this.#records.saveRestore({ pid, finalRound: rounds.round, report: this.#report })
     const ended = performance.now()
     this.#report.blackout.restoreMs = ended - began
     this.#readyParts = { verifyMs: verified - began, stateMs: ended - verified }
@@ -349,6 +352,7 @@ export class DestinationWorker {
     this.#postcopy = postcopy
     if (this.#lanes.fault !== null) postcopy.attachFaultLane(this.#lanes.fault)
     const running = postcopy.run(signal)
+    this.#status.speak()
     const [workload] = spaces
     if (workload?.gate) {
       const { uffd, gate } = workload

@@ -31,14 +31,15 @@ const endAddress = 0x7fff_ffff_f000n
 /** The last page below the guard page of user space: nothing is registered there. */
 const probePage = 0x7_ffff_fffe
 
-/**
- * The restored process's userfaultfd goes to its keeper, with a journal of what it waits for. The journal first:
- * a userfaultfd with a name is one that can be taken over.
- */
-export function holdMain(keeper: Holder, uffdFd: number, lazy: LazyMap): Space {
+/** Before the freeze the keeper has the skeleton's userfaultfd; nobody takes it over until there is a journal. */
+export function holdUserfaultfd(keeper: Pick<Holder, 'hold'>, uffdFd: number): void {
+  keeper.hold(mainName, uffdFd)
+}
+
+/** The keeper gets the journal of what the restored process waits for: from here on it can be taken over. */
+export function holdMain(keeper: Pick<Holder, 'hold'>, uffdFd: number, lazy: LazyMap): Space {
   const journal = EventJournal.create(lazy)
   keeper.hold(logOf(mainName), journal.fd)
-  keeper.hold(mainName, uffdFd)
   return { name: mainName, uffd: uffdFd, lazy, gate: gateFor(lazy), journal, poller: null }
 }
 

@@ -11,7 +11,7 @@ import {
   readExitStatus,
 } from '@pageferry/kernel'
 import type { WorkloadExit } from '@pageferry/migration'
-import type { Remembered } from './destination-records.js'
+import type { Known } from './destination-records.js'
 
 /** The keeper reaps its child and writes down how it ended; fsync included that takes a moment. */
 const exitStatusTries = 100
@@ -103,7 +103,7 @@ export class RestoredProcess {
   }
 
   /** After kill -9 of the worker before: the process is its keeper's, frozen or running, or it has ended. */
-  adopt({ freezer, pid }: Pick<Remembered, 'freezer' | 'pid'>): void {
+  adopt({ freezer, pid }: Pick<Known, 'freezer' | 'pid'>): void {
     if (freezer !== undefined) this.#freezer = new Freezer(freezer)
     this.#pid = pid ?? 0
     try {

@@ -37,6 +37,8 @@ export class RoundReceiver {
   #pages = 0
   #began = 0
   #complete: () => void = () => {}
+  /** What the page tables say since the last round, and the state of the map that this holds for. */
+  #present: { pages: PageSet; changes: number } | null = null
   readonly #finalInstalled: Promise<FinalSets>
   #installed: (sets: FinalSets) => void = () => {}
 
@@ -76,9 +78,11 @@ export class RoundReceiver {
     this.#pages = 0
     this.#began = performance.now()
     const map = this.#restorer.applyMap(this.#images)
+    const present = this.#present?.changes === this.#restorer.map.changes ? this.#present.pages : null
+    this.#present = null
     if (frame.final) {
       const sets = readPagemap(this.#images.get(imageFileName('pagemap', this.#restorer.nsPid)))
-      const { discard, missing } = reconcile(this.#restorer.presentPages(), sets, map)
+      const { discard, missing } = reconcile(present ?? this.#restorer.presentPages(), sets, map)
       if (!missing.isEmpty) {
         throw new PageferryError(
           'INTERNAL',
@@ -135,6 +139,20 @@ export class RoundReceiver {
     this.#installers.close()
     this.#complete()
     if (this.#final !== null) this.#installed(this.#final)
+    else setImmediate(() => this.#lookAhead())
+  }
+
+  /**
+   * Between two rounds there is time, and in the freeze there is none: the scan takes longer the more memory there is.
+   * Nothing is installed before the next round begins, and if that changes the map it is looked again.
+   */
+  #lookAhead(): void {
+    if (this.#open || this.#final !== null) return
+    try {
+      this.#present = { pages: this.#restorer.presentPages(), changes: this.#restorer.map.changes }
+    } catch {
+      // The skeleton is gone: whoever needs it next says so.
+    }
   }
 
   #checkSpace(asId: number): void {

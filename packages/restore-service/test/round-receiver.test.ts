@@ -276,6 +276,37 @@ t.test('the final round: parents stay, what must not be there goes, the rest arr
   t.throws(() => begin(setup, 3), outOfOrder, 'nothing comes behind it')
 })
 
+t.test(
+  'what is there is looked up between the rounds, and again where the map has changed since',
+  async (t) => {
+    for (const changed of [false, true]) {
+      const setup = await setUp(t, 1)
+      const { restorer, images } = setup
+      const look = restorer.presentPages.bind(restorer)
+      let looks = 0
+      restorer.presentPages = () => {
+        looks++
+        return look()
+      }
+      begin(setup, 1)
+      batch(setup, 0, 1, 0, [1, 2])
+      end(setup, 1, [1])
+      begin(setup, 2)
+      await new Promise((resolve) => setImmediate(resolve))
+      t.equal(looks, 0, 'not when the next round has begun')
+      batch(setup, 0, 2, 2, [3])
+      end(setup, 2, [1])
+      await new Promise((resolve) => setImmediate(resolve))
+      t.equal(looks, 1)
+      if (changed) images.setMap([area(0, 1, 'anon'), area(2, 2000, 'anon')])
+      images.setPagemap(changed ? [[0, 1, PE_PARENT]] : [[0, 2, PE_PARENT]])
+      begin(setup, 3, { final: true })
+      t.equal(looks, changed ? 2 : 1)
+      t.same(relative(look()), changed ? [[0, 1]] : [[0, 2]], 'page 2 was discarded')
+    }
+  },
+)
+
 t.test('a parent that is not there fails the migration', async (t) => {
   const setup = await setUp(t, 1)
   begin(setup, 1)

@@ -4,8 +4,8 @@ import type { FileEntry, MmEntry } from '@pageferry/images'
 import { pagemap } from '@pageferry/kernel'
 import type { AreaMap } from '@pageferry/memory'
 import type { CaptureContext } from '../capture-context.js'
-import { readStat } from '../proc/stat.js'
-import { readStatus } from '../proc/status.js'
+import type { ProcStat } from '../proc/stat.js'
+import type { CallBatch } from '../remote/call-batch.js'
 import { scratchPages } from '../remote/scratch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import { type FileTable, requiredPath } from './file-table.js'
@@ -41,13 +41,27 @@ export function mmOfRound(map: AreaMap, files: FileTable): MmEntry {
   return { ...zero, exeFileId: 0, mmSavedAuxv: [], vmas: areasToVmas(map, files), aios: [] }
 }
 
+/** What only the process itself can find out, whichever thread of it. */
+export interface AddressSpaceAnswers {
+  brk: bigint
+  dumpable: number
+}
+
+/** @returns the answers, once the batch has run */
+export function askAddressSpace(batch: CallBatch): () => AddressSpaceAnswers {
+  const brk = batch.add('brk', 0)
+  const dumpable = batch.add('prctl', prGetDumpable, 0, 0, 0, 0)
+  return () => ({ brk: brk(), dumpable: Number(dumpable()) })
+}
+
 export function dumpAddressSpace(
-  { pid, process }: CaptureContext,
+  { pid, status }: CaptureContext,
+  { brk, dumpable }: AddressSpaceAnswers,
+  stat: ProcStat,
   map: AreaMap,
   files: FileTable,
   futureLocks: number,
 ): MmEntry {
-  const stat = readStat(pid)
   const auxv = readFileSync(`/proc/${pid}/auxv`)
   const saved: bigint[] = []
   for (let at = 0; at + 8 <= auxv.length; at += 8) saved.push(auxv.readBigUInt64LE(at))
@@ -59,7 +73,7 @@ export function dumpAddressSpace(
     mmEndData: stat.endData,
     mmStartStack: stat.startStack,
     mmStartBrk: stat.startBrk,
-    mmBrk: process.leader.call('brk', 0),
+    mmBrk: brk,
     mmArgStart: stat.argStart,
     mmArgEnd: stat.argEnd,
     mmEnvStart: stat.envStart,
@@ -67,9 +81,9 @@ export function dumpAddressSpace(
     exeFileId: files.mappedFile(exe, `exe:${exe}`, 0),
     mmSavedAuxv: saved,
     vmas: areasToVmas(map, files),
-    dumpable: Number(process.leader.call('prctl', prGetDumpable, 0, 0, 0, 0)),
+    dumpable,
     aios: [],
-    thpDisabled: !readStatus(pid).thpEnabled,
+    thpDisabled: !status.thpEnabled,
     mlockall: futureLocks === 0 ? undefined : futureLocks,
   }
 }
@@ -78,8 +92,8 @@ export function dumpAddressSpace(
  * What mlockall(2) said of areas to come. The kernel shows it nowhere; but our scratch area came after it. To be called
  * while that has not been used: whether it was filled at once tells MCL_ONFAULT.
  */
-export function dumpFutureLocks({ pid, process }: CaptureContext, map: AreaMap): number {
-  if (readStatus(pid).lockedPages !== lockedPages(map) + scratchPages) return 0
+export function dumpFutureLocks({ pid, process, status }: CaptureContext, map: AreaMap): number {
+  if (status.lockedPages !== lockedPages(map) + scratchPages) return 0
   const pagemapFd = openSync(`/proc/${pid}/pagemap`, 'r')
   try {
     const entry = new BigUint64Array(1)
@@ -92,7 +106,7 @@ export function dumpFutureLocks({ pid, process }: CaptureContext, map: AreaMap):
 
 /** Nothing may be mapped for ourselves afterwards. */
 export function restoreFutureLocks(skeleton: SkeletonProcess, mm: MmEntry): void {
-  if (mm.mlockall !== undefined && mm.mlockall !== 0) skeleton.call('mlockall', mm.mlockall)
+  if (mm.mlockall !== undefined && mm.mlockall !== 0) skeleton.queue(skeleton.pid, 'mlockall', [mm.mlockall])
 }
 
 /** Longest arguments and longest environment that travel in the freeze; both may be megabytes. */
@@ -102,8 +116,7 @@ const maxShownPages = 64
  * Where arguments and environment lie, as [first page, number of pages]. Whoever reads /proc/PID/cmdline or environ
  * (ps, or the program itself) gets nothing for a page that is missing: the kernel does not wait for a userfault there.
  */
-export function shownPages(pid: number): [first: number, nr: number][] {
-  const { argStart, argEnd, envStart, envEnd } = readStat(pid)
+export function shownPages({ argStart, argEnd, envStart, envEnd }: ProcStat): [first: number, nr: number][] {
   return [
     [argStart, argEnd],
     [envStart, envEnd],
@@ -114,15 +127,26 @@ export function shownPages(pid: number): [first: number, nr: number][] {
   })
 }
 
-/** PR_SET_MM_MAP checks that the areas exist, so the map must be final; nothing may map the old executable. */
-export function restoreAddressSpace(skeleton: SkeletonProcess, mm: MmEntry, files: FileEntry[]): void {
+/**
+ * PR_SET_MM_MAP checks that the areas exist, so the map must be final; nothing may map the old executable.
+ *
+ * @param freeFd the lowest number that is no descriptor of the skeleton now: the one that open(2) gives
+ */
+export function restoreAddressSpace(
+  skeleton: SkeletonProcess,
+  mm: MmEntry,
+  files: FileEntry[],
+  freeFd: number,
+): void {
   const exePath = requiredPath(files, mm.exeFileId, 'the executable')
   // A skeleton of a skeleton (rehearsal.ts) has its link already, and the kernel refuses to replace a file by
   // itself while it is mapped.
   const isOwn = readlinkSync(`/proc/${skeleton.pid}/exe`) === exePath
-  const exe = isOwn
-    ? -1
-    : Number(skeleton.call('open', skeleton.write(Buffer.from(`${exePath}\0`)), O_CLOEXEC, 0))
+  const { pid } = skeleton
+  if (!isOwn) {
+    const path = skeleton.put(Buffer.from(`${exePath}\0`))
+    skeleton.queue(pid, 'open', [path, O_CLOEXEC, 0], { expected: BigInt(freeFd) })
+  }
   const auxv = Buffer.alloc(mm.mmSavedAuxv.length * 8)
   for (const [i, word] of mm.mmSavedAuxv.entries()) auxv.writeBigUInt64LE(word, i * 8)
   const fields = [
@@ -141,20 +165,19 @@ export function restoreAddressSpace(skeleton: SkeletonProcess, mm: MmEntry, file
   // struct prctl_mm_map: eleven u64, auxv pointer, auxv_size u32, exe_fd u32 (linux/prctl.h)
   const map = Buffer.alloc(104)
   for (const [i, field] of fields.entries()) map.writeBigUInt64LE(field, i * 8)
-  map.writeBigUInt64LE(skeleton.write(auxv, 256), 88)
+  map.writeBigUInt64LE(skeleton.put(auxv), 88)
   map.writeUInt32LE(auxv.length, 96)
-  map.writeUInt32LE(exe === -1 ? noExeFd : exe, 100)
-  const [result] = skeleton.batch([
-    { name: 'prctl', args: [prSetMm, prSetMmMap, skeleton.write(map), map.length, 0] },
-    ...(isOwn ? [] : [{ name: 'close' as const, args: [exe] }]),
-  ])
-  if (result < 0n) {
-    throw new PageferryError('KERNEL', `prctl(PR_SET_MM_MAP) failed with errno ${-result} (exe ${exePath})`)
-  }
-  if (mm.thpDisabled === true) skeleton.call('prctl', prSetThpDisable, 1, 0, 0, 0)
+  map.writeUInt32LE(isOwn ? noExeFd : freeFd, 100)
+  skeleton.queue(pid, 'prctl', [prSetMm, prSetMmMap, skeleton.put(map), map.length, 0], {
+    explain: (errno) =>
+      new PageferryError('KERNEL', `prctl(PR_SET_MM_MAP) failed with errno ${errno} (exe ${exePath})`),
+  })
+  if (!isOwn) skeleton.queue(pid, 'close', [freeFd])
+  if (mm.thpDisabled === true) skeleton.queue(pid, 'prctl', [prSetThpDisable, 1, 0, 0, 0])
 }
 
 /** Credentials reset it, so it comes behind them. Only 0 and 1 can be set (prctl(2)). */
 export function restoreDumpable(skeleton: SkeletonProcess, mm: MmEntry): void {
-  if (mm.dumpable === 0 || mm.dumpable === 1) skeleton.call('prctl', prSetDumpable, mm.dumpable, 0, 0, 0)
+  if (mm.dumpable === 0 || mm.dumpable === 1)
+    skeleton.queue(skeleton.pid, 'prctl', [prSetDumpable, mm.dumpable, 0, 0, 0])
 }

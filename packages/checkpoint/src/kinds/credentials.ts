@@ -1,7 +1,8 @@
 import type { CredsEntry } from '@pageferry/images'
-import type { CaptureContext } from '../capture-context.js'
-import { readStatus } from '../proc/status.js'
+import type { ProcStatus } from '../proc/status.js'
+import type { CallBatch } from '../remote/call-batch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
+import type { SyscallName } from '../remote/syscalls.js'
 import type { WorkloadThread } from '../remote/workload-thread.js'
 
 /** Credentials of one thread (credentials(7), capabilities(7)): each thread has its own in the kernel. */
@@ -25,8 +26,13 @@ function fromWords(set: number[] | null | undefined): bigint {
   return BigInt((set?.[0] ?? 0) >>> 0) | (BigInt((set?.[1] ?? 0) >>> 0) << 32n)
 }
 
-export function dumpCredentials({ pid }: CaptureContext, thread: WorkloadThread): CredsEntry {
-  const status = readStatus(pid, thread.tid)
+/** @returns the answer, once the batch has run */
+export function askSecurebits(batch: CallBatch): () => number {
+  const result = batch.add('prctl', prGetSecurebits, 0, 0, 0, 0)
+  return () => Number(result())
+}
+
+export function dumpCredentials({ status }: WorkloadThread, secbits: number): CredsEntry {
   return {
     uid: status.uids[0],
     euid: status.uids[1],
@@ -41,7 +47,7 @@ export function dumpCredentials({ pid }: CaptureContext, thread: WorkloadThread)
     capEff: words(status.capEffective),
     capBnd: words(status.capBounding),
     capAmb: words(status.capAmbient),
-    secbits: Number(thread.call('prctl', prGetSecurebits, 0, 0, 0, 0)),
+    secbits,
     groups: status.groups,
     noNewPrivs: status.noNewPrivs ? 1 : 0,
   }
@@ -51,12 +57,19 @@ export function dumpCredentials({ pid }: CaptureContext, thread: WorkloadThread)
  * Order: what needs privileges first. Ids change under NO_SETUID_FIXUP, then all capabilities are taken again for:
  * the inheritable set (it may hold more than the bounding set, but only if it was there before), the ambient set
  * (securebits may forbid to raise it later), the bounding set, securebits. The final sets shrink last.
+ *
+ * @param own what every thread of the skeleton begins with
  */
-export function restoreCredentials(skeleton: SkeletonProcess, tid: number, creds: CredsEntry): void {
+export function restoreCredentials(
+  skeleton: SkeletonProcess,
+  tid: number,
+  creds: CredsEntry,
+  own: Pick<ProcStatus, 'capPermitted' | 'capBounding'>,
+): void {
   const groups = new Uint32Array(creds.groups ?? [])
-  const call: SkeletonProcess['callIn'] = (t, name, ...args) => skeleton.callIn(t, name, ...args)
-  call(tid, 'setgroups', groups.length, skeleton.write(new Uint8Array(groups.buffer)))
-  const own = readStatus(skeleton.pid, tid)
+  const call = (tid: number, name: SyscallName, ...args: (bigint | number)[]): void =>
+    skeleton.queue(tid, name, args)
+  call(tid, 'setgroups', groups.length, skeleton.put(new Uint8Array(groups.buffer)))
   call(tid, 'prctl', prSetSecurebits, securebitsDuringRestore, 0, 0, 0)
   call(tid, 'setresgid', creds.gid, creds.egid, creds.sgid)
   call(tid, 'setfsgid', creds.fsgid)
@@ -93,6 +106,6 @@ function setCapabilities(
     bytes.writeUInt32LE(Number(set & 0xffff_ffffn), 8 + 4 * i)
     bytes.writeUInt32LE(Number(set >> 32n), 20 + 4 * i)
   }
-  const address = skeleton.write(bytes)
-  skeleton.callIn(tid, 'capset', address, address + 8n)
+  const address = skeleton.put(bytes)
+  skeleton.queue(tid, 'capset', [address, address + 8n])
 }

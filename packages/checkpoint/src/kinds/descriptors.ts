@@ -4,7 +4,7 @@ import { type FdinfoEntry, FdType, type FileEntry, type PipeData } from '@pagefe
 import { fds, processes } from '@pageferry/kernel'
 import type { Problem } from '../capture-context.js'
 import { type FdInfo, readFds } from '../proc/fdinfo.js'
-import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
+import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import type { FileTable } from './file-table.js'
 import { dumpPipeData, dumpPipeEnd, isReadEnd, isWriteEnd, pipeIdOf, restorePipes } from './pipe.js'
 import {
@@ -78,8 +78,8 @@ function sendsSignals(info: FdInfo, fd: number): boolean {
 }
 
 /** Whether something may write the workload's memory without any tracker noticing. */
-export function hasUntrackedWriters(pid: number): boolean {
-  return readFds(pid).some(
+export function hasUntrackedWriters(infos: FdInfo[]): boolean {
+  return infos.some(
     (info) =>
       escapesTracking(info) ||
       info.target.includes('[io_uring]') ||
@@ -87,12 +87,17 @@ export function hasUntrackedWriters(pid: number): boolean {
   )
 }
 
-export function dumpDescriptors(pid: number, pidfd: number, files: FileTable): DescriptorDump {
+export function dumpDescriptors(
+  pid: number,
+  pidfd: number,
+  infos: FdInfo[],
+  files: FileTable,
+): DescriptorDump {
   const fdinfo: FdinfoEntry[] = []
   const pipesData: PipeData[] = []
   const seen: { info: FdInfo; id: number; type: FdType }[] = []
   const pipesDone = new Set<number>()
-  for (const info of readFds(pid)) {
+  for (const info of infos) {
     const flags = (info.flags & O_CLOEXEC) !== 0 ? FD_CLOEXEC : 0
     const twin = seen.find(
       (other) =>
@@ -164,18 +169,19 @@ export function restoreDescriptors(
     // Above every number that the workload uses, so that moving one never closes another.
     moveSocket(skeleton, top)
     const received = skeleton.sendFds(ids.map((id) => descriptors.get(id) as number))
-    const parked = skeleton.all(
-      received.map((fd): RemoteCall => ({ name: 'fcntl', args: [fd, fds.F_DUPFD_CLOEXEC, top + 1] })),
-    )
-    skeleton.all([{ name: 'close_range', args: [0, top - 1, 0] }])
-    const at = new Map(ids.map((id, i) => [id, parked[i]]))
-    skeleton.all(
-      fdinfo.map((entry): RemoteCall => {
-        const flags = (entry.flags & FD_CLOEXEC) !== 0 ? O_CLOEXEC : 0
-        return { name: 'dup3', args: [at.get(entry.id) as bigint, entry.fd, flags] }
-      }),
-    )
-    skeleton.all([{ name: 'close_range', args: [top + 1, 0xffff_ffff, 0] }])
+    const { pid } = skeleton
+    // Parked above the socket, where nothing else is: so the numbers are known, and all of it is one run.
+    for (const [i, fd] of received.entries()) {
+      const expected = BigInt(top + 1 + i)
+      skeleton.queue(pid, 'fcntl', [fd, fds.F_DUPFD_CLOEXEC, top + 1], { expected })
+    }
+    skeleton.queue(pid, 'close_range', [0, top - 1, 0])
+    const at = new Map(ids.map((id, i) => [id, top + 1 + i]))
+    for (const entry of fdinfo) {
+      const flags = (entry.flags & FD_CLOEXEC) !== 0 ? O_CLOEXEC : 0
+      skeleton.queue(pid, 'dup3', [at.get(entry.id) as number, entry.fd, flags])
+    }
+    skeleton.queue(pid, 'close_range', [top + 1, 0xffff_ffff, 0])
   } finally {
     for (const fd of descriptors.values()) closeSync(fd)
   }
@@ -196,10 +202,19 @@ function allowDescriptors(pid: number, nr: number): void {
 }
 
 function moveSocket(skeleton: SkeletonProcess, to: number): void {
-  if (skeleton.socketFd === to) return
-  skeleton.all([
-    { name: 'dup3', args: [skeleton.socketFd, to, O_CLOEXEC] },
-    { name: 'close', args: [skeleton.socketFd] },
-  ])
+  const { pid, socketFd } = skeleton
+  if (socketFd !== to) {
+    skeleton.queue(pid, 'dup3', [socketFd, to, O_CLOEXEC])
+    skeleton.queue(pid, 'close', [socketFd])
+  }
+  skeleton.queue(pid, 'close_range', [to + 1, 0xffff_ffff, 0])
   skeleton.socketFd = to
+}
+
+/** The number that the next open(2) in the skeleton gives, when it has these descriptors. */
+export function lowestFreeFd({ socketFd }: SkeletonProcess, fdinfo: FdinfoEntry[]): number {
+  const used = new Set([socketFd, ...fdinfo.map(({ fd }) => fd)])
+  let free = 0
+  while (used.has(free)) free++
+  return free
 }

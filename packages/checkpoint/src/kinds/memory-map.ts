@@ -274,6 +274,7 @@ export class SkeletonMap {
   readonly #uffd: number
   readonly #registered = new PageSet()
   #map = new AreaMap()
+  #changes = 0
 
   constructor(skeleton: SkeletonProcess, uffdFd: number) {
     this.#skeleton = skeleton
@@ -284,6 +285,11 @@ export class SkeletonMap {
     return this.#map
   }
 
+  /** Grows with every change of the map and with every discard: what the page tables said before is void. */
+  get changes(): number {
+    return this.#changes
+  }
+
   /** Pages under userfaultfd. */
   get registered(): PageSet {
     return this.#registered
@@ -292,6 +298,7 @@ export class SkeletonMap {
   apply(target: AreaMap): void {
     this.#skeleton.avoid([...target.areas])
     const changes = diffAreas(this.#map, target)
+    this.#changes += changes.length
     const of = <K extends AreaChange['op']>(op: K): Extract<AreaChange, { op: K }>[] =>
       changes.filter((change): change is Extract<AreaChange, { op: K }> => change.op === op)
     this.#unmap(of('unmap').filter((change) => !this.#isKernelArea(change.first)))
@@ -320,6 +327,7 @@ export class SkeletonMap {
       calls.push({ name: 'madvise', args: [addressOf(first), nr * pageBytes, madvDontneed] })
     })
     if (calls.length === 0) return
+    this.#changes++
     const lifted = this.#registered.clone().intersect(wholeAreas(this.#map, runs))
     lifted.forEachRun((first, nr) => this.#unregister(first, nr))
     this.#skeleton.all(calls)

@@ -6,16 +6,17 @@ import {
   type RlimitEntry,
   TASK_STATE,
   type TaskCoreEntry,
+  type TaskTimersEntry,
 } from '@pageferry/images'
 import type { CaptureContext } from '../capture-context.js'
 import { readComm } from '../proc/comm.js'
 import { readLimits } from '../proc/limits.js'
-import { readStat } from '../proc/stat.js'
-import { readStatus } from '../proc/status.js'
+import type { ProcStat } from '../proc/stat.js'
+import type { CallBatch } from '../remote/call-batch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import { type FileTable, requiredPath } from './file-table.js'
-import { dumpPendingSignals, dumpSignalActions } from './signals.js'
-import { dumpTimers } from './timers.js'
+import { askSignalActions, dumpPendingSignals } from './signals.js'
+import { askIntervalTimers, dumpPosixTimers } from './timers.js'
 
 /** What belongs to the process as a whole: limits, scores, names, directories, signal actions, timers. */
 
@@ -23,12 +24,30 @@ const prGetChildSubreaper = 37
 const prSetChildSubreaper = 36
 const prSetName = 15
 
-export function dumpProcessState(context: CaptureContext): TaskCoreEntry {
+/** What only the process itself can find out, whichever thread of it. */
+export type ProcessAnswers = Pick<TaskCoreEntry, 'childSubreaper' | 'sigactions'> &
+  Pick<TaskTimersEntry, 'real' | 'virt' | 'prof'>
+
+/** @returns the answers, once the batch has run */
+export function askProcess({ status }: CaptureContext, batch: CallBatch): () => ProcessAnswers {
+  const subreaper = batch.room(4)
+  const result = batch.add('prctl', prGetChildSubreaper, subreaper, 0, 0, 0)
+  const sigactions = askSignalActions(status, batch)
+  const timers = askIntervalTimers(batch)
+  return () => {
+    result()
+    const childSubreaper = batch.read(subreaper, 4).readInt32LE(0) !== 0
+    return { childSubreaper, sigactions: sigactions(), ...timers() }
+  }
+}
+
+export function dumpProcessState(
+  context: CaptureContext,
+  answers: ProcessAnswers,
+  stat: ProcStat,
+): TaskCoreEntry {
   const { pid, process } = context
-  const stat = readStat(pid)
-  process.leader.call('prctl', prGetChildSubreaper, process.scratch, 0, 0, 0)
-  // Read at once: what follows uses the scratch area, too.
-  const childSubreaper = process.read(process.scratch, 4).readInt32LE(0) !== 0
+  const { childSubreaper, sigactions, ...timers } = answers
   return {
     taskState: TASK_STATE.ALIVE,
     exitCode: 0,
@@ -36,11 +55,11 @@ export function dumpProcessState(context: CaptureContext): TaskCoreEntry {
     flags: stat.flags,
     blkSigset: process.leader.mask,
     comm: readComm(pid, pid),
-    timers: dumpTimers(context),
+    timers: { ...timers, posix: dumpPosixTimers(context) },
     rlimits: { rlimits: readLimits(pid).map(({ soft, hard }): RlimitEntry => ({ cur: soft, max: hard })) },
     signalsS: dumpPendingSignals(process.leader.tid, true),
     oomScoreAdj: Number(readFileSync(`/proc/${pid}/oom_score_adj`, 'utf8')),
-    sigactions: dumpSignalActions(context),
+    sigactions,
     childSubreaper,
   }
 }
@@ -50,33 +69,28 @@ export function dumpProcessState(context: CaptureContext): TaskCoreEntry {
  * CAP_SYS_RESOURCE may set another user's limits, which containers rarely have (prlimit(2)).
  */
 export function restoreLimits(skeleton: SkeletonProcess, state: TaskCoreEntry): void {
-  const limits = state.rlimits?.rlimits ?? []
-  const table = new BigUint64Array(limits.flatMap(({ cur, max }) => [cur, max]))
-  const address = skeleton.write(new Uint8Array(table.buffer))
-  const results = skeleton.batch(
-    limits.map((_, resource) => ({
-      name: 'prlimit64',
-      args: [0, resource, address + BigInt(16 * resource), 0],
-    })),
-  )
-  for (const [resource, result] of results.entries()) {
-    if (result === 0n) continue
-    throw new PageferryError(
-      'REFUSED',
-      `the destination does not allow the workload's limit ${resource} (hard ${limits[resource].max}): ` +
-        'start the restore-service with limits at least as high, or with CAP_SYS_RESOURCE',
-    )
+  for (const [resource, { cur, max }] of (state.rlimits?.rlimits ?? []).entries()) {
+    const limit = new BigUint64Array([cur, max])
+    const args = [0, resource, skeleton.put(new Uint8Array(limit.buffer)), 0]
+    skeleton.queue(skeleton.pid, 'prlimit64', args, {
+      explain: () =>
+        new PageferryError(
+          'REFUSED',
+          `the destination does not allow the workload's limit ${resource} (hard ${max}): ` +
+            'start the restore-service with limits at least as high, or with CAP_SYS_RESOURCE',
+        ),
+    })
   }
 }
 
 /** Directories and umask; the directories are entered into the file table as CRIU does. */
-export function dumpFs(pid: number, files: FileTable): FsEntry {
+export function dumpFs({ pid, status }: CaptureContext, files: FileTable): FsEntry {
   const cwd = readlinkSync(`/proc/${pid}/cwd`)
   const root = readlinkSync(`/proc/${pid}/root`)
   return {
     cwdId: files.mappedFile(cwd, `cwd:${cwd}`, 0o200000),
     rootId: files.mappedFile(root, `root:${root}`, 0o200000),
-    umask: readStatus(pid).umask,
+    umask: status.umask,
   }
 }
 
@@ -88,13 +102,14 @@ export function restoreProcessState(
   files: FileEntry[],
 ): void {
   const path = (id: number, what: string): bigint =>
-    skeleton.write(Buffer.from(`${requiredPath(files, id, what)}\0`))
+    skeleton.put(Buffer.from(`${requiredPath(files, id, what)}\0`))
   const root = requiredPath(files, fs.rootId, 'the root directory')
-  skeleton.call('chdir', path(fs.cwdId, 'the working directory'))
-  if (root !== '/') skeleton.call('chroot', path(fs.rootId, 'the root directory'))
-  if (fs.umask !== undefined) skeleton.call('umask', fs.umask)
-  skeleton.call('personality', state.personality)
-  if (state.childSubreaper === true) skeleton.call('prctl', prSetChildSubreaper, 1, 0, 0, 0)
+  const { pid } = skeleton
+  skeleton.queue(pid, 'chdir', [path(fs.cwdId, 'the working directory')])
+  if (root !== '/') skeleton.queue(pid, 'chroot', [path(fs.rootId, 'the root directory')])
+  if (fs.umask !== undefined) skeleton.queue(pid, 'umask', [fs.umask])
+  skeleton.queue(pid, 'personality', [state.personality])
+  if (state.childSubreaper === true) skeleton.queue(pid, 'prctl', [prSetChildSubreaper, 1, 0, 0, 0])
 }
 
 /** From outside: what needs no cooperation. */
@@ -104,5 +119,5 @@ export function restoreFromOutside(pid: number, state: TaskCoreEntry): void {
 
 /** PR_SET_NAME names the calling thread; /proc/PID/comm can be written only from within the process. */
 export function restoreComm(skeleton: SkeletonProcess, tid: number, comm: Uint8Array): void {
-  skeleton.callIn(tid, 'prctl', prSetName, skeleton.write(Buffer.concat([comm, Buffer.alloc(1)])), 0, 0, 0)
+  skeleton.queue(tid, 'prctl', [prSetName, skeleton.put(Buffer.concat([comm, Buffer.alloc(1)])), 0, 0, 0])
 }

@@ -1,8 +1,8 @@
 import type { SaEntry, SignalQueueEntry } from '@pageferry/images'
 import { ptrace } from '@pageferry/kernel'
-import type { CaptureContext } from '../capture-context.js'
-import { readStatus } from '../proc/status.js'
-import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
+import type { ProcStatus } from '../proc/status.js'
+import type { CallBatch } from '../remote/call-batch.js'
+import type { SkeletonProcess } from '../remote/skeleton-process.js'
 
 /** Signal actions and pending signals (sigaction(2), rt_sigqueueinfo(2)). */
 
@@ -15,47 +15,47 @@ const sigChld = 17
 const sigactionBytes = 32
 const sigsetBytes = 8
 
-export function dumpSignalActions({ pid, process }: CaptureContext): SaEntry[] {
-  const status = readStatus(pid)
-  const set = status.sigCaught | status.sigIgnored
-  const entries: SaEntry[] = []
+/** @returns the answers, once the batch has run in a thread of the process */
+export function askSignalActions({ sigCaught, sigIgnored }: ProcStatus, batch: CallBatch): () => SaEntry[] {
+  const set = sigCaught | sigIgnored
+  const entries: (() => SaEntry)[] = []
   for (let signal = 1; signal <= nrSignals; signal++) {
     if (signal === sigKill || signal === sigStop) continue
     // The kernel lists what is caught or ignored; everything else is SIG_DFL, whose flags have no effect, but for
     // SIGCHLD: SA_NOCLDWAIT and SA_NOCLDSTOP say what becomes of children.
     if ((set & (1n << BigInt(signal - 1))) === 0n && signal !== sigChld) {
-      entries.push({ sigaction: 0n, flags: 0n, restorer: 0n, mask: 0n })
+      entries.push(() => ({ sigaction: 0n, flags: 0n, restorer: 0n, mask: 0n }))
       continue
     }
-    process.leader.call('rt_sigaction', signal, 0, process.scratch, sigsetBytes)
-    const bytes = process.read(process.scratch, sigactionBytes)
-    entries.push({
-      sigaction: bytes.readBigUInt64LE(0),
-      flags: bytes.readBigUInt64LE(8),
-      restorer: bytes.readBigUInt64LE(16),
-      mask: bytes.readBigUInt64LE(24),
+    const action = batch.room(sigactionBytes)
+    const result = batch.add('rt_sigaction', signal, 0, action, sigsetBytes)
+    entries.push(() => {
+      result()
+      const bytes = batch.read(action, sigactionBytes)
+      return {
+        sigaction: bytes.readBigUInt64LE(0),
+        flags: bytes.readBigUInt64LE(8),
+        restorer: bytes.readBigUInt64LE(16),
+        mask: bytes.readBigUInt64LE(24),
+      }
     })
   }
-  return entries
+  return () => entries.map((entry) => entry())
 }
 
 export function restoreSignalActions(skeleton: SkeletonProcess, entries: SaEntry[]): void {
-  const calls: RemoteCall[] = []
-  const table = Buffer.alloc(entries.length * sigactionBytes)
   let signal = 0
-  for (const [i, entry] of entries.entries()) {
+  for (const entry of entries) {
     do signal++
     while (signal === sigKill || signal === sigStop)
     if (entry.sigaction === 0n && entry.flags === 0n) continue
-    table.writeBigUInt64LE(entry.sigaction, i * sigactionBytes)
-    table.writeBigUInt64LE(entry.flags, i * sigactionBytes + 8)
-    table.writeBigUInt64LE(entry.restorer, i * sigactionBytes + 16)
-    table.writeBigUInt64LE(entry.mask, i * sigactionBytes + 24)
-    const address = skeleton.arguments + BigInt(i * sigactionBytes)
-    calls.push({ name: 'rt_sigaction', args: [signal, address, 0, sigsetBytes] })
+    const action = Buffer.alloc(sigactionBytes)
+    action.writeBigUInt64LE(entry.sigaction, 0)
+    action.writeBigUInt64LE(entry.flags, 8)
+    action.writeBigUInt64LE(entry.restorer, 16)
+    action.writeBigUInt64LE(entry.mask, 24)
+    skeleton.queue(skeleton.pid, 'rt_sigaction', [signal, skeleton.put(action), 0, sigsetBytes])
   }
-  skeleton.write(table)
-  skeleton.all(calls)
 }
 
 /** Signals waiting for one thread, or (shared) for the process, with everything that came with them. */
@@ -74,11 +74,11 @@ export function restorePendingSignals(
 ): void {
   for (const { siginfo } of queue?.signals ?? []) {
     const signal = Buffer.from(siginfo).readInt32LE(0)
-    const address = skeleton.write(siginfo)
+    const address = skeleton.put(siginfo)
     if (target.shared) {
-      skeleton.callIn(target.tid, 'rt_sigqueueinfo', target.nsPid, signal, address)
+      skeleton.queue(target.tid, 'rt_sigqueueinfo', [target.nsPid, signal, address])
     } else {
-      skeleton.callIn(target.tid, 'rt_tgsigqueueinfo', target.nsPid, target.nsTid, signal, address)
+      skeleton.queue(target.tid, 'rt_tgsigqueueinfo', [target.nsPid, target.nsTid, signal, address])
     }
   }
 }

@@ -13,10 +13,11 @@ import {
 import { processes, ptrace } from '@pageferry/kernel'
 import type { CaptureContext } from '../capture-context.js'
 import { readComm } from '../proc/comm.js'
+import type { CallBatch } from '../remote/call-batch.js'
 import { withRemainingTime } from '../remote/interrupted.js'
-import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
+import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import { readTimespec, timespecBytes, type WorkloadThread } from '../remote/workload-thread.js'
-import { dumpCredentials } from './credentials.js'
+import { askSecurebits, dumpCredentials } from './credentials.js'
 import { dumpPendingSignals } from './signals.js'
 
 /** One thread: registers, signal mask and stack, TLS, rseq, robust list, tid address, scheduling, name. */
@@ -29,17 +30,51 @@ const robustListHeadBytes = 24
 /** struct stack_t: ss_sp, ss_flags, ss_size */
 const stackBytes = 24
 
+/** What only the thread itself can find out. */
+export interface ThreadAnswers {
+  robust: { address: bigint; length: number }
+  stack: Buffer
+  tidAddress: bigint
+  pdeathsig: number
+  secbits: number
+}
+
+/** @returns the answers, once the batch has run */
+export function askThread(batch: CallBatch): () => ThreadAnswers {
+  const robust = batch.room(16)
+  const stack = batch.room(stackBytes)
+  const tidAddress = batch.room(8)
+  const pdeathsig = batch.room(4)
+  const results = [
+    batch.add('get_robust_list', 0, robust, robust + 8n),
+    batch.add('sigaltstack', 0, stack),
+    batch.add('prctl', prGetTidAddress, tidAddress, 0, 0, 0),
+    batch.add('prctl', prGetPdeathsig, pdeathsig, 0, 0, 0),
+  ]
+  const secbits = askSecurebits(batch)
+  return () => {
+    for (const result of results) result()
+    return {
+      robust: {
+        address: batch.read(robust, 8).readBigUInt64LE(0),
+        length: Number(batch.read(robust + 8n, 8).readBigUInt64LE(0)),
+      },
+      stack: batch.read(stack, stackBytes),
+      tidAddress: batch.read(tidAddress, 8).readBigUInt64LE(0),
+      pdeathsig: batch.read(pdeathsig, 4).readInt32LE(0),
+      secbits: secbits(),
+    }
+  }
+}
+
 /** Everything of a thread that CRIU keeps in its core image, except what belongs to the whole process. */
-export function dumpThread(context: CaptureContext, thread: WorkloadThread): CoreEntry {
-  const { pid, process } = context
+export function dumpThread(
+  context: CaptureContext,
+  thread: WorkloadThread,
+  { robust, stack, tidAddress, pdeathsig, secbits }: ThreadAnswers,
+): CoreEntry {
+  const { pid } = context
   const { tid } = thread
-  const robust = dumpRobustList(context, thread)
-  thread.call('sigaltstack', 0, process.scratch)
-  const stack = process.read(process.scratch, stackBytes)
-  thread.call('prctl', prGetTidAddress, process.scratch, 0, 0, 0)
-  const tidAddress = process.read(process.scratch, 8).readBigUInt64LE(0)
-  thread.call('prctl', prGetPdeathsig, process.scratch, 0, 0, 0)
-  const pdeathsig = process.read(process.scratch, 4).readInt32LE(0)
   const rseq = ptrace.getRseqConfiguration(tid)
   const scheduler = processes.getScheduler(tid)
   const threadInfo: ThreadInfoX86 = {
@@ -62,7 +97,7 @@ export function dumpThread(context: CaptureContext, thread: WorkloadThread): Cor
     },
     pdeathSig: pdeathsig,
     signalsP: dumpPendingSignals(tid, false),
-    creds: dumpCredentials(context, thread),
+    creds: dumpCredentials(thread, secbits),
     comm: readComm(pid, tid),
     rseqEntry:
       rseq.address === 0n
@@ -70,15 +105,6 @@ export function dumpThread(context: CaptureContext, thread: WorkloadThread): Cor
         : { rseqAbiPointer: rseq.address, rseqAbiSize: rseq.size, signature: rseq.signature },
   }
   return { mtype: Machine.X86_64, threadInfo, threadCore }
-}
-
-function dumpRobustList(
-  { process }: CaptureContext,
-  thread: WorkloadThread,
-): { address: bigint; length: number } {
-  thread.call('get_robust_list', 0, process.scratch, process.scratch + 8n)
-  const bytes = process.read(process.scratch, 16)
-  return { address: bytes.readBigUInt64LE(0), length: Number(bytes.readBigUInt64LE(8)) }
 }
 
 /** Registers with which another kernel resumes the thread: a relative timeout gets the time that remains. */
@@ -145,16 +171,13 @@ function robustListAddresses(read: (address: bigint, length: number) => Buffer, 
 /** What needs the thread to make calls of its own; before credentials, which may take the right to them away. */
 export function restoreThreadState(skeleton: SkeletonProcess, tid: number, core: CoreEntry): void {
   const { threadInfo, threadCore } = required(core)
-  const calls: RemoteCall[] = [{ name: 'set_tid_address', args: [threadInfo.clearTidAddr] }]
+  skeleton.queue(tid, 'set_tid_address', [threadInfo.clearTidAddr])
   if (threadCore.futexRla !== 0n) {
-    calls.push({ name: 'set_robust_list', args: [threadCore.futexRla, threadCore.futexRlaLen] })
+    skeleton.queue(tid, 'set_robust_list', [threadCore.futexRla, threadCore.futexRlaLen])
   }
   const { rseqEntry, sas } = threadCore
   if (rseqEntry !== undefined) {
-    calls.push({
-      name: 'rseq',
-      args: [rseqEntry.rseqAbiPointer, rseqEntry.rseqAbiSize, 0, rseqEntry.signature],
-    })
+    skeleton.queue(tid, 'rseq', [rseqEntry.rseqAbiPointer, rseqEntry.rseqAbiSize, 0, rseqEntry.signature])
   }
   if (sas !== undefined && (sas.ssFlags & ssDisable) === 0) {
     const stack = Buffer.alloc(stackBytes)
@@ -162,15 +185,14 @@ export function restoreThreadState(skeleton: SkeletonProcess, tid: number, core:
     // SS_ONSTACK only reports where the stack pointer is; the kernel works that out again.
     stack.writeUInt32LE(sas.ssFlags & ~1, 8)
     stack.writeBigUInt64LE(sas.ssSize, 16)
-    calls.push({ name: 'sigaltstack', args: [skeleton.write(stack), 0] })
+    skeleton.queue(tid, 'sigaltstack', [skeleton.put(stack), 0])
   }
-  skeleton.all(calls, tid)
 }
 
 /** A change of user ids resets it, so it comes behind the credentials (prctl(2), PR_SET_PDEATHSIG). */
 export function restoreDeathSignal(skeleton: SkeletonProcess, tid: number, core: CoreEntry): void {
   const signal = required(core).threadCore.pdeathSig
-  if (signal) skeleton.callIn(tid, 'prctl', prSetPdeathsig, signal, 0, 0, 0)
+  if (signal) skeleton.queue(tid, 'prctl', [prSetPdeathsig, signal, 0, 0, 0])
 }
 
 /** From outside: scheduling. */

@@ -1,6 +1,7 @@
 import type { ItimerEntry, PosixTimerEntry, TaskTimersEntry } from '@pageferry/images'
 import type { CaptureContext } from '../capture-context.js'
 import { readTimers } from '../proc/timers.js'
+import { CallBatch, maxBatchCalls } from '../remote/call-batch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
 
 /** Interval timers (getitimer(2)) and POSIX timers (timer_create(2)). */
@@ -12,37 +13,60 @@ const prTimerCreateRestoreIds = 77
 /** Ids are handed out in ascending order; a process that made and deleted more timers than this is refused. */
 export const maxTimerId = 100_000
 
-export function dumpTimers({ pid, process }: CaptureContext): TaskTimersEntry {
-  const itimer = (which: number): ItimerEntry => {
-    process.leader.call('getitimer', which, process.scratch)
-    const bytes = process.read(process.scratch, 32)
-    return {
-      isec: bytes.readBigUInt64LE(0),
-      iusec: bytes.readBigUInt64LE(8),
-      vsec: bytes.readBigUInt64LE(16),
-      vusec: bytes.readBigUInt64LE(24),
+/** Of POSIX timers in one batch: each has two calls and one struct. */
+const timersPerBatch = maxBatchCalls >> 1
+
+/** @returns the answers, once the batch has run in a thread of the process */
+export function askIntervalTimers(batch: CallBatch): () => Pick<TaskTimersEntry, 'real' | 'virt' | 'prof'> {
+  const ask = (which: number): (() => ItimerEntry) => {
+    const value = batch.room(32)
+    const result = batch.add('getitimer', which, value)
+    return () => {
+      result()
+      const bytes = batch.read(value, 32)
+      return {
+        isec: bytes.readBigUInt64LE(0),
+        iusec: bytes.readBigUInt64LE(8),
+        vsec: bytes.readBigUInt64LE(16),
+        vusec: bytes.readBigUInt64LE(24),
+      }
     }
   }
-  const posix: PosixTimerEntry[] = []
-  for (const timer of readTimers(pid)) {
-    process.leader.call('timer_gettime', timer.id, process.scratch)
-    const bytes = process.read(process.scratch, 32)
-    const overrun = process.leader.tryCall('timer_getoverrun', timer.id)
-    posix.push({
-      itId: timer.id,
-      clockId: timer.clockId,
-      siSigno: timer.signal,
-      itSigevNotify: timer.notify,
-      sivalPtr: timer.value,
-      overrun: Number(overrun > 0n ? overrun : 0n),
-      isec: bytes.readBigUInt64LE(0),
-      insec: bytes.readBigUInt64LE(8),
-      vsec: bytes.readBigUInt64LE(16),
-      vnsec: bytes.readBigUInt64LE(24),
-      notifyThreadId: (timer.notify & 4) !== 0 ? timer.notifyTid : undefined,
+  const [real, virt, prof] = [ask(itimerReal), ask(itimerVirtual), ask(itimerProf)]
+  return () => ({ real: real(), virt: virt(), prof: prof() })
+}
+
+/** There may be thousands of them: they have batches of their own. */
+export function dumpPosixTimers({ pid, process, status }: CaptureContext): PosixTimerEntry[] {
+  const timers = readTimers(pid)
+  const entries: PosixTimerEntry[] = []
+  for (let first = 0; first < timers.length; first += timersPerBatch) {
+    const batch = new CallBatch(process, process.leader, status)
+    const asked = timers.slice(first, first + timersPerBatch).map((timer) => {
+      const value = batch.room(32)
+      const result = batch.add('timer_gettime', timer.id, value)
+      return { timer, value, result, overrun: batch.tryAdd('timer_getoverrun', timer.id) }
     })
+    batch.run()
+    for (const { timer, value, result, overrun } of asked) {
+      result()
+      const bytes = batch.read(value, 32)
+      entries.push({
+        itId: timer.id,
+        clockId: timer.clockId,
+        siSigno: timer.signal,
+        itSigevNotify: timer.notify,
+        sivalPtr: timer.value,
+        overrun: Number(overrun() > 0n ? overrun() : 0n),
+        isec: bytes.readBigUInt64LE(0),
+        insec: bytes.readBigUInt64LE(8),
+        vsec: bytes.readBigUInt64LE(16),
+        vnsec: bytes.readBigUInt64LE(24),
+        notifyThreadId: (timer.notify & 4) !== 0 ? timer.notifyTid : undefined,
+      })
+    }
   }
-  return { real: itimer(itimerReal), virt: itimer(itimerVirtual), prof: itimer(itimerProf), posix }
+  return entries
 }
 
 /** Armed last: the time that the restore takes counts against no timer. */
@@ -60,12 +84,17 @@ export function restoreTimers(skeleton: SkeletonProcess, timers: TaskTimersEntry
     const [sec, usec] = expired ? [entry.isec, entry.iusec] : [entry.vsec, entry.vusec]
     if (sec === 0n && usec === 0n) continue
     const spec = new BigUint64Array([entry.isec, entry.iusec, sec, usec])
-    skeleton.call('setitimer', which, skeleton.write(new Uint8Array(spec.buffer)), 0)
+    skeleton.queue(skeleton.pid, 'setitimer', [which, skeleton.put(new Uint8Array(spec.buffer)), 0])
   }
   for (const timer of timers.posix ?? []) {
     if (timer.vsec === 0n && timer.vnsec === 0n) continue
     const spec = new BigUint64Array([timer.isec, timer.insec, timer.vsec, timer.vnsec])
-    skeleton.call('timer_settime', timer.itId, 0, skeleton.write(new Uint8Array(spec.buffer)), 0)
+    skeleton.queue(skeleton.pid, 'timer_settime', [
+      timer.itId,
+      0,
+      skeleton.put(new Uint8Array(spec.buffer)),
+      0,
+    ])
   }
 }
 

@@ -11,6 +11,8 @@ export interface ProcStatus {
   groups: number[]
   /** The pid in each pid namespace, outermost (of the reader) first. */
   nsPids: number[]
+  /** The pid of its process in the innermost pid namespace. */
+  nsTgid: number
   threads: number
   sigPending: bigint
   sharedPending: bigint
@@ -48,6 +50,7 @@ export function parseStatus(text: string): ProcStatus {
     gids: four('Gid'),
     groups: words('Groups').map(Number),
     nsPids: words('NSpid').map(Number),
+    nsTgid: Number(words('NStgid').at(-1) ?? 0),
     threads: Number(fields.get('Threads') ?? 1),
     sigPending: mask('SigPnd'),
     sharedPending: mask('ShdPnd'),

@@ -9,10 +9,21 @@ import { ptrace } from '@pageferry/kernel'
  *                   every register that a system call takes or clobbers = its original value
  *                   jmp original rip
  *     closeEntry:   syscall; close(result); jmp exit
+ *     tableEntry:   the same for a table of calls, one behind the other:
+ *         next:     if the result in the row at r15 is 0, there is no call: jmp exit
+ *                   load rax, rdi, rsi, rdx, r10, r8, r9 from the row; syscall; store the result in it
+ *                   r15 += a row; jmp next
+ *
+ * The flags are the thread's own, and nothing puts them back: system calls keep them, and so must every instruction
+ * here (jrcxz and lea, not test and add).
  *
  * A tracee goes on when its tracer dies, from wherever it is: then it finishes the call that was under way,
  * puts its own registers and mask back, and continues as if nothing had happened. While the tracer lives it
  * stops the thread at the exit of each system call (PTRACE_SYSCALL) and the exit part never runs.
+ *
+ * A table has two stops in all (PTRACE_CONT). It must end in a stop that is harmless when nobody traces any more: an
+ * int3 would kill, SIGSTOP would stop. So its last call sends the thread a signal that is not blocked and would be
+ * ignored (workload-thread.ts, `chooseMark`): the kernel shows it to a tracer all the same, and drops it without one.
  *
  * Not a signal frame with rt_sigreturn: that would need memory for the XSAVE area below a stack pointer which
  * need not have any (Go), would change the alternate stack, and makes the kernel forget a pending restart
@@ -24,8 +35,15 @@ const { REG } = ptrace
 
 export const entryOffset = 0
 export const closeEntryOffset = 0x100
+export const tableEntryOffset = 0x120
+/** Behind the syscall instruction of the table's loop: where a thread stands when a call of its table has returned. */
+export const tableReturnOffset = tableEntryOffset + 35
 /** Room that the code needs, in bytes. */
-export const codeBytes = 0x120
+export const codeBytes = 0x158
+
+/** A row of a table: number, six arguments, result. Before the call the result is anything but 0. */
+export const tableRowBytes = 64
+export const tableResultOffset = 56
 
 const movabs: [opcode: [number, number], register: number][] = [
   [[0x48, 0xb8], REG.rax],
@@ -37,6 +55,7 @@ const movabs: [opcode: [number, number], register: number][] = [
   [[0x49, 0xb9], REG.r9],
   [[0x49, 0xba], REG.r10],
   [[0x49, 0xbb], REG.r11],
+  [[0x49, 0xbf], REG.r15],
 ]
 
 /** The code for a thread that is to continue with `resume` (user_regs_struct order) and signal mask `mask`. */
@@ -72,6 +91,22 @@ export function injectionCode(resume: BigUint64Array, mask: bigint): Buffer {
   emit(0xb8, 3, 0, 0, 0) // mov eax, close
   emit(0x0f, 0x05)
   emit(0xe9) // jmp exit
+  code.writeInt32LE(exit - (at + 4), at)
+  at = tableEntryOffset
+  emit(0x49, 0x8b, 0x4f, tableResultOffset) // mov rcx, [r15 + 56]
+  emit(0xe3, 39) // jrcxz end
+  emit(0x49, 0x8b, 0x07) // mov rax, [r15]
+  emit(0x49, 0x8b, 0x7f, 0x08) // mov rdi, [r15 + 8]
+  emit(0x49, 0x8b, 0x77, 0x10) // mov rsi, [r15 + 16]
+  emit(0x49, 0x8b, 0x57, 0x18) // mov rdx, [r15 + 24]
+  emit(0x4d, 0x8b, 0x57, 0x20) // mov r10, [r15 + 32]
+  emit(0x4d, 0x8b, 0x47, 0x28) // mov r8, [r15 + 40]
+  emit(0x4d, 0x8b, 0x4f, 0x30) // mov r9, [r15 + 48]
+  emit(0x0f, 0x05) // syscall
+  emit(0x49, 0x89, 0x47, tableResultOffset) // mov [r15 + 56], rax
+  emit(0x4d, 0x8d, 0x7f, tableRowBytes) // lea r15, [r15 + 64]
+  emit(0xeb, tableEntryOffset - (at + 2)) // jmp next
+  emit(0xe9) // end: jmp exit
   code.writeInt32LE(exit - (at + 4), at)
   return code
 }

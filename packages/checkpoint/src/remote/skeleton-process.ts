@@ -25,6 +25,13 @@ export interface RemoteCall {
   args: (bigint | number)[]
 }
 
+interface QueuedCall extends RemoteCall {
+  /** What its failure means; undefined: the errno says enough. */
+  explain?: (errno: number) => Error
+  /** Later calls of the queue count on it. */
+  expected?: bigint
+}
+
 /**
  * Runs a table of system calls without stopping in between, then traps:
  *
@@ -69,6 +76,12 @@ export class SkeletonProcess {
   socketFd = 3
   #scratchPage = 0
   #base: BigUint64Array = new BigUint64Array(27)
+  #queued: QueuedCall[] = []
+  /** The thread that makes them. */
+  #queuedFor = 0
+  /** What their arguments point to, at the front. */
+  readonly #queuedBytes = Buffer.alloc(argumentBytes)
+  #nrQueuedBytes = 0
 
   private constructor(pid: number, pidfd: number, socket: number) {
     this.pid = pid
@@ -181,8 +194,58 @@ export class SkeletonProcess {
     return this.#table + BigInt(tableBytes)
   }
 
+  /** Stores bytes for the call that is queued next, and returns their address. Long ones first: they may need the room. */
+  put(bytes: Uint8Array): bigint {
+    if (this.#nrQueuedBytes + bytes.length > argumentBytes) this.flush()
+    const at = this.#nrQueuedBytes
+    if (at + bytes.length > argumentBytes) throw new PageferryError('INTERNAL', 'arguments too large')
+    this.#queuedBytes.set(bytes, at)
+    this.#nrQueuedBytes = (at + bytes.length + 7) & ~7
+    return this.arguments + BigInt(at)
+  }
+
+  /**
+   * Adds a call that must succeed. It is made in order with all others, but in one run with its neighbours in the same
+   * thread: at the latest before the next call that is not queued. Until then its failure is unknown.
+   */
+  queue(
+    tid: number,
+    name: SyscallName,
+    args: (bigint | number)[],
+    more: Omit<QueuedCall, keyof RemoteCall> = {},
+  ): void {
+    // What was put for this call stays where it is: flushing only begins to overwrite it with the next `put`.
+    if (tid !== this.#queuedFor) this.#runQueue()
+    this.#queuedFor = tid
+    this.#queued.push({ name, args, ...more })
+    if (this.#queued.length === maxBatchCalls || this.#nrQueuedBytes > argumentBytes >> 1) this.flush()
+  }
+
+  /** Makes the queued calls. */
+  flush(): void {
+    this.#runQueue()
+    this.#nrQueuedBytes = 0
+  }
+
+  #runQueue(): void {
+    const calls = this.#queued
+    if (calls.length === 0) return
+    this.#queued = []
+    kernelMemory.pwrite(this.memFd, this.arguments, this.#queuedBytes.subarray(0, this.#nrQueuedBytes))
+    for (const [i, result] of this.#runBatch(calls, this.#queuedFor).entries()) {
+      const { name, explain, expected } = calls[i]
+      if (result < 0n && result >= -4095n) {
+        throw explain?.(Number(-result)) ?? remoteError(name, Number(-result), this.#queuedFor)
+      }
+      if (expected !== undefined && result !== expected) {
+        throw new PageferryError('INTERNAL', `${name} in the skeleton answered ${result}, not ${expected}`)
+      }
+    }
+  }
+
   /** Stores bytes in the argument area and returns their address. */
   write(bytes: Uint8Array, offset = 0): bigint {
+    this.flush()
     if (offset + bytes.length > argumentBytes) throw new PageferryError('INTERNAL', 'arguments too large')
     kernelMemory.pwrite(this.memFd, this.arguments + BigInt(offset), bytes)
     return this.arguments + BigInt(offset)
@@ -194,6 +257,8 @@ export class SkeletonProcess {
 
   /** Runs the calls in one thread, in order; the results, negative errno included. */
   batch(calls: RemoteCall[], tid = this.pid): bigint[] {
+    if (calls.length === 0) return []
+    this.flush()
     const results: bigint[] = []
     for (let first = 0; first < calls.length; first += maxBatchCalls) {
       results.push(...this.#runBatch(calls.slice(first, first + maxBatchCalls), tid))
@@ -303,8 +368,8 @@ export class SkeletonProcess {
   #receiveFds(count: number): number[] {
     // struct msghdr, iovec, a byte, then room for one SCM_RIGHTS control message (cmsg(3), 64-bit layout)
     const controlBytes = 16 + count * 4
-    const base = this.arguments
     const message = Buffer.alloc(256 + ((controlBytes + 7) & ~7))
+    const base = this.put(message)
     const words = new DataView(message.buffer, message.byteOffset)
     words.setBigUint64(16, base + 128n, true)
     words.setBigUint64(24, 1n, true)
@@ -312,8 +377,9 @@ export class SkeletonProcess {
     words.setBigUint64(40, BigInt(controlBytes), true)
     words.setBigUint64(128, base + 192n, true)
     words.setBigUint64(136, 1n, true)
-    this.write(message)
-    this.call('recvmsg', this.socketFd, base, msgCmsgCloexec)
+    this.#queuedBytes.set(message, Number(base - this.arguments))
+    this.queue(this.pid, 'recvmsg', [this.socketFd, base, msgCmsgCloexec])
+    this.flush()
     const control = Buffer.from(this.read(base + 256n, controlBytes))
     // The kernel cuts the list short where the process is not allowed more descriptors (unix(7), MSG_CTRUNC).
     const length = control.readBigUInt64LE(0)

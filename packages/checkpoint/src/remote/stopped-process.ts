@@ -3,7 +3,6 @@ import { addressOf, isKernelError, PageferryError, pageBytes } from '@pageferry/
 import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
 import { hasExited } from '../exited.js'
 import { readMaps } from '../proc/maps.js'
-import { readStatus } from '../proc/status.js'
 import { readTids } from '../proc/tasks.js'
 import { codeBytes } from './exit-sequence.js'
 import { lastProcessor, SchedulerClocks, schedulerFacts } from './interrupted.js'
@@ -34,7 +33,7 @@ export class StoppedProcess {
   readonly memFd: number
   readonly threads: WorkloadThread[] = []
   readonly preStop = new Map<number, PreStop>()
-  #codeSite: bigint | null = null
+  #injection: InjectionSite | null = null
   #scratch = 0n
 
   private constructor(pid: number) {
@@ -79,9 +78,7 @@ export class StoppedProcess {
           if (!waitForStop(tid)) continue
           seized.push(tid)
           stopped.#checkPreStop(tid)
-          stopped.threads.push(
-            new WorkloadThread(site, tid, signalDeliverable(pid, tid), stopped.elapsedNs(tid)),
-          )
+          stopped.threads.push(new WorkloadThread(site, tid, stopped.elapsedNs(tid)))
         }
         if (which === 'one' && seized.length > 0) break
       }
@@ -101,8 +98,8 @@ export class StoppedProcess {
 
   #site(): InjectionSite {
     const { pid, memFd } = this
-    if (this.#codeSite === null) this.#codeSite = findCodeSite(readMaps(pid), memFd)
-    return { pid, memFd, codeAddress: this.#codeSite, owner: null }
+    this.#injection ??= { pid, memFd, codeAddress: findCodeSite(readMaps(pid), memFd), owner: null }
+    return this.#injection
   }
 
   /** For how long the thread had been in its timed call, 0 when it was in none. */
@@ -177,7 +174,9 @@ export class StoppedProcess {
 
   unmapScratch(): void {
     if (this.#scratch === 0n) return
-    this.leader.call('munmap', this.#scratch, scratchPages * pageBytes)
+    // By the thread that is at it: another one would have to change places with it.
+    const thread = this.#site().owner ?? this.leader
+    thread.call('munmap', this.#scratch, scratchPages * pageBytes)
     this.#scratch = 0n
   }
 
@@ -202,7 +201,7 @@ export class StoppedProcess {
   leave(): void {
     this.unmapScratch()
     for (const thread of this.threads) thread.leave()
-    if (this.#codeSite !== null) this.write(this.#codeSite, new Uint8Array(codeBytes))
+    if (this.#injection !== null) this.write(this.#injection.codeAddress, new Uint8Array(codeBytes))
   }
 
   /** Lets the workload run on as if nothing had happened. */
@@ -303,12 +302,6 @@ function abandonStop(tid: number): void {
   } catch {
     // It is gone, or hangs in the kernel.
   }
-}
-
-function signalDeliverable(pid: number, tid: number): boolean {
-  const status = readStatus(pid, tid)
-  const pending = status.sigPending | status.sharedPending
-  return (pending & ~status.sigBlocked & ~status.sigIgnored) !== 0n
 }
 
 function tryDetach(tid: number): void {

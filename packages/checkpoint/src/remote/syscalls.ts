@@ -54,6 +54,7 @@ export const SYS = {
   timer_gettime: 224,
   timer_getoverrun: 225,
   timer_delete: 226,
+  tgkill: 234,
   clock_nanosleep: 230,
   epoll_wait: 232,
   mq_timedsend: 242,

@@ -1,7 +1,14 @@
 import { isKernelError, PageferryError } from '@pageferry/base'
 import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
+import { type ProcStatus, readStatus } from '../proc/status.js'
 import { errnoName } from './errno.js'
-import { closeEntryOffset, entryOffset, injectionCode } from './exit-sequence.js'
+import {
+  closeEntryOffset,
+  entryOffset,
+  injectionCode,
+  tableEntryOffset,
+  tableReturnOffset,
+} from './exit-sequence.js'
 import { interruptedCall, repairSpuriousEintr, rewound, withRemainingWait } from './interrupted.js'
 import { SYS, type SyscallName } from './syscalls.js'
 
@@ -13,6 +20,9 @@ const syscallTimeoutMs = 10_000
 export const stopTimeoutMs = 10_000
 
 const allSignals = 0xffff_ffff_ffff_ffffn
+const SIGSTOP = 19
+/** Signals that the kernel drops when they have no handler (SIG_KERNEL_IGNORE_MASK): SIGURG, SIGWINCH, SIGCHLD. */
+const droppedSignals = [23, 28, 17]
 
 /** Where injected code and data live in a workload; see scratch.ts. */
 export interface InjectionSite {
@@ -21,6 +31,35 @@ export interface InjectionSite {
   codeAddress: bigint
   /** The thread that the code there would put back; only this one may be in the middle of injection. */
   owner: WorkloadThread | null
+}
+
+/** The call that ends a table: the thread sends itself a signal. */
+export interface Mark {
+  name: 'tgkill'
+  args: [pid: number, tid: number, signal: number]
+}
+
+/**
+ * A signal that is neither blocked nor caught in this thread: it cannot be pending, and nobody ever sees it but a tracer.
+ * null: a program that takes each of them (Go does); its calls are stopped one by one.
+ */
+function chooseMark(
+  { nsTgid, nsPids, sigBlocked }: ProcStatus,
+  mask: bigint,
+  sigCaught: bigint,
+): Mark | null {
+  const taken = sigBlocked | sigCaught | mask
+  const signal = droppedSignals.find((each) => (taken & bit(each)) === 0n)
+  return signal === undefined ? null : { name: 'tgkill', args: [nsTgid, nsPids.at(-1) ?? 0, signal] }
+}
+
+function bit(signal: number): bigint {
+  return 1n << BigInt(signal - 1)
+}
+
+/** A signal will run a handler or end the process as soon as the thread goes on. */
+function signalDeliverable({ sigPending, sharedPending, sigBlocked, sigIgnored }: ProcStatus): boolean {
+  return ((sigPending | sharedPending) & ~sigBlocked & ~sigIgnored) !== 0n
 }
 
 /**
@@ -35,17 +74,22 @@ export class WorkloadThread {
   readonly mask: bigint
   /** As the thread was found: what it must see when it goes on, and what is captured. */
   readonly regs: BigUint64Array
+  /** As it was found. What belongs to the whole process (signal actions, umask) other threads may have changed since. */
+  readonly status: ProcStatus
+  /** Ends tables of calls; null until the first one. */
+  #mark: Mark | null = null
   readonly #site: InjectionSite
   #injecting = false
   #heldStop = 0
 
   /** The thread must be in a ptrace stop inside get_signal (any stop after PTRACE_INTERRUPT). */
-  constructor(site: InjectionSite, tid: number, signalDeliverable: boolean, elapsedNs: bigint) {
+  constructor(site: InjectionSite, tid: number, elapsedNs: bigint) {
     this.#site = site
     this.tid = tid
+    this.status = readStatus(site.pid, tid)
     this.mask = ptrace.getSigmask(tid)
     const found = leaveRestartableSequence(tid, site.memFd, ptrace.getRegs(tid))
-    const repaired = repairSpuriousEintr(found, signalDeliverable)
+    const repaired = repairSpuriousEintr(found, signalDeliverable(this.status))
     const waiting = repaired[REG.rax] !== found[REG.rax]
     const { regs, timespec } = waiting
       ? withRemainingWait(repaired, elapsedNs, (address) => readTimespec(site.memFd, address))
@@ -89,9 +133,49 @@ export class WorkloadThread {
     }
   }
 
+  /**
+   * How a table of calls must end in this thread; null: nothing can end it.
+   *
+   * @param sigCaught of the process, all of whose threads are stopped
+   */
+  markWith(sigCaught: bigint): Mark | null {
+    this.#mark ??= chooseMark(this.status, this.mask, sigCaught)
+    return this.#mark
+  }
+
+  /**
+   * Runs the calls of a table that is in the scratch area (call-batch.ts).
+   *
+   * @param markRow address of the row with the mark, the last one that is run
+   */
+  runTable(table: bigint, markRow: bigint): void {
+    if (this.#mark === null) throw new PageferryError('INTERNAL', 'a table of calls without an end')
+    const [, , signal] = this.#mark.args
+    const done = this.#site.codeAddress + BigInt(tableReturnOffset)
+    this.#enter(tableEntryOffset, 0, [], table)
+    ptrace.setSigmask(this.tid, allSignals & ~bit(signal))
+    for (;;) {
+      ptrace.resume(this.tid, 'cont', 0)
+      const stop = ptrace.wait(this.tid, syscallTimeoutMs)
+      if (stop.kind !== 'stopped') throw new PageferryError('WORKLOAD_EXITED', `thread ${this.tid} exited`)
+      // It may come before the mark, which then is still to come.
+      if (stop.signal === SIGSTOP) {
+        this.#heldStop = SIGSTOP
+        continue
+      }
+      if (stop.signal !== signal) {
+        throw new PageferryError('KERNEL', `thread ${this.tid} got signal ${stop.signal} in a table of calls`)
+      }
+      const regs = ptrace.getRegs(this.tid)
+      if (regs[REG.r15] === markRow && regs[REG.rip] === done) return
+      // Somebody else has sent the same signal: it would be dropped without us, too.
+    }
+  }
+
   /** One thread after the other: the code at the site holds the registers of the one that is there. */
-  #enter(offset: number, nr: number, args: (bigint | number)[]): void {
+  #enter(offset: number, nr: number, args: (bigint | number)[], table = this.regs[REG.r15]): void {
     const regs = this.regs.slice()
+    regs[REG.r15] = table
     regs[REG.rip] = this.#site.codeAddress + BigInt(offset)
     regs[REG.rax] = BigInt(nr)
     regs[REG.orig_rax] = BigInt.asUintN(64, -1n)
