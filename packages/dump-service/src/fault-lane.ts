@@ -82,7 +82,9 @@ export class FaultLane {
         return
       case 'served':
         this.#bytesSent = message.bytesSent
-        this.#events.onServed(message.page, message.nrPages)
+        for (let i = 0; i < message.pages.length; i += 2) {
+          this.#events.onServed(message.pages[i], message.pages[i + 1])
+        }
         return
       case 'discarded':
         this.#events.onDiscarded(message.runs)

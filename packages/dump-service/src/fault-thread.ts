@@ -14,10 +14,24 @@ let current: Lane | null = null
 /** By connections that are gone. */
 let bytesBefore = 0
 
+/**
+ * The worker hears of pages that were sent a little later, of many at once: to wake it for each would take the processor
+ * from the next fault. Some of them may be pushed meanwhile.
+ */
+const servedDelayMs = 2
+/** Pairs of page and number of pages. */
+let served: number[] = []
+
+function sayServed(): void {
+  const bytesSent = bytesBefore + (current?.bytesSent ?? 0)
+  post({ type: 'served', pages: Float64Array.from(served), bytesSent })
+  served = []
+}
+
 const server = new FaultServer({
   onServed: (page, nrPages) => {
-    const bytesSent = bytesBefore + (current?.bytesSent ?? 0)
-    post({ type: 'served', page, nrPages, bytesSent })
+    if (served.length === 0) setTimeout(sayServed, servedDelayMs)
+    served.push(page, nrPages)
   },
   onDiscarded: (runs) => post({ type: 'discarded', runs }),
 })
