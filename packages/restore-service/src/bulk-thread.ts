@@ -49,7 +49,7 @@ port.on('message', (message: ToBulkThread) => {
       current?.send({ type: 'batchAck', sequence: message.sequence, bytes: message.bytes })
       return
     case 'refuse':
-      current?.close(new PageferryError(message.error.code, message.error.message))
+      current?.close(PageferryError.fromInfo(message.error))
   }
 })
 setPriority(niceness)
