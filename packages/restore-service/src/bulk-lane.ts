@@ -56,11 +56,6 @@ export class BulkLane {
     this.#post({ type: 'refuse', error: toErrorInfo(error) })
   }
 
-  /** The thread ends, whatever it does. */
-  async terminate(): Promise<void> {
-    await this.#thread.terminate()
-  }
-
   #post(message: ToBulkThread): void {
     this.#thread.postMessage(message)
   }

@@ -46,7 +46,7 @@ port.on('message', (message: ToBulkThread) => {
       installer.close()
       return
     case 'taken':
-      current?.send({ type: 'batchAck', sequence: message.sequence, bytes: message.bytes })
+      installer.taken(message.sequence, message.bytes)
       return
     case 'refuse':
       current?.close(PageferryError.fromInfo(message.error))

@@ -83,7 +83,8 @@ export class FrameSocket extends Duplex {
     if (this.#start === from) return true
     const bytes = this.#buffer.subarray(from, this.#start)
     // Nobody takes it now: it would be overwritten while it waits. False: the reader is behind; `_read` goes on.
-    return this.push(this.readableFlowing === true && this.readableLength === 0 ? bytes : Buffer.from(bytes))
+    const isTakenNow = this.#isAligned && this.readableFlowing === true && this.readableLength === 0
+    return this.push(isTakenNow ? bytes : Buffer.from(bytes))
   }
 
   #skipWholeFrames(): void {

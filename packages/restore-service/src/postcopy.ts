@@ -235,6 +235,11 @@ export class Postcopy {
         return
       }
       this.#readEvents(space)
+      if (space.lazy.lookup(page) !== 'zero') {
+        // Meanwhile memory that is still to come was moved there: the thread has to look again.
+        wakeRange(space, BigInt(page) * BigInt(pageBytes), BigInt(pageBytes))
+        return
+      }
     }
   }
 

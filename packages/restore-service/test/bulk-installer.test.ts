@@ -44,7 +44,7 @@ async function setUp(test: Test, hashes = false) {
     installer.onBatch(lane, frame, pages(...bytes))
   }
   const read = (at: number): bigint => child.call('r', addressOf(first + at))
-  return { child, first, gate, acks, pushed, installer, open, push, read }
+  return { child, first, gate, lane, acks, pushed, installer, open, push, read }
 }
 
 t.test('pushed pages go into the running process', async (t) => {
@@ -69,7 +69,7 @@ t.test('pushed pages go into the running process', async (t) => {
 })
 
 t.test('pages that only the worker can place come along, and are acknowledged by it', async (t) => {
-  const { first, gate, acks, pushed, open, push } = await setUp(t)
+  const { first, gate, lane, acks, pushed, installer, open, push } = await setUp(t)
   open()
   gate.noteOthers()
   push(Float64Array.of(first + 7, 1), [7])
@@ -77,6 +77,22 @@ t.test('pages that only the worker can place come along, and are acknowledged by
   t.ok(Buffer.from(pushed[0].payload as Uint8Array).equals(pages(7)))
   await new Promise((resolve) => setTimeout(resolve, 30))
   t.same(acks.frames, [])
+  installer.taken(1, pageBytes)
+  await eventually('then', () => acks.frames.length === 1)
+  t.match(acks.frames, [{ type: 'batchAck', sequence: 1, bytes: pageBytes }])
+
+  push(Float64Array.of(first + 8, 1), [8])
+  lane.terminate()
+  const next = await lanePair(t, 'bulk')
+  const nextAcks = new Recorder()
+  next.source.open(nextAcks)
+  next.destination.open(new Recorder())
+  const frame = { type: 'pageBatch', asId, round, sequence: 3, zeroRuns: none } as const
+  installer.onBatch(next.destination, { ...frame, runs: Float64Array.of(first + 9, 1) }, pages(9))
+  installer.taken(2, pageBytes)
+  installer.taken(3, pageBytes)
+  await eventually('its own is acknowledged', () => nextAcks.frames.length > 0)
+  t.match(nextAcks.frames, [{ sequence: 3 }], 'and not what came on the connection that is gone')
 })
 
 t.test('hashes of what came, for whoever compares', async (t) => {
