@@ -17,6 +17,9 @@ import {
 import type { MigrationReport } from '@pageferry/migration'
 import type { Status } from '@pageferry/service'
 import t, { type Test } from 'tap'
+import { baseSeed, soak } from '../seeds.js'
+
+export { baseSeed, randomFrom, soak } from '../seeds.js'
 
 /** The three ways memory moves. */
 export const modes = ['hybrid', 'precopy', 'postcopy'] as const
@@ -27,6 +30,22 @@ export const users = [
   { name: 'root', uid: undefined },
   { name: 'uid 1000', uid: 1000 },
 ] as const
+
+/**
+ * Every program in every mode as every user, in a soak. Otherwise each program in each mode goes as one of the users, in
+ * turn and by the seed: both users meet every program and every mode in each run, and every combination in two.
+ */
+export function combinations(
+  programs: readonly string[],
+): { name: string; mode: Mode; user: string; uid?: number }[] {
+  const all = programs.flatMap((name) => modes.map((mode) => ({ name, mode })))
+  const odd = baseSeed % users.length
+  return all.flatMap((each, nr) =>
+    users
+      .filter((_, u) => soak || u === (nr + odd) % users.length)
+      .map(({ name: user, uid }) => ({ ...each, user, uid })),
+  )
+}
 
 /** Debian's: a version manager's python3 may lie where only root can read. */
 const python = existsSync('/usr/bin/python3') ? '/usr/bin/python3' : 'python3'
@@ -40,20 +59,6 @@ const pollMs = 5
 /** Command line of a workload of test/workloads: a C program by its name, a Python one with ".py". */
 export function program(name: string): string[] {
   return name.endsWith('.py') ? [python, join(workloads, 'python', name)] : [join(workloads, 'build', name)]
-}
-
-/** Seeds of this run: `PAGEFERRY_SEED` repeats one that failed. */
-export const baseSeed = Number(process.env.PAGEFERRY_SEED ?? Date.now() % 1_000_000)
-
-/** Random numbers in [0, 1) that a seed determines: mulberry32. */
-export function randomFrom(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
-  }
 }
 
 export interface StartOptions {

@@ -3,12 +3,12 @@
 // seeded moments: PAGEFERRY_SOAK=1 for 200 in each mode, PAGEFERRY_MOMENTS=n for n in each.
 
 import { setTimeout as sleep } from 'node:timers/promises'
-import { baseSeed, inLab, modes, randomFrom, Workload } from './harness.js'
+import { baseSeed, inLab, modes, randomFrom, soak, Workload } from './harness.js'
 
-const moments = Number(process.env.PAGEFERRY_MOMENTS ?? (process.env.PAGEFERRY_SOAK === '1' ? 200 : 13))
+const moments = Number(process.env.PAGEFERRY_MOMENTS ?? (soak ? 200 : 6))
 const programs = ['threads', 'signals', 'sleepers']
 /** A process that has been moved often is as good as a new one; but not every failure may need a young one. */
-const movesPerProcess = 10
+const movesPerProcess = soak ? 10 : 2
 const maxPauseMs = 40
 
 await inLab('frozen at many moments', async (t, lab) => {

@@ -1,21 +1,32 @@
 // Python programs continue correctly: one computing, one allocating and freeing, one with threads.
+// PAGEFERRY_SOAK=1 for all combinations, 20 times in a row and 20 hops.
 
-import { baseSeed, inLab, type Mode, modes, moveOnce, randomFrom, users, Workload } from './harness.js'
+import {
+  baseSeed,
+  combinations,
+  inLab,
+  type Mode,
+  modes,
+  moveOnce,
+  randomFrom,
+  soak,
+  users,
+  Workload,
+} from './harness.js'
 
 const programs = ['compute.py', 'alloc.py', 'threads.py']
-const timesInARow = 20
-const hops = 20
+const timesInARow = soak ? 20 : 5
+const hops = soak ? 20 : 6
 
 await inLab('Python programs', async (t, lab) => {
+  for (const { name, mode, user, uid } of combinations(programs)) {
+    await t.test(`${name}, ${mode}, as ${user}`, async (t) => {
+      const { verify } = await moveOnce(lab, name, { uid, migration: { mode } })
+      t.equal(verify?.mismatches, 0, `${verify?.pages} pages compared`)
+    })
+  }
+
   for (const name of programs) {
-    for (const mode of modes) {
-      for (const { name: user, uid } of users) {
-        await t.test(`${name}, ${mode}, as ${user}`, async (t) => {
-          const { verify } = await moveOnce(lab, name, { uid, migration: { mode } })
-          t.equal(verify?.mismatches, 0, `${verify?.pages} pages compared`)
-        })
-      }
-    }
     await t.test(`${name}: ${timesInARow} times in a row`, async (t) => {
       const random = randomFrom(baseSeed)
       for (let time = 0; time < timesInARow; time++) {

@@ -1,22 +1,19 @@
 // test-timeout-s: 900
 // Every kind of state, in every mode, as root and as somebody else: a program that checks itself is moved and goes on.
+// PAGEFERRY_SOAK=1 for all combinations.
 
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { baseSeed, inLab, modes, moveOnce, users, Workload } from './harness.js'
+import { baseSeed, combinations, inLab, moveOnce, users, Workload } from './harness.js'
 
 const programs = ['memory', 'threads', 'signals', 'sleepers', 'files', 'identity', 'lazy-storm']
 
 await inLab('self-checking programs', async (t, lab) => {
-  for (const name of programs) {
-    for (const mode of modes) {
-      for (const { name: user, uid } of users) {
-        await t.test(`${name}, ${mode}, as ${user}, seed ${baseSeed}`, async (t) => {
-          const { verify } = await moveOnce(lab, name, { uid, migration: { mode } })
-          t.equal(verify?.mismatches, 0, `${verify?.pages} pages compared`)
-        })
-      }
-    }
+  for (const { name, mode, user, uid } of combinations(programs)) {
+    await t.test(`${name}, ${mode}, as ${user}, seed ${baseSeed}`, async (t) => {
+      const { verify } = await moveOnce(lab, name, { uid, migration: { mode } })
+      t.equal(verify?.mismatches, 0, `${verify?.pages} pages compared`)
+    })
   }
 
   for (const name of ['memory', 'signals', 'identity', 'sleepers']) {
