@@ -1,4 +1,5 @@
 export * from './errors.js'
+export * from './gathering.js'
 export * from './log.js'
 export * from './record-file.js'
 export * from './units.js'

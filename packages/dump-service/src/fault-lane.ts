@@ -1,11 +1,14 @@
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { Worker } from 'node:worker_threads'
-import { PageferryError } from '@pageferry/base'
+import { Gathering, PageferryError } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
 import type { FaultTarget, FaultThreadData, FromFaultThread, ToFaultThread } from './fault-messages.js'
 import type { FaultEvents } from './fault-server.js'
 import type { UpgradeRequest } from './lane-greeter.js'
+
+/** What is asked for ahead meanwhile may be sent twice. */
+const pushedDelayMs = 4
 
 export interface FaultLaneEvents extends FaultEvents {
   onConnected(resumed: boolean): void
@@ -19,6 +22,9 @@ export interface FaultLaneEvents extends FaultEvents {
 export class FaultLane {
   readonly #thread: Worker
   readonly #events: FaultLaneEvents
+  readonly #pushed = new Gathering<ToFaultThread>(pushedDelayMs, (messages) =>
+    this.#thread.postMessage(messages),
+  )
   #bytesSent = 0
 
   constructor(data: FaultThreadData, events: FaultLaneEvents) {
@@ -56,7 +62,7 @@ export class FaultLane {
 
   /** These are being pushed: asked for ahead of a fault, they need not be sent twice. */
   notePushed(runs: Float64Array): void {
-    this.#post({ type: 'pushed', runs })
+    this.#pushed.add({ type: 'pushed', runs })
   }
 
   /** They were, and did not arrive. */
@@ -65,11 +71,12 @@ export class FaultLane {
   }
 
   close(): void {
+    this.#pushed.take()
     void this.#thread.terminate()
   }
 
   #post(message: ToFaultThread): void {
-    this.#thread.postMessage(message)
+    this.#thread.postMessage([...this.#pushed.take(), message])
   }
 
   #on(message: FromFaultThread): void {

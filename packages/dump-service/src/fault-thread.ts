@@ -1,7 +1,7 @@
 /** Program of a worker thread: the fault lane, see fault-messages.ts. */
 import { Socket } from 'node:net'
 import { parentPort, workerData } from 'node:worker_threads'
-import { PageferryError, toErrorInfo } from '@pageferry/base'
+import { Gathering, PageferryError, toErrorInfo } from '@pageferry/base'
 import type { Lane } from '@pageferry/service/worker'
 import type { FaultThreadData, FromFaultThread, ToFaultThread } from './fault-messages.js'
 import { FaultServer } from './fault-server.js'
@@ -14,25 +14,16 @@ let current: Lane | null = null
 /** By connections that are gone. */
 let bytesBefore = 0
 
-/**
- * The worker hears of pages that were sent a little later, of many at once: to wake it for each would take the processor
- * from the next fault. Some of them may be pushed meanwhile.
- */
+/** Some of what was served may be pushed meanwhile. */
 const servedDelayMs = 2
 /** Pairs of page and number of pages. */
-let served: number[] = []
-
-function sayServed(): void {
+const served = new Gathering<[number, number]>(servedDelayMs, (pairs) => {
   const bytesSent = bytesBefore + (current?.bytesSent ?? 0)
-  post({ type: 'served', pages: Float64Array.from(served), bytesSent })
-  served = []
-}
+  post({ type: 'served', pages: Float64Array.from(pairs.flat()), bytesSent })
+})
 
 const server = new FaultServer({
-  onServed: (page, nrPages) => {
-    if (served.length === 0) setTimeout(sayServed, servedDelayMs)
-    served.push(page, nrPages)
-  },
+  onServed: (page, nrPages) => served.add([page, nrPages]),
   onDiscarded: (runs) => post({ type: 'discarded', runs }),
 })
 
@@ -53,7 +44,9 @@ const greeter = new LaneGreeter({
   },
 })
 
-port.on('message', (message: ToFaultThread) => {
+port.on('message', (messages: ToFaultThread[]) => messages.forEach(onMessage))
+
+function onMessage(message: ToFaultThread): void {
   switch (message.type) {
     case 'upgrade': {
       const socket = new Socket({ fd: message.fd, readable: true, writable: true })
@@ -71,4 +64,4 @@ port.on('message', (message: ToFaultThread) => {
     case 'lost':
       server.noteLost(message.runs)
   }
-})
+}

@@ -21,7 +21,9 @@ export class BulkLane {
     this.index = index
     this.#events = events
     this.#thread = new Worker(new URL('./bulk-thread.js', import.meta.url))
-    this.#thread.on('message', (message: FromBulkThread) => this.#on(message))
+    this.#thread.on('message', (messages: FromBulkThread[]) => {
+      for (const message of messages) this.#on(message)
+    })
     // A defect of ours: the whole worker starts anew.
     this.#thread.on('error', (error) => {
       throw error

@@ -17,7 +17,7 @@ import type { DialOptions } from './dial.js'
  *      |------------------------------------------->|
  *      | open (lazy)                                |     the workload runs
  *      |------------------------------------------->|
- *      |                  pushed, per batch         |
+ *      |                  pushed, of some batches    |
  *      |<-------------------------------------------|
  *      | taken                                      |     answers a batch that came along: it may be acknowledged
  *      |------------------------------------------->|

@@ -1,7 +1,7 @@
 /** Program of a worker thread: one bulk lane, see bulk-messages.ts. */
 import { setPriority } from 'node:os'
 import { parentPort } from 'node:worker_threads'
-import { PageferryError, toErrorInfo } from '@pageferry/base'
+import { Gathering, PageferryError, toErrorInfo } from '@pageferry/base'
 import type { Lane } from '@pageferry/service/worker'
 import { BulkInstaller } from './bulk-installer.js'
 import type { FromBulkThread, ToBulkThread } from './bulk-messages.js'
@@ -12,8 +12,16 @@ const niceness = 5
 
 const port = parentPort
 if (port === null) throw new PageferryError('INTERNAL', 'this is the program of a thread')
-const post = (message: FromBulkThread, transfer: ArrayBuffer[] = []): void =>
-  port.postMessage(message, transfer)
+
+/** The worker need not know at once of what is in its place: a page that is there is not faulted on. */
+const pushedDelayMs = 4
+const pushed = new Gathering<FromBulkThread>(pushedDelayMs, (messages) => port.postMessage(messages))
+
+function post(message: FromBulkThread, transfer: ArrayBuffer[] = []): void {
+  if (message.type === 'pushed' && message.batch.payload === undefined) pushed.add(message)
+  else port?.postMessage([...pushed.take(), message], transfer)
+}
+
 const installer = new BulkInstaller(post)
 let current: Lane | null = null
 
