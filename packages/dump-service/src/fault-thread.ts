@@ -24,7 +24,7 @@ let served: number[] = []
 
 function sayServed(): void {
   const bytesSent = bytesBefore + (current?.bytesSent ?? 0)
-  post({ type: 'served', pages: Float64Array.from(served), bytesSent })
+  post({ type: 'served', pages: Float64Array.from(served), bytesSent, compressed: server.compressed })
   served = []
 }
 
@@ -36,8 +36,11 @@ const server = new FaultServer({
   onDiscarded: (runs) => post({ type: 'discarded', runs }),
 })
 
+const { compress = false, ...greeting } = workerData as FaultThreadData
+server.compress(compress)
+
 const greeter = new LaneGreeter({
-  ...(workerData as FaultThreadData),
+  ...greeting,
   kinds: ['fault'],
   onLane: (lane, resumed) => {
     bytesBefore += current?.bytesSent ?? 0
@@ -70,5 +73,8 @@ port.on('message', (message: ToFaultThread) => {
       return
     case 'lost':
       server.noteLost(message.runs)
+      return
+    case 'compress':
+      server.compress(message.isOn)
   }
 })

@@ -15,11 +15,11 @@ export class Pacing {
     this.#limit = maxBandwidthMbit === 0 ? null : new BandwidthLimit(maxBandwidthMbit, maxPayloadBytes)
   }
 
-  /** Returns early when the signal fires. */
-  async turn(signal: AbortSignal): Promise<void> {
-    for (;;) {
+  /** Whether it had to wait. Returns early when the signal fires. */
+  async turn(signal: AbortSignal): Promise<boolean> {
+    for (let hasWaited = false; ; hasWaited = true) {
       const waitMs = this.#limit?.waitMs(performance.now()) ?? 0
-      if (waitMs === 0 || signal.aborted) return
+      if (waitMs === 0 || signal.aborted) return hasWaited
       // Timers are whole milliseconds; one that is early would be asked for again at once.
       await sleep(Math.ceil(waitMs), undefined, { signal }).catch(() => {})
     }

@@ -70,10 +70,11 @@ export class Push {
     if (pushDelayMs > 0) await sleep(pushDelayMs, undefined, { signal }).catch(() => {})
     const table = new Float64Array(2 * maxRunsPerBatch)
     while (!signal.aborted) {
-      await this.#options.pacing?.turn(signal)
-      const lane = this.#options.lanes.find((each) => each.hasRoomToPush)
+      const { lanes, pacing } = this.#options
+      if (await pacing?.turn(signal)) for (const each of lanes) each.noteHeldBack()
+      const lane = lanes.find((each) => each.hasRoomToPush)
       if (this.#order.isEmpty) await this.#moreToPush()
-      else if (lane === undefined) await BulkLane.changed(this.#options.lanes, signal)
+      else if (lane === undefined) await BulkLane.changed(lanes, signal)
       else {
         const { nrRuns, nrPages } = this.#order.next(table, lane.pushPages)
         if (nrPages > 0) this.#push(lane, sorted(table, nrRuns))

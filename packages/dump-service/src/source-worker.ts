@@ -115,7 +115,7 @@ export class SourceWorker {
     this.#original = new OriginalProcess(request.pid, () => this.#exited())
     this.#lanes = new SourceLanes({
       spec,
-      nrBulkLanes: this.#settings.bulkLanes,
+      settings: this.#settings,
       log: this.#log,
       onFrame: (frame) => this.#onFrame(frame),
       onBatchesLost: (batches) => this.#push?.requeue(batches),
@@ -270,7 +270,7 @@ export class SourceWorker {
     await this.#phases.run('transfer', () =>
       sendFinalRound(dump, { original, lanes: this.#lanes, round, verify, signal }),
     )
-    this.#records.saveDumpEnd({ finalRound: round, report: this.#report.now(this.#lanes.bytesSent) })
+    this.#records.saveDumpEnd({ finalRound: round, report: this.#report.now(this.#lanes) })
   }
 
   /** On record before the area exists: a successor removes it. */
@@ -367,7 +367,7 @@ export class SourceWorker {
       state: state.name,
       committed: ['handed-over', 'running-on-destination'].includes(sourceWorkloadAt(state)),
       workload: this.#report.workloadIn(state, this.#original),
-      report: this.#report.now(this.#lanes.bytesSent),
+      report: this.#report.now(this.#lanes),
     }
   }
 

@@ -284,8 +284,8 @@ t.test('serving', async (t) => {
   await t.test('a limit of the bandwidth holds back what is pushed, and no reply', async (t) => {
     let bytes = 0
     let allow: () => void = () => {}
-    const allowed = new Promise<void>((resolve) => {
-      allow = resolve
+    const allowed = new Promise<boolean>((resolve) => {
+      allow = () => resolve(true)
     })
     const pacing: Pace = {
       turn: () => allowed,

@@ -142,6 +142,7 @@ t.test('sending a set of pages', async (t) => {
       turn: async () => {
         await idle()
         turns.push(receiver.batches.length)
+        return false
       },
       sent: (more) => {
         bytes += more

@@ -19,7 +19,16 @@ const batchMs = 2
 const minBatchPages = 16
 const maxBatchPages = 256
 const minBatches = 2
-const maxWindowBytes = 4 * MiB
+const defaultMaxBytes = 4 * MiB
+/** Batches that have to be measured before the rate is one of the path and not of how it began. */
+const enoughSamples = 4
+/** Of the batches before, in what a page takes on the wire. */
+const pageWeight = 0.25
+/**
+ * Pages that are compressed count as a quarter of a page at least: those that come next may be others, and the batch would
+ * occupy the path for so much longer.
+ */
+const minBytesPerPage = pageBytes / 4
 /** Acknowledgements that count: a path that became slower is noticed after so many. */
 const nrSamples = 16
 
@@ -32,6 +41,7 @@ interface InFlight {
 }
 
 export class FlightWindow {
+  readonly #maxBytes: number
   readonly #inFlight = new Map<number, InFlight>()
   #inFlightBytes = 0
   #delivered = 0
@@ -39,9 +49,20 @@ export class FlightWindow {
   /** Bytes per millisecond, of the latest batches. */
   #rates: number[] = []
   #minDelayMs = 0
+  #bytesPerPage = pageBytes
 
-  /** @param id of the batch, for `acknowledged` */
-  sent(id: number, bytes: number, nowMs: number): void {
+  /** @param maxBytes that may be on their way, however long the path */
+  constructor(maxBytes: number = defaultMaxBytes) {
+    this.#maxBytes = maxBytes
+  }
+
+  /**
+   * @param id of the batch, for `acknowledged`
+   * @param bytes on the wire, without the header
+   * @param nrPages that these bytes hold
+   */
+  sent(id: number, bytes: number, nowMs: number, nrPages: number = bytes / pageBytes): void {
+    if (nrPages > 0) this.#bytesPerPage += pageWeight * (bytes / nrPages - this.#bytesPerPage)
     // After a pause the time in which nothing was on its way says nothing of the path.
     if (this.#inFlight.size === 0) this.#deliveredMs = nowMs
     const { delivered, deliveredMs } = { delivered: this.#delivered, deliveredMs: this.#deliveredMs }
@@ -69,12 +90,22 @@ export class FlightWindow {
     this.#inFlight.clear()
     this.#inFlightBytes = 0
     this.#rates = []
+    this.#bytesPerPage = pageBytes
+  }
+
+  /** What the path delivers, in bytes per millisecond; 0: not known. */
+  get bytesPerMs(): number {
+    return this.#rates.length < enoughSamples ? 0 : Math.max(...this.#rates)
+  }
+
+  get #batchBytesPerPage(): number {
+    return Math.max(this.#bytesPerPage, minBytesPerPage)
   }
 
   /** Pages of the next batch. */
   get batchPages(): number {
     if (this.#rates.length === 0) return minBatchPages
-    const pages = Math.floor((Math.max(...this.#rates) * batchMs) / pageBytes)
+    const pages = Math.floor((Math.max(...this.#rates) * batchMs) / this.#batchBytesPerPage)
     return Math.min(Math.max(pages, minBatchPages), maxBatchPages)
   }
 
@@ -82,11 +113,12 @@ export class FlightWindow {
   get bytes(): number {
     if (this.#rates.length === 0) return minBatchPages * pageBytes
     const wanted = Math.max(...this.#rates) * (this.#minDelayMs + queueMs)
-    return Math.min(Math.max(wanted, minBatches * this.batchPages * pageBytes), maxWindowBytes)
+    const least = minBatches * this.batchPages * this.#batchBytesPerPage
+    return Math.min(Math.max(wanted, least), this.#maxBytes)
   }
 
   /** The next batch fits. */
   get hasRoom(): boolean {
-    return this.#inFlightBytes + this.batchPages * pageBytes <= this.bytes
+    return this.#inFlightBytes + this.batchPages * this.#batchBytesPerPage <= this.bytes
   }
 }

@@ -39,6 +39,7 @@ async function setUp(test: Test, hashes = false) {
       sequence: ++sequence,
       runs,
       zeroRuns: none,
+      zstdBytes: 0,
       ...more,
     } as const
     installer.onBatch(lane, frame, pages(...bytes))
@@ -87,7 +88,7 @@ t.test('pages that only the worker can place come along, and are acknowledged by
   const nextAcks = new Recorder()
   next.source.open(nextAcks)
   next.destination.open(new Recorder())
-  const frame = { type: 'pageBatch', asId, round, sequence: 3, zeroRuns: none } as const
+  const frame = { type: 'pageBatch', asId, round, sequence: 3, zeroRuns: none, zstdBytes: 0 } as const
   installer.onBatch(next.destination, { ...frame, runs: Float64Array.of(first + 9, 1) }, pages(9))
   installer.taken(2, pageBytes)
   installer.taken(3, pageBytes)

@@ -1,6 +1,13 @@
 import type { AddressInfo } from 'node:net'
 import { createServer } from 'node:net'
-import { decodeHello, encodeFrame, type Frame, supportedVersions } from '@pageferry/wire'
+import {
+  decodeHello,
+  defaultTerms,
+  encodeFrame,
+  type Frame,
+  type FrameOf,
+  supportedVersions,
+} from '@pageferry/wire'
 import t, { type Test } from 'tap'
 import type { WebSocket } from 'ws'
 import { LaneServer } from '../../dump-service/src/lane-server.js'
@@ -14,7 +21,7 @@ import {
 import { type DialOptions, dial } from '../src/dial.js'
 
 const common = { migrationId: 'c0ffee', token: 'secret', kind: 'control', index: 0, resume: false } as const
-const welcome: Frame = { type: 'welcome', version: 1, nrBulkLanes: 3 }
+const welcome: FrameOf<'welcome'> = { type: 'welcome', version: 1, nrBulkLanes: 3, ...defaultTerms }
 
 /** A source that answers a Hello with whatever a test wants. */
 async function fakeSource(test: Test, answer: (socket: WebSocket, hello: Buffer) => void): Promise<string> {
