@@ -139,7 +139,7 @@ export class BulkLane {
   }
 
   takeBuffer(): PageBuffer {
-    const compression = this.#compression?.next(this.#heldBack, this.#window.bytesPerMs) ?? 'plain'
+    const compression = this.#compression?.next(this.#heldBack, this.#window.rate) ?? 'plain'
     this.#heldBack = false
     const bytes = this.#free.pop() ?? this.#newBuffer()
     const elsewhere = compression === 'compress' ? this.#compression?.pages : undefined

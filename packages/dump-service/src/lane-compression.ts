@@ -1,6 +1,6 @@
 import { performance } from 'node:perf_hooks'
 import { pageBytes } from '@pageferry/base'
-import { type CompressionDecision, CompressionRule, samplePages } from '@pageferry/memory'
+import { type CompressionDecision, CompressionRule, type DeliveryRate, samplePages } from '@pageferry/memory'
 import type { Settings } from '@pageferry/migration'
 import { type LaneTerms, maxPayloadBytes } from '@pageferry/wire'
 import { PageCompressor } from './page-compressor.js'
@@ -78,8 +78,8 @@ export class LaneCompression {
     return this.#rule?.isOn ?? true
   }
 
-  next(heldBack: boolean, linkBytesPerMs: number): CompressionDecision {
-    const decision = this.#rule?.next(performance.now(), heldBack, linkBytesPerMs) ?? 'compress'
+  next(heldBack: boolean, rate: DeliveryRate | null): CompressionDecision {
+    const decision = this.#rule?.next(performance.now(), heldBack, rate) ?? 'compress'
     this.#noteChange()
     return decision
   }

@@ -16,6 +16,11 @@ export interface PushOptions {
   lazy: PageSet
   history?: WriteHistory
   lanes: readonly BulkLane[]
+  /**
+   * Nothing is pushed before the workload runs at the destination: that would take processor and link from a destination
+   * that is about to resume it. But not for longer than `atMostMs`. Default: it runs already.
+   */
+  hold?: { until: Promise<void>; atMostMs: number }
   /** Nothing is pushed for so long, only what is asked for is sent. Default 0. */
   pushDelayMs?: number
   /** Of what is pushed; what is asked for never waits. */
@@ -66,7 +71,11 @@ export class Push {
   /** Pushes until told to stop; the destination says when it has everything. */
   async run(signal: AbortSignal): Promise<void> {
     signal.addEventListener('abort', () => this.#more(), { once: true })
-    const { pushDelayMs = 0 } = this.#options
+    const { hold, pushDelayMs = 0 } = this.#options
+    const waits = { signal, ref: false } as const
+    if (hold !== undefined) {
+      await Promise.race([hold.until, sleep(hold.atMostMs, undefined, waits)]).catch(() => {})
+    }
     if (pushDelayMs > 0) await sleep(pushDelayMs, undefined, { signal }).catch(() => {})
     const table = new Float64Array(2 * maxRunsPerBatch)
     while (!signal.aborted) {

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import {
   createLogger,
   type ErrorInfo,
@@ -317,15 +316,12 @@ export class SourceWorker {
       lazy,
       history: this.#rounds?.history,
       lanes: this.#lanes.bulk,
+      hold: { until: this.#isRunning, atMostMs: pushHoldMs },
       pushDelayMs: this.#spec.request.pushDelayMs,
       pacing: this.#pacing,
       onSent: (batch, lost) => this.#lanes.notePushed(batch, lost),
       log: this.#log,
     })
-    // Pushed at once, pages would take processor and link from a destination that is about to resume the workload.
-    await Promise.race([this.#isRunning, sleep(pushHoldMs, undefined, { signal, ref: false })]).catch(
-      () => {},
-    )
     await this.#push.run(signal)
   }
 

@@ -1,3 +1,6 @@
+import { pageBytes } from '@pageferry/base'
+import { type DeliveryRate, nrSamples } from './flight-window.js'
+
 /**
  * Whether compressing pages makes a connection carry more of them. Nobody guesses: two speeds and a ratio are measured.
  *
@@ -9,17 +12,22 @@
  * Compressed, pages travel at min(speed, link / ratio), as they are at `link`. The first divided by the second is the
  * gain: from `onGain` on batches are compressed, below `offGain` not any more.
  *
- *            +--- held back, and a sample shows a gain ---+
- *            |                                            v
- *           off                                           on
- *            ^                                            |
- *            +--- no gain any more, or never held back ---+
+ *            +--- held back, and a sample promises a gain ---+
+ *            |                                               v
+ *           off                                              on
+ *            ^                                               |
+ *            +--- no gain any more, never held back, or -----+
+ *                 no more pages arrive than before
  *
  * The link's speed is known only of a sender that the link holds back. Off, a sender that is not held back has nothing
- * to gain, and nothing is measured: that is the case on loopback, and costs nothing. One that is held back compresses a
- * piece of a batch now and then and throws the result away. On, a sender that is not held back any more may itself have
- * become the slowest part, of a link that would carry more: it stops compressing, and what follows off is measured
- * anew. Where that was a mistake it waits twice as long the next time.
+ * to gain, and nothing is measured. One that is held back compresses a piece of a batch now and then and throws the
+ * result away. What holds it back may also be a destination that installs no faster, or a processor that both share, and
+ * no compression helps against that: so the pages that arrive are counted, and where they have not become more the
+ * attempt is over, and the next one later.
+ *
+ * On, a sender that is not held back any more may itself have become the slowest part, of a link that would carry more:
+ * it stops compressing, and what follows off is measured anew. Where that was a mistake it waits twice as long the next
+ * time.
  */
 
 const onGain = 1.3
@@ -27,6 +35,11 @@ const offGain = 1.1
 /** A sample of `samplePages` takes some 0.6 ms: a quarter of a percent of the time. */
 const sampleIntervalMs = 250
 export const samplePages = 64
+/** Pause after an attempt in which no more pages arrived, at first; doubled after each further one. */
+const firstRetryMs = 1000
+const maxRetryMs = 30_000
+/** Batches that an attempt takes: the first ones leave behind what was sent as it was, and then all samples are its own. */
+const attemptBatches = 8 + nrSamples
 /** Of the batches before, in what is remembered of being held back: it counts as such after three in a row. */
 const heldWeight = 0.25
 const heldEnough = 0.5
@@ -60,6 +73,12 @@ export class CompressionRule {
   #isOn = false
   #held = 0
   #link = 0
+  /** Pages that arrived in a millisecond before compression was turned on, and batches since. */
+  #plainPagesPerMs = 0
+  #batches = 0
+  #retryMs = firstRetryMs
+  /** No attempt before. */
+  #notBeforeMs = Number.NEGATIVE_INFINITY
   /** 0: never measured. */
   #bytesPerMs = 0
   #ratio = 1
@@ -82,21 +101,30 @@ export class CompressionRule {
   /**
    * Once for each batch with content, before it is sent.
    * @param heldBack the sender had to wait for the link, or for the user's limit, before this batch
-   * @param linkBytesPerMs of the latest batches; 0: not known
+   * @param rate of the latest batches; null: not known
    */
-  next(nowMs: number, heldBack: boolean, linkBytesPerMs: number): CompressionDecision {
+  next(nowMs: number, heldBack: boolean, rate: DeliveryRate | null): CompressionDecision {
     this.#held += heldWeight * ((heldBack ? 1 : 0) - this.#held)
-    this.#link = Math.min(linkBytesPerMs, this.#maxBytesPerMs)
+    this.#link = Math.min(rate?.bytesPerMs ?? 0, this.#maxBytesPerMs)
     if (heldBack || nowMs - this.#lastMs > pauseMs) this.#freeBytes = 0
     this.#lastMs = nowMs
-    if (this.#isOn) this.#reconsider(heldBack)
+    const pagesPerMs = rate?.pagesPerMs ?? 0
+    if (this.#isOn) this.#reconsider(nowMs, heldBack, pagesPerMs)
     if (this.#isOn) return 'compress'
-    const mayAsk = this.#link > 0 && this.#held >= heldEnough && nowMs - this.#sampledMs >= sampleIntervalMs
-    return mayAsk ? 'sample' : 'plain'
+    this.#plainPagesPerMs = Math.min(pagesPerMs, this.#maxBytesPerMs / pageBytes)
+    const mayAsk = nowMs >= this.#notBeforeMs && nowMs - this.#sampledMs >= sampleIntervalMs
+    return mayAsk && this.#link > 0 && this.#held >= heldEnough ? 'sample' : 'plain'
   }
 
-  #reconsider(heldBack: boolean): void {
-    if (this.#freeBytes > this.#patience * this.#windowBytes) {
+  #reconsider(nowMs: number, heldBack: boolean, pagesPerMs: number): void {
+    this.#batches++
+    // The user's limit does not show in the rate, which is that of the link.
+    const isOver = this.#batches === attemptBatches && this.#link < this.#maxBytesPerMs
+    if (isOver && pagesPerMs < offGain * this.#plainPagesPerMs) {
+      this.#isOn = false
+      this.#notBeforeMs = nowMs + this.#retryMs
+      this.#retryMs = Math.min(2 * this.#retryMs, maxRetryMs)
+    } else if (this.#freeBytes > this.#patience * this.#windowBytes) {
       this.#isOn = false
       this.#held = 0
       this.#patience = Math.min(2 * this.#patience, maxPatience)
@@ -125,6 +153,7 @@ export class CompressionRule {
     if (this.#gain < onGain) return
     this.#isOn = true
     this.#freeBytes = 0
+    this.#batches = 0
   }
 
   /** How many times as many pages travel compressed. */

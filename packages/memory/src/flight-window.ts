@@ -30,14 +30,22 @@ const pageWeight = 0.25
  */
 const minBytesPerPage = pageBytes / 4
 /** Acknowledgements that count: a path that became slower is noticed after so many. */
-const nrSamples = 16
+export const nrSamples = 16
 
 interface InFlight {
   bytes: number
+  nrPages: number
   sentMs: number
-  /** Bytes delivered when it was sent, and when that was known. */
+  /** What had been delivered when it was sent, and when that was known. */
   delivered: number
+  deliveredPages: number
   deliveredMs: number
+}
+
+/** What a path delivers; compressed pages are fewer bytes than they hold. */
+export interface DeliveryRate {
+  bytesPerMs: number
+  pagesPerMs: number
 }
 
 export class FlightWindow {
@@ -45,9 +53,12 @@ export class FlightWindow {
   readonly #inFlight = new Map<number, InFlight>()
   #inFlightBytes = 0
   #delivered = 0
+  #deliveredPages = 0
   #deliveredMs = 0
   /** Bytes per millisecond, of the latest batches. */
   #rates: number[] = []
+  /** Pages per millisecond, of the same. */
+  #pageRates: number[] = []
   #minDelayMs = 0
   #bytesPerPage = pageBytes
 
@@ -65,8 +76,10 @@ export class FlightWindow {
     if (nrPages > 0) this.#bytesPerPage += pageWeight * (bytes / nrPages - this.#bytesPerPage)
     // After a pause the time in which nothing was on its way says nothing of the path.
     if (this.#inFlight.size === 0) this.#deliveredMs = nowMs
-    const { delivered, deliveredMs } = { delivered: this.#delivered, deliveredMs: this.#deliveredMs }
-    this.#inFlight.set(id, { bytes, sentMs: nowMs, delivered, deliveredMs })
+    this.#inFlight.set(id, {
+      ...{ bytes, nrPages, sentMs: nowMs, delivered: this.#delivered },
+      ...{ deliveredPages: this.#deliveredPages, deliveredMs: this.#deliveredMs },
+    })
     this.#inFlightBytes += bytes
   }
 
@@ -76,13 +89,17 @@ export class FlightWindow {
     this.#inFlight.delete(id)
     this.#inFlightBytes -= batch.bytes
     this.#delivered += batch.bytes
+    this.#deliveredPages += batch.nrPages
     this.#deliveredMs = nowMs
     const elapsedMs = nowMs - batch.deliveredMs
     if (elapsedMs <= 0) return
     const delayMs = nowMs - batch.sentMs
     this.#minDelayMs = this.#rates.length === 0 ? delayMs : Math.min(this.#minDelayMs, delayMs)
     this.#rates.push((this.#delivered - batch.delivered) / elapsedMs)
-    if (this.#rates.length > nrSamples) this.#rates.shift()
+    this.#pageRates.push((this.#deliveredPages - batch.deliveredPages) / elapsedMs)
+    if (this.#rates.length <= nrSamples) return
+    this.#rates.shift()
+    this.#pageRates.shift()
   }
 
   /** The connection is gone, and what was on its way with it; the next one may go another way. */
@@ -90,12 +107,14 @@ export class FlightWindow {
     this.#inFlight.clear()
     this.#inFlightBytes = 0
     this.#rates = []
+    this.#pageRates = []
     this.#bytesPerPage = pageBytes
   }
 
-  /** What the path delivers, in bytes per millisecond; 0: not known. */
-  get bytesPerMs(): number {
-    return this.#rates.length < enoughSamples ? 0 : Math.max(...this.#rates)
+  /** The best of the latest batches; null: not known. */
+  get rate(): DeliveryRate | null {
+    if (this.#rates.length < enoughSamples) return null
+    return { bytesPerMs: Math.max(...this.#rates), pagesPerMs: Math.max(...this.#pageRates) }
   }
 
   get #batchBytesPerPage(): number {

@@ -8,9 +8,13 @@ const windowBytes = 4 * batchBytes
 /** What reading and sending a batch takes, in bytes per millisecond: 4 GB/s. */
 const plainSpeed = 4_000_000
 
+const rate = (bytesPerMs: number) => ({ bytesPerMs, pagesPerMs: bytesPerMs / pageBytes })
+
 /** Speeds in bytes per millisecond. */
 interface Path {
   link: number
+  /** Of what the destination installs. Default: no limit. */
+  install?: number
   rttMs: number
   /** Of the compressor. */
   speed: number
@@ -29,6 +33,7 @@ class Sender {
   samples = 0
   changes = 0
   #linkFreeMs = 0
+  #installedMs = 0
   #id = 0
   #inFlightBytes = 0
   #acks: { id: number; atMs: number }[] = []
@@ -47,7 +52,7 @@ class Sender {
   }
 
   /** Until so many batches are sent; the time that it took. */
-  send(nrBatches: number, { link, rttMs, speed, ratio }: Path): number {
+  send(nrBatches: number, { link, install = Number.POSITIVE_INFINITY, rttMs, speed, ratio }: Path): number {
     const began = this.nowMs
     for (let i = 0; i < nrBatches; i++) {
       this.#takeAcks()
@@ -62,7 +67,8 @@ class Sender {
       this.window.sent(++this.#id, bytes, this.nowMs, batchBytes / pageBytes)
       this.#inFlightBytes += batchBytes
       this.#linkFreeMs = Math.max(this.nowMs + rttMs / 2, this.#linkFreeMs) + bytes / link
-      this.#acks.push({ id: this.#id, atMs: this.#linkFreeMs + rttMs / 2 })
+      this.#installedMs = Math.max(this.#linkFreeMs, this.#installedMs) + batchBytes / install
+      this.#acks.push({ id: this.#id, atMs: this.#installedMs + rttMs / 2 })
     }
     return this.nowMs - began
   }
@@ -74,7 +80,7 @@ class Sender {
         ? 'plain'
         : rule === 'always'
           ? 'compress'
-          : rule.next(this.nowMs, heldBack, this.window.bytesPerMs)
+          : rule.next(this.nowMs, heldBack, this.window.rate)
     if (decision === 'plain') return batchBytes
     const from = decision === 'sample' ? samplePages * pageBytes : batchBytes
     this.nowMs += from / speed
@@ -153,12 +159,25 @@ t.test('what the memory holds, and how fast the link is, may change on the way',
   t.ok(rule.isOn, 'slow again: on')
 })
 
+t.test('no compression helps against a destination that installs no faster', async (t) => {
+  const path = { link: 3_000_000, install: 280_000, rttMs: 0.05, speed: 400_000, ratio: 0.3 }
+  const rule = new CompressionRule({ windowBytes })
+  const auto = new Sender(rule)
+  const ms = auto.send(16_384, path)
+  t.notOk(rule.isOn)
+  // Attempts after 1, 2, 4, ... seconds.
+  const attempts = Math.ceil(Math.log2(ms / 1000)) + 1
+  t.ok(auto.compressed > 0 && auto.compressed <= attempts * 32, `${auto.compressed} in ${ms} ms`)
+  auto.send(1024, paths['100 Mbit/s, 10 ms'])
+  t.ok(rule.isOn, 'when the link becomes the slowest part, it is')
+})
+
 t.test('the limit of the user is a slow link too', async (t) => {
   const rule = new CompressionRule({ windowBytes, maxBytesPerMs: 6250 })
-  for (let i = 0; i < 4; i++) rule.next(i, true, 3_000_000)
-  t.equal(rule.next(4, true, 3_000_000), 'sample')
+  for (let i = 0; i < 4; i++) rule.next(i, true, rate(3_000_000))
+  t.equal(rule.next(4, true, rate(3_000_000)), 'sample')
   rule.measured(2 ** 18, 2 ** 16, 0.6, 5)
-  t.equal(rule.next(6, true, 3_000_000), 'compress')
+  t.equal(rule.next(6, true, rate(3_000_000)), 'compress')
 })
 
 t.test('lanes that share a thread share its speed', async (t) => {
@@ -167,9 +186,9 @@ t.test('lanes that share a thread share its speed', async (t) => {
     [4, 'plain'],
   ] as const) {
     const rule = new CompressionRule({ windowBytes, nrSharing })
-    for (let i = 0; i < 4; i++) rule.next(i, true, 125_000)
+    for (let i = 0; i < 4; i++) rule.next(i, true, rate(125_000))
     rule.measured(400_000, 100_000, 1, 4)
-    t.equal(rule.next(5, true, 125_000), expected)
+    t.equal(rule.next(5, true, rate(125_000)), expected)
   }
 })
 
@@ -187,5 +206,5 @@ t.test('short rounds on a slow link, one batch each, say nothing against it', as
 
 t.test('while the speed of the link is not known, nothing is tried', async (t) => {
   const rule = new CompressionRule({ windowBytes })
-  for (let i = 0; i < 100; i++) t.equal(rule.next(i, true, 0), 'plain')
+  for (let i = 0; i < 100; i++) t.equal(rule.next(i, true, null), 'plain')
 })

@@ -65,13 +65,13 @@ t.test('nothing measured, nothing known: one small batch alone', async (t) => {
 t.test('the rate of a path is known after some batches', async (t) => {
   const window = new FlightWindow()
   for (let id = 1; id <= 4; id++) {
-    t.equal(window.bytesPerMs, 0)
-    window.sent(id, 64 * 1024, id * 10)
+    t.equal(window.rate, null)
+    window.sent(id, 64 * 1024, id * 10, 32)
     window.acknowledged(id, id * 10 + 4)
   }
-  t.equal(window.bytesPerMs, 16 * 1024)
+  t.same(window.rate, { bytesPerMs: 16 * 1024, pagesPerMs: 8 })
   window.lost()
-  t.equal(window.bytesPerMs, 0, 'another connection may go another way')
+  t.equal(window.rate, null, 'another connection may go another way')
 })
 
 t.test(
