@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Logger, pageBytes } from '@pageferry/base'
 import { type PageSet, PushOrder, type WriteHistory } from '@pageferry/memory'
-import { maxRunsPerBatch } from '@pageferry/wire'
+import { maxBatchPages, maxRunsPerBatch } from '@pageferry/wire'
 import { type BatchPages, BulkLane } from './bulk-lane.js'
 import type { Pace } from './pacing.js'
 import { PageReader } from './page-reader.js'
@@ -85,7 +85,10 @@ export class Push {
       if (this.#order.isEmpty) await this.#moreToPush()
       else if (lane === undefined) await BulkLane.changed(lanes, signal)
       else {
-        const { nrRuns, nrPages } = this.#order.next(table, lane.pushPages)
+        const { nrRuns, nrPages } = this.#order.next(
+          table,
+          Math.min(lane.pushPages, pacing?.batchPages ?? maxBatchPages),
+        )
         if (nrPages > 0) this.#push(lane, sorted(table, nrRuns))
         // One batch a turn: requests that came in meanwhile are answered first.
         await new Promise((resolve) => setImmediate(resolve))

@@ -8,6 +8,7 @@ import {
   type LaneTerms,
   maxBatchPages,
   maxFaultPages,
+  pagesIn,
 } from '@pageferry/wire'
 import t, { type Test } from 'tap'
 import { PageDecoder } from '../../restore-service/src/page-decoder.js'
@@ -345,6 +346,7 @@ t.test('serving', async (t) => {
       allow = () => resolve(true)
     })
     const pacing: Pace = {
+      batchPages: 8,
       turn: () => allowed,
       sent: (more) => {
         bytes += more
@@ -360,6 +362,7 @@ t.test('serving', async (t) => {
     allow()
     await eventually('the rest is pushed', () => receiver.pages.size === nrPages - 50)
     t.equal(bytes, bulk[0].bytesSent)
+    t.ok(receiver.batches.every(({ runs, zeroRuns }) => pagesIn(runs) + pagesIn(zeroRuns) <= 8))
   })
 
   await t.test('until the workload runs at the destination, only what is asked for is sent', async (t) => {

@@ -178,6 +178,7 @@ t.test('sending a set of pages', async (t) => {
     const turns: number[] = []
     let bytes = 0
     const pacing: Pace = {
+      batchPages: maxBatchPages,
       turn: async () => {
         await idle()
         turns.push(receiver.batches.length)
