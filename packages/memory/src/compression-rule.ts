@@ -76,6 +76,8 @@ export class CompressionRule {
   /** Pages that arrived in a millisecond before compression was turned on, and batches since. */
   #plainPagesPerMs = 0
   #batches = 0
+  /** More pages arrive: the attempt is over, and has succeeded. */
+  #isProven = false
   #retryMs = firstRetryMs
   /** No attempt before. */
   #notBeforeMs = Number.NEGATIVE_INFINITY
@@ -118,9 +120,11 @@ export class CompressionRule {
 
   #reconsider(nowMs: number, heldBack: boolean, pagesPerMs: number): void {
     this.#batches++
-    // The user's limit does not show in the rate, which is that of the link.
-    const isOver = this.#batches === attemptBatches && this.#link < this.#maxBytesPerMs
-    if (isOver && pagesPerMs < offGain * this.#plainPagesPerMs) {
+    // Of a sender that has little to send the rate says nothing. Nor does the user's limit show in it: that is not the link's.
+    const isOver = this.#batches >= attemptBatches && this.#held >= heldEnough
+    const isProven = this.#isProven || this.#link >= this.#maxBytesPerMs
+    if (isOver) this.#isProven = true
+    if (isOver && !isProven && pagesPerMs < offGain * this.#plainPagesPerMs) {
       this.#isOn = false
       this.#notBeforeMs = nowMs + this.#retryMs
       this.#retryMs = Math.min(2 * this.#retryMs, maxRetryMs)
@@ -154,6 +158,7 @@ export class CompressionRule {
     this.#isOn = true
     this.#freeBytes = 0
     this.#batches = 0
+    this.#isProven = false
   }
 
   /** How many times as many pages travel compressed. */
