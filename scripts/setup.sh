@@ -25,9 +25,9 @@ if command -v flock >/dev/null; then flock 9; fi
 node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 20 ? 0 : 1)' 2>/dev/null ||
 	fail "Node.js 20 or newer is needed"
 
-# Compilers for the addon and the static programs; namespaces and their network (util-linux, mount, iproute2, tini,
-# procps) for the lab; python3 for node-gyp, the demo and the tests' workloads.
-packages="python3 gcc g++ make libc6-dev util-linux mount iproute2 procps tini"
+# Compilers for the addon and the static programs, libzstd for the addon; namespaces and their network (util-linux, mount,
+# iproute2, tini, procps) for the lab; python3 for node-gyp, the demo and the tests' workloads.
+packages="python3 gcc g++ make libc6-dev libzstd-dev util-linux mount iproute2 procps tini"
 if command -v dpkg >/dev/null; then
 	missing=
 	for package in $packages; do

@@ -18,6 +18,7 @@ interface Variant {
   mode: Mode
   bulkLanes: number
   verify: boolean
+  compression: 'auto' | 'off' | 'zstd'
   /** Faults alone for so long: later every pushed page meets a memory that has changed a lot. */
   pushDelayMs: number
   /** For so long there is memory that was not touched yet. 0: the threads and the link are as fast as they can. */
@@ -26,11 +27,18 @@ interface Variant {
 
 /** Taken in turn. Five and two users have no common divisor: ten seeds in a row see each as both. */
 const variants: Variant[] = [
-  { mode: 'postcopy', bulkLanes: 1, verify: true, pushDelayMs: 0, lastsS: seconds },
-  { mode: 'hybrid', bulkLanes: 3, verify: true, pushDelayMs: 0, lastsS: seconds },
-  { mode: 'postcopy', bulkLanes: 1, verify: false, pushDelayMs: 0, lastsS: seconds },
-  { mode: 'postcopy', bulkLanes: 3, verify: false, pushDelayMs: seconds * 500, lastsS: seconds },
-  { mode: 'postcopy', bulkLanes: 3, verify: true, pushDelayMs: 0, lastsS: 0 },
+  { mode: 'postcopy', bulkLanes: 1, verify: true, compression: 'auto', pushDelayMs: 0, lastsS: seconds },
+  { mode: 'hybrid', bulkLanes: 3, verify: true, compression: 'zstd', pushDelayMs: 0, lastsS: seconds },
+  { mode: 'postcopy', bulkLanes: 1, verify: false, compression: 'off', pushDelayMs: 0, lastsS: seconds },
+  {
+    mode: 'postcopy',
+    bulkLanes: 3,
+    verify: false,
+    compression: 'zstd',
+    pushDelayMs: seconds * 500,
+    lastsS: seconds,
+  },
+  { mode: 'postcopy', bulkLanes: 3, verify: true, compression: 'zstd', pushDelayMs: 0, lastsS: 0 },
 ]
 
 const pageBits = 4096 * 8
@@ -70,9 +78,9 @@ await inLab(`${seconds} s of stress`, async (t, lab) => {
   for (let seed = baseSeed; seed < baseSeed + seeds; seed++) {
     const variant = variants[seed % variants.length] as Variant
     const user = users[seed % users.length] as (typeof users)[number]
-    const { mode, bulkLanes, verify, pushDelayMs, lastsS } = variant
+    const { mode, bulkLanes, verify, compression, pushDelayMs, lastsS } = variant
     const chosen = [
-      ...[mode, `${bulkLanes} lanes`, verify ? 'compared' : 'not compared'],
+      ...[mode, `${bulkLanes} lanes`, verify ? 'compared' : 'not compared', `zstd ${compression}`],
       ...(pushDelayMs > 0 ? [`push after ${pushDelayMs} ms`] : []),
       ...(lastsS === 0 ? ['as fast as it can'] : []),
     ]

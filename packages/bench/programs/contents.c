@@ -9,9 +9,9 @@ static uint64_t *page_at(const uint64_t *memory, uint64_t page)
 }
 
 /* Words 2 and on: no two pages have a word in common, and none is zero. */
-static uint64_t word_of(uint64_t stamp, uint64_t i)
+static uint64_t word_of(const struct plan *plan, uint64_t stamp, uint64_t i)
 {
-	return stamp + i * 0x9e3779b97f4a7c15;
+	return stamp + (i < plan->noise_words ? i : PAGE_WORDS + i % 8) * 0x9e3779b97f4a7c15;
 }
 
 void contents_fill(const struct plan *plan, uint64_t *memory)
@@ -21,7 +21,7 @@ void contents_fill(const struct plan *plan, uint64_t *memory)
 
 		words[0] = 0;
 		for (uint64_t i = 2; i < PAGE_WORDS; i++)
-			words[i] = word_of(stamp, i);
+			words[i] = word_of(plan, stamp, i);
 	}
 	for (uint64_t i = 0; i < plan->nr_pages; i++)
 		page_at(memory, permuted(plan, i))[1] = permuted(plan, (i + 1) % plan->nr_pages);
@@ -32,7 +32,7 @@ static bool page_is_right(const struct plan *plan, const uint64_t *words, uint64
 	uint64_t stamp = mix(plan->seed ^ page << 20), difference = 0;
 
 	for (uint64_t i = 2; i < PAGE_WORDS; i++)
-		difference |= words[i] ^ word_of(stamp, i);
+		difference |= words[i] ^ word_of(plan, stamp, i);
 	return difference == 0 && words[0] == writes && words[1] == next;
 }
 

@@ -35,6 +35,8 @@ struct plan {
 	uint64_t seed;
 	/* Of 2^32. */
 	uint64_t write_ratio;
+	/* Words of a page from here on repeat each other. */
+	uint64_t noise_words;
 	/* Half of the bits of a page number, rounded up: see permuted(). */
 	unsigned half_bits;
 	/* Gray et al., "Quickly generating billion-record synthetic databases", SIGMOD 1994, section 3. */
@@ -50,7 +52,10 @@ uint64_t plan_dirty_page(const struct plan *plan, uint64_t i);
 uint64_t permuted(const struct plan *plan, uint64_t i);
 uint64_t mix(uint64_t value);
 
-/* contents.c: word 0 counts writes, word 1 is the next page in random order, the others depend on the page only. */
+/*
+ * contents.c: word 0 counts writes, word 1 is the next page in random order, the others depend on the page only: noise,
+ * and from noise_words on the same eight words over and over.
+ */
 
 void contents_fill(const struct plan *plan, uint64_t *memory);
 /* Compares everything; `first_wrong` is a page, or UINT64_MAX. Returns the number of wrong pages. */

@@ -1,17 +1,14 @@
 import type { Lab } from '@pageferry/lab'
-import { describeBandwidth, type LinkOptions } from './link/relay.js'
 import { blackoutParts, type Move, moveProbes, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
 import { type Benchmark, emptyBenchmark, median, metricNamed } from './result.js'
+import { describeTransport, type TransportOptions, transportOf } from './transport.js'
 
-export interface BlackoutOptions {
+export interface BlackoutOptions extends TransportOptions {
   sizesMiB: number[]
   dirtyRate: number
   mode: 'hybrid' | 'precopy' | 'postcopy'
-  bulkLanes?: number
-  maxBandwidthMbit?: number
   runs: number
-  link?: LinkOptions
 }
 
 /** `bench blackout`: one benchmark a size. What follows the pause is not of interest, but its content is checked. */
@@ -20,12 +17,12 @@ export async function benchBlackout(
   options: BlackoutOptions,
   signal?: AbortSignal,
 ): Promise<Benchmark[]> {
-  const { sizesMiB, dirtyRate, mode, bulkLanes, maxBandwidthMbit, runs, link } = options
+  const { sizesMiB, dirtyRate, mode, runs, link } = options
   await warmUp(lab, Math.max(...sizesMiB))
   const benchmarks: Benchmark[] = []
   for (const sizeMiB of sizesMiB) {
     const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate }
-    const moves = await moveProbes(lab, runs, probe, { mode, bulkLanes, maxBandwidthMbit }, { signal, link })
+    const moves = await moveProbes(lab, runs, probe, { mode, ...transportOf(options) }, { signal, link })
     benchmarks.push(blackoutBenchmark(sizeMiB, options, moves))
   }
   addGrowth(benchmarks)
@@ -33,9 +30,9 @@ export async function benchBlackout(
 }
 
 function blackoutBenchmark(sizeMiB: number, options: BlackoutOptions, moves: Move[]): Benchmark {
-  const { dirtyRate, mode, bulkLanes, maxBandwidthMbit, link } = options
+  const { dirtyRate, mode, bulkLanes, link } = options
   const lanes = bulkLanes === undefined ? '' : `, ${bulkLanes} bulk lanes`
-  const title = `blackout: ${sizeMiB} MiB, ${mode}, ${dirtyRate} pages/s written${lanes}${describeBandwidth(
+  const title = `blackout: ${sizeMiB} MiB, ${mode}, ${dirtyRate} pages/s written${lanes}${describeTransport(
     options,
   )
     .map((detail) => `, ${detail}`)
@@ -44,8 +41,7 @@ function blackoutBenchmark(sizeMiB: number, options: BlackoutOptions, moves: Mov
     sizeMiB,
     dirtyRate,
     mode,
-    bulkLanes,
-    maxBandwidthMbit,
+    ...transportOf(options),
     link,
   })
   const add = (name: string, unit: string, of: (move: Move) => number): void => {

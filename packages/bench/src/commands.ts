@@ -5,6 +5,7 @@ import {
   addMode,
   addOutputOptions,
   addProbeOptions,
+  addRedundancy,
   addRunOptions,
   integer,
   linkOf,
@@ -14,6 +15,7 @@ import {
   type RunFlags,
   sizeMiB,
   sizes,
+  transportOf,
 } from './options.js'
 
 /*
@@ -30,20 +32,9 @@ type FaultsFlags = ProbeFlags &
   Partial<RemoteOptions> & { mode: FaultsOptions['mode']; push: boolean; prefetch: boolean }
 
 async function faults(flags: FaultsFlags, command: Command, interruptible: Interruptible): Promise<void> {
-  const {
-    mode,
-    bulkLanes,
-    maxBandwidth: maxBandwidthMbit,
-    push,
-    prefetch,
-    runs,
-    source,
-    destination,
-    pid,
-    result,
-  } = flags
+  const { mode, push, prefetch, runs, source, destination, pid, result } = flags
   const link = linkOf(flags)
-  const options = { ...probeOf(flags), mode, bulkLanes, maxBandwidthMbit, push, prefetch, runs, link }
+  const options = { ...probeOf(flags), ...transportOf(flags), mode, push, prefetch, runs, link }
   const bench = await import('./index.js')
   if ([source, destination, pid, result].every((given) => given === undefined)) {
     await interruptible(interrupted, (signal) =>
@@ -93,10 +84,10 @@ function addBlackout(bench: Command, interruptible: Interruptible): void {
     .option('--sizes <MiB,MiB,…>', 'memory of the probes', sizes, [64, 512, 2048])
     .option('--dirty-rate <pages/s>', 'pages written at random before the move', pagesPerS, 2000)
     .action(async (flags: RunFlags & { sizes: number[]; mode: BlackoutOptions['mode'] }) => {
-      const { sizes: sizesMiB, dirtyRate, mode, bulkLanes, maxBandwidth: maxBandwidthMbit, runs } = flags
+      const { sizes: sizesMiB, dirtyRate, mode, runs } = flags
       const { benchBlackout, runInLab } = await import('./index.js')
       const link = linkOf(flags)
-      const options = { sizesMiB, dirtyRate, mode, bulkLanes, maxBandwidthMbit, runs, link }
+      const options = { sizesMiB, dirtyRate, mode, ...transportOf(flags), runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(
           flags,
@@ -110,15 +101,15 @@ function addBlackout(bench: Command, interruptible: Interruptible): void {
 }
 
 function addRounds(bench: Command, interruptible: Interruptible): void {
-  addRunOptions(bench.command('precopy'))
+  addRedundancy(addRunOptions(bench.command('precopy')))
     .description('throughput of rounds, compared with a plain socket')
     .option('--size <MiB>', 'memory of the probe', sizeMiB, 512)
     .option('--dirty-rate <pages/s>', 'pages written at random meanwhile', pagesPerS, 0)
-    .action(async (flags: RunFlags) => {
-      const { size, dirtyRate, bulkLanes, maxBandwidth: maxBandwidthMbit, runs } = flags
+    .action(async (flags: RunFlags & { redundancy: number }) => {
+      const { size, dirtyRate, redundancy, runs } = flags
       const { benchPrecopy, runInLab } = await import('./index.js')
       const link = linkOf(flags)
-      const options = { sizeMiB: size, dirtyRate, bulkLanes, maxBandwidthMbit, runs, link }
+      const options = { sizeMiB: size, dirtyRate, redundancy, ...transportOf(flags), runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(
           flags,
@@ -132,10 +123,10 @@ function addRounds(bench: Command, interruptible: Interruptible): void {
     .option('--size <MiB>', 'memory of the probe', sizeMiB, 1024)
     .option('--dirty-rate <pages/s>', 'pages written at random', pagesPerS, 10_000)
     .action(async (flags: RunFlags) => {
-      const { size, dirtyRate, bulkLanes, maxBandwidth: maxBandwidthMbit, runs } = flags
+      const { size, dirtyRate, runs } = flags
       const { benchSlowdown, runInLab } = await import('./index.js')
       const link = linkOf(flags)
-      const options = { sizeMiB: size, dirtyRate, bulkLanes, maxBandwidthMbit, runs, link }
+      const options = { sizeMiB: size, dirtyRate, ...transportOf(flags), runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(flags, async (lab, _, report) => report(await benchSlowdown(lab, options, signal)), {
           signal,

@@ -2,39 +2,31 @@ import type { Lab, MigrationOptions } from '@pageferry/lab'
 import type { Histogram } from 'hdr-histogram-js'
 import { encode, fromBuckets, percentileUs } from './histogram.js'
 import type { Limits } from './limits.js'
-import { describeBandwidth, type LinkOptions } from './link/relay.js'
 import { blackoutParts, installedOverTime, type Move, moveProbes, warmUp } from './moves.js'
 import type { ProbeOptions, ProbeResult, TouchRecord } from './probe.js'
 import { type Benchmark, emptyBenchmark, type Limit } from './result.js'
+import { describeTransport, type TransportOptions, transportOf } from './transport.js'
 
-export interface FaultsOptions extends ProbeOptions {
+export interface FaultsOptions extends ProbeOptions, TransportOptions {
   mode: 'hybrid' | 'precopy' | 'postcopy'
-  bulkLanes?: number
-  maxBandwidthMbit?: number
   /** false: pages travel only when they are asked for. */
   push: boolean
   /** false: only pages that somebody waits for are asked for. */
   prefetch: boolean
   runs: number
-  link?: LinkOptions
 }
 
 /** Longest pushDelayMs of the API, an hour: longer than any run. */
 const neverMs = 3_600_000
 
-export function migrationOf({
-  mode,
-  bulkLanes,
-  maxBandwidthMbit,
-  push,
-  prefetch,
-}: FaultsOptions): MigrationOptions {
-  return { mode, bulkLanes, maxBandwidthMbit, prefetch, ...(push ? {} : { pushDelayMs: neverMs }) }
+export function migrationOf(options: FaultsOptions): MigrationOptions {
+  const { mode, push, prefetch } = options
+  return { mode, ...transportOf(options), prefetch, ...(push ? {} : { pushDelayMs: neverMs }) }
 }
 
 export function faultsTitle(options: FaultsOptions): string {
-  const { pattern, sizeMiB, threads, writeRatio, thinkUs, dirtyRate, mode, bulkLanes, push, prefetch } =
-    options
+  const { pattern, sizeMiB, threads, writeRatio, thinkUs, dirtyRate, redundancy, mode } = options
+  const { bulkLanes, push, prefetch } = options
   const details = [
     `${sizeMiB} MiB ${pattern}`,
     mode,
@@ -42,10 +34,11 @@ export function faultsTitle(options: FaultsOptions): string {
     ...(writeRatio > 0 ? [`${Math.round(writeRatio * 100)} % writes`] : []),
     ...(thinkUs > 0 ? [`${thinkUs} µs between touches`] : []),
     ...(dirtyRate > 0 ? [`${dirtyRate} pages/s written before`] : []),
+    ...(redundancy > 0 ? [`${Math.round(100 * redundancy)} % redundant`] : []),
     ...(bulkLanes !== undefined ? [`${bulkLanes} bulk lanes`] : []),
     ...(push ? [] : ['no push']),
     ...(prefetch ? [] : ['no prefetch']),
-    ...describeBandwidth(options),
+    ...describeTransport(options),
   ]
   return `faults: ${details.join(', ')}`
 }
@@ -134,6 +127,7 @@ export function faultsBenchmark(options: FaultsOptions, moves: Move[], limits?: 
   )
   add('fault p50, as the service sees it', 'µs', ({ report }) => report.faults.p50Us)
   add('bytes on the wire', 'MiB', ({ report }) => report.bytesOnWire / 2 ** 20)
+  add('pages that travelled compressed', '', ({ report }) => report.compressed.pages)
   benchmark.histograms.push({
     name: 'touches',
     runs: moves.map(({ probe }) => encode(fromBuckets(probe.touches.buckets, probe.touches.maxNs))),

@@ -16,6 +16,7 @@ import type { MigrationReport } from '@pageferry/migration'
 import type { Status } from '@pageferry/service'
 import { type LinkOptions, withLink } from './link/relay.js'
 import {
+  DEFAULT_PROBE,
   type ProbeOptions,
   type ProbeResult,
   probeCommand,
@@ -176,7 +177,7 @@ export async function warmUp(lab: Lab, sizeMiB: number): Promise<void> {
     )
   }
   const directory = mkdtempSync(join(tmpdir(), 'pageferry-bench-'))
-  const options = { pattern: 'sequential', threads: 1, writeRatio: 0, thinkUs: 0, dirtyRate: 0 } as const
+  const options = { ...DEFAULT_PROBE, pattern: 'sequential' as const }
   const command = probeCommand({ ...options, sizeMiB: 2 * sizeMiB }, join(directory, 'result.json'), [
     '--now',
   ])

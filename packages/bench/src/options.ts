@@ -1,5 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import type { FaultsOptions, LinkOptions, OutputOptions } from './index.js'
+import type { FaultsOptions, LinkOptions, OutputOptions, TransportOptions } from './index.js'
 
 /** Options that several commands of `pageferry bench` have, and what commander makes of them. */
 
@@ -39,11 +39,18 @@ export interface ProbeFlags {
   writeRatio: number
   thinkUs: number
   dirtyRate: number
+  redundancy: number
   stallUs?: number
 }
 
+const redundancyText = 'share of each page that a compressor leaves out'
+
+export function addRedundancy(command: Command): Command {
+  return command.option('--redundancy <0..1>', redundancyText, decimal(0, 1), 0)
+}
+
 export function addProbeOptions(command: Command): Command {
-  return command
+  return addRedundancy(command)
     .addOption(new Option('--pattern <pattern>', 'order of the touches').choices(patterns).default('uniform'))
     .option('--threads <n>', 'threads that touch', integer(1, 64), 1)
     .option('--size <MiB>', 'memory of the probe', sizeMiB, 256)
@@ -57,8 +64,9 @@ export function addProbeOptions(command: Command): Command {
     )
 }
 
-export function probeOf({ pattern, threads, size, writeRatio, thinkUs, dirtyRate, stallUs }: ProbeFlags) {
-  return { pattern, threads, sizeMiB: size, writeRatio, thinkUs, dirtyRate, stallUs }
+export function probeOf({ size, ...flags }: ProbeFlags) {
+  const { pattern, threads, writeRatio, thinkUs, dirtyRate, redundancy, stallUs } = flags
+  return { pattern, threads, sizeMiB: size, writeRatio, thinkUs, dirtyRate, redundancy, stallUs }
 }
 
 export function addMode(command: Command, mode: string): Command {
@@ -94,8 +102,20 @@ export interface RunFlags extends OutputOptions, LinkFlags {
   size: number
   dirtyRate: number
   bulkLanes?: number
+  bulkWindow?: number
+  compression?: TransportOptions['compression']
   maxBandwidth?: number
   runs: number
+}
+
+/** How pages travel, for the benchmarks that let it be chosen. */
+export function transportOf({
+  bulkLanes,
+  bulkWindow,
+  compression,
+  maxBandwidth,
+}: RunFlags): TransportOptions {
+  return { bulkLanes, bulkWindowMiB: bulkWindow, compression, maxBandwidthMbit: maxBandwidth }
 }
 
 export function addRunOptions(command: Command): Command {
@@ -103,6 +123,13 @@ export function addRunOptions(command: Command): Command {
     addLinkOptions(
       command
         .option('--bulk-lanes <n>', 'connections that carry pages', integer(1, 8))
+        .option('--bulk-window <MiB>', 'pages that each of them has on the way at most', integer(1, 16))
+        .addOption(
+          new Option(
+            '--compression <when>',
+            'of pages: where it was measured to gain, never, always',
+          ).choices(['auto', 'off', 'zstd']),
+        )
         .option(
           '--max-bandwidth <Mbit/s>',
           'what rounds and push may send; faults never wait for it',

@@ -1,17 +1,17 @@
+import { pageBytes } from '@pageferry/base'
 import type { Lab } from '@pageferry/lab'
 import type { Limits } from './limits.js'
-import { describeBandwidth, type LinkOptions } from './link/relay.js'
 import { type Move, moveProbes, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
 import { type Benchmark, emptyBenchmark } from './result.js'
+import { describeTransport, type TransportOptions, transportOf } from './transport.js'
 
-export interface PrecopyOptions {
+export interface PrecopyOptions extends TransportOptions {
   sizeMiB: number
-  bulkLanes?: number
-  maxBandwidthMbit?: number
   dirtyRate: number
+  /** See ProbeOptions. */
+  redundancy: number
   runs: number
-  link?: LinkOptions
 }
 
 /** `bench precopy`: how fast memory travels in rounds, compared with a plain socket in the same run. */
@@ -21,19 +21,20 @@ export async function benchPrecopy(
   limits: Limits | undefined,
   signal?: AbortSignal,
 ): Promise<Benchmark> {
-  const { sizeMiB, bulkLanes, maxBandwidthMbit, dirtyRate, runs, link } = options
+  const { sizeMiB, bulkLanes, dirtyRate, redundancy, runs, link } = options
   await warmUp(lab, sizeMiB)
-  const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate }
+  const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate, redundancy }
   const moves = await moveProbes(
     lab,
     runs,
     probe,
-    { mode: 'precopy', bulkLanes, maxBandwidthMbit },
+    { mode: 'precopy', ...transportOf(options) },
     { signal, link },
   )
   const lanes = bulkLanes ?? 1
   const written = dirtyRate > 0 ? `, ${dirtyRate} pages/s written` : ''
-  const title = `precopy: ${sizeMiB} MiB, ${lanes} bulk ${lanes === 1 ? 'lane' : 'lanes'}${written}${describeBandwidth(
+  const redundant = redundancy > 0 ? `, ${Math.round(100 * redundancy)} % redundant` : ''
+  const title = `precopy: ${sizeMiB} MiB${redundant}, ${lanes} bulk ${lanes === 1 ? 'lane' : 'lanes'}${written}${describeTransport(
     options,
   )
     .map((detail) => `, ${detail}`)
@@ -53,12 +54,19 @@ export async function benchPrecopy(
       }),
     })),
   )
+  benchmark.metrics.push({
+    name: 'pages that travelled compressed',
+    unit: '',
+    better: 'lower',
+    values: moves.map(({ report }) => report.compressed.pages),
+  })
   benchmark.raw.push(...moves.map(({ report }) => ({ report })))
   return benchmark
 }
 
-/** Gigabytes (10^9 bytes) a second. */
+/** Gigabytes (10^9 bytes) of pages a second, however few bytes they were on the way. */
 function firstRound({ report }: Move): number {
   const round = report.rounds[0]
-  return round === undefined || round.durationMs === 0 ? 0 : round.bytes / round.durationMs / 1e6
+  if (round === undefined || round.durationMs === 0) return 0
+  return ((round.pages - round.zeroPages) * pageBytes) / round.durationMs / 1e6
 }

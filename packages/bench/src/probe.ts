@@ -18,6 +18,8 @@ export interface ProbeOptions {
   thinkUs: number
   /** Pages that are written each second before the migration, at random. */
   dirtyRate: number
+  /** Share of each page that a compressor leaves out, 0 to 1. */
+  redundancy: number
   /** Compute in the time before the migration, and say how much was done. */
   work?: boolean
   /** A touch that takes so long has waited. Default: 3 µs, see programs/probe.h. */
@@ -31,6 +33,7 @@ export const DEFAULT_PROBE: Readonly<ProbeOptions> = {
   writeRatio: 0,
   thinkUs: 0,
   dirtyRate: 0,
+  redundancy: 0,
 }
 
 /** Touches of one run. Times in nanoseconds of the probe's CLOCK_MONOTONIC. */
@@ -83,6 +86,7 @@ export function probeCommand(options: ProbeOptions, result: string, more: string
     ...['--result', result, '--pattern', options.pattern, '--threads', String(options.threads)],
     ...['--size', String(options.sizeMiB), '--write-ratio', String(options.writeRatio)],
     ...['--think-us', String(options.thinkUs), '--dirty-rate', String(options.dirtyRate)],
+    ...['--redundancy', String(options.redundancy)],
     ...(options.work === true ? ['--work'] : []),
     ...(options.stallUs === undefined ? [] : ['--stall-ns', String(Math.round(options.stallUs * 1000))]),
     ...more,

@@ -1,17 +1,14 @@
 import { PageferryError } from '@pageferry/base'
 import type { Lab } from '@pageferry/lab'
-import { describeBandwidth, type LinkOptions } from './link/relay.js'
 import { type Move, moveProbes, roundTimes, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
 import { type Benchmark, emptyBenchmark, type Limit, median } from './result.js'
+import { describeTransport, type TransportOptions, transportOf } from './transport.js'
 
-export interface SlowdownOptions {
+export interface SlowdownOptions extends TransportOptions {
   sizeMiB: number
   dirtyRate: number
-  bulkLanes?: number
-  maxBandwidthMbit?: number
   runs: number
-  link?: LinkOptions
 }
 
 /** Long enough for a steady rate before anything happens to the probe. */
@@ -28,19 +25,19 @@ export async function benchSlowdown(
   options: SlowdownOptions,
   signal?: AbortSignal,
 ): Promise<Benchmark> {
-  const { sizeMiB, dirtyRate, bulkLanes, maxBandwidthMbit, runs, link } = options
+  const { sizeMiB, dirtyRate, runs, link } = options
   await warmUp(lab, sizeMiB)
   const probe = { ...DEFAULT_PROBE, pattern: 'sequential' as const, sizeMiB, dirtyRate, work: true }
   const moves = await moveProbes(
     lab,
     runs,
     probe,
-    { mode: 'hybrid', bulkLanes, maxBandwidthMbit },
+    { mode: 'hybrid', ...transportOf(options) },
     { signal, settle: settleMs, link },
   )
   const benchmark = emptyBenchmark(
     'slowdown',
-    `slowdown: ${sizeMiB} MiB, ${dirtyRate} pages/s written${describeBandwidth(options)
+    `slowdown: ${sizeMiB} MiB, ${dirtyRate} pages/s written${describeTransport(options)
       .map((detail) => `, ${detail}`)
       .join('')}`,
     {

@@ -57,7 +57,14 @@ export async function benchAll(directory: string, signal?: AbortSignal): Promise
       const blackout = { sizesMiB: [64, 512, 2048], dirtyRate: 2000, mode: 'hybrid' as const, runs }
       for (const benchmark of await benchBlackout(lab, blackout, signal)) report(benchmark)
       for (const bulkLanes of [1, 2]) {
-        report(await benchPrecopy(lab, { sizeMiB: 512, bulkLanes, dirtyRate: 0, runs }, limits, signal))
+        report(
+          await benchPrecopy(
+            lab,
+            { sizeMiB: 512, bulkLanes, dirtyRate: 0, redundancy: 0, runs },
+            limits,
+            signal,
+          ),
+        )
       }
       report(await benchSlowdown(lab, { sizeMiB: 1024, dirtyRate: 10_000, runs }, signal))
       const far = await measureLimits(lab, farLink)

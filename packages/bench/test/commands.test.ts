@@ -55,6 +55,8 @@ t.test('what is right is run', async (t) => {
     ['faults', '--mode', 'hybrid', '--bulk-lanes', '2', '--runs', '5', '--no-push', '--no-prefetch'],
     ['blackout', '--sizes', '64,512,2048', '--dirty-rate', '2000'],
     ['precopy', '--bulk-lanes', '2', '--max-bandwidth', '200'],
+    ['precopy', '--compression', 'auto', '--bulk-window', '16', '--redundancy', '.75'],
+    ['faults', '--compression', 'zstd', '--bulk-window', '1', '--redundancy', '1'],
     ['limits', '--rtt', '10', '--jitter', '.5', '--rate', '100'],
     ['slowdown', '--dirty-rate', '10000'],
     ['all', '--output', 'somewhere'],
@@ -73,6 +75,9 @@ t.test('what is wrong gets a sentence', async (t) => {
     [['blackout', '--sizes', '64,,512'], /whole number/],
     [['blackout', '--mode', 'magic'], /Allowed choices are hybrid, precopy, postcopy/],
     [['slowdown', '--max-bandwidth', '0'], /whole number from 1 to 1000000/],
+    [['precopy', '--compression', 'gzip'], /Allowed choices are auto, off, zstd/],
+    [['precopy', '--bulk-window', '17'], /whole number from 1 to 16/],
+    [['faults', '--redundancy', '1.1'], /number from 0 to 1/],
     [['probe'], /required option '--result <file>'/],
     [['compare', 'one'], /missing required argument 'b'/],
     [['limits', '--rtt', '-1'], /number from 0 to 10000/],
@@ -90,6 +95,8 @@ t.test('options become a migration and a title', async (t) => {
   t.same(migrationOf(options), {
     mode: 'postcopy',
     bulkLanes: undefined,
+    bulkWindowMiB: undefined,
+    compression: undefined,
     maxBandwidthMbit: undefined,
     prefetch: true,
   })
@@ -102,6 +109,14 @@ t.test('options become a migration and a title', async (t) => {
     pushDelayMs: 3_600_000,
   })
   t.equal(faultsTitle(options), 'faults: 256 MiB uniform, postcopy')
+  t.match(migrationOf({ ...options, compression: 'zstd', bulkWindowMiB: 2 }), {
+    compression: 'zstd',
+    bulkWindowMiB: 2,
+  })
+  t.equal(
+    faultsTitle({ ...options, redundancy: 0.75, compression: 'zstd', bulkWindowMiB: 2 }),
+    'faults: 256 MiB uniform, postcopy, 75 % redundant, window of 2 MiB, compression zstd',
+  )
   t.equal(
     faultsTitle({
       ...options,

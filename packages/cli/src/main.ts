@@ -49,6 +49,13 @@ function addMigrationOptions(command: Command): Command {
     .option('--max-downtime <ms>', 'pause to aim for: rounds stop when the rest fits', integer(1))
     .option('--max-bandwidth <Mbit/s>', 'what rounds and push may send; faults never wait for it', integer(1))
     .option('--bulk-lanes <n>', 'connections that carry pages', integer(1))
+    .option('--bulk-window <MiB>', 'pages that each of them has on the way at most', integer(1))
+    .addOption(
+      new Option(
+        '--compression <when>',
+        'of pages: where it was measured to gain (auto), never, or always with zstd',
+      ).choices(['auto', 'off', 'zstd']),
+    )
     .option('--no-prefetch', 'after the resume ask only for pages that a thread waits for')
     .option('--new-pid-namespace', 'restore into a pid namespace of its own')
     .option('--verify', 'compare every page on the destination with the source')

@@ -1,5 +1,6 @@
 import { performance } from 'node:perf_hooks'
-import { FlightWindow } from '@pageferry/memory'
+import { pageBytes } from '@pageferry/base'
+import { type CompressionDecision, FlightWindow } from '@pageferry/memory'
 import type { Lane } from '@pageferry/service/worker'
 import {
   bulkWindowBatches,
@@ -11,15 +12,17 @@ import {
   maxPayloadBytes,
   WireError,
 } from '@pageferry/wire'
+import type { BulkCompression, LaneCompression } from './lane-compression.js'
 
 /** A pooled buffer: the frame's header goes right in front of the pages. */
 export interface PageBuffer {
   readonly bytes: Buffer
-  /** Room for the pages of one batch. */
+  /** Room for the pages of one batch: in `bytes`, unless they are compressed into it. */
   readonly pages: Buffer
+  readonly compression: CompressionDecision
 }
 
-/** Buffers in use at once: those of one window, and one being filled. */
+/** Buffers in use at once: those of the default window, and one being filled. The kernel takes most of a larger one. */
 const maxBuffers = 5
 
 /** Run tables of one batch: pages with content, and pages that are all zeros. */
@@ -32,13 +35,23 @@ interface Unacknowledged extends BatchPages {
   bytes: number
 }
 
+export interface BulkLaneOptions {
+  /** What may be on its way without acknowledgement. Default: the protocol's. */
+  windowBytes?: number
+  /** Default: nothing is compressed. */
+  compression?: BulkCompression
+}
+
 /**
  * One bulk lane with its window: what was sent and not acknowledged as installed is bounded, so a fault reply
  * never waits behind more than that, and neither side queues without limit.
  */
 export class BulkLane {
+  readonly #windowBytes: number
+  readonly #allCompression: BulkCompression | null
+  #compression: LaneCompression | null = null
   #lane: Lane | null = null
-  readonly #free: PageBuffer[] = []
+  readonly #free: Buffer[] = []
   #buffers = 0
   #inFlightBytes = 0
   #sequence = 0
@@ -46,12 +59,21 @@ export class BulkLane {
   bytesSent = 0
   readonly #inFlight = new Map<number, Unacknowledged>()
   /** Of the lazy phase, when somebody may wait behind what is on its way. */
-  readonly #window = new FlightWindow()
+  readonly #window: FlightWindow
+  /** Since the last batch the sender had to wait, for us or for the user's limit. */
+  #heldBack = false
   /** Each is called once, at the next change. */
   readonly #waiting = new Set<() => void>()
 
+  constructor({ windowBytes = bulkWindowBytes, compression }: BulkLaneOptions = {}) {
+    this.#windowBytes = windowBytes
+    this.#window = new FlightWindow(windowBytes)
+    this.#allCompression = compression ?? null
+  }
+
   attach(lane: Lane): void {
     this.#lane = lane
+    this.#compression = this.#allCompression?.forLane(lane.terms) ?? null
     this.#wake()
   }
 
@@ -67,7 +89,7 @@ export class BulkLane {
   get hasRoom(): boolean {
     return (
       this.isUp &&
-      this.#inFlightBytes + maxPayloadBytes <= bulkWindowBytes &&
+      this.#inFlightBytes + maxPayloadBytes <= this.#windowBytes &&
       this.#inFlight.size < bulkWindowBatches &&
       (this.#free.length > 0 || this.#buffers < maxBuffers)
     )
@@ -98,10 +120,18 @@ export class BulkLane {
         signal.removeEventListener('abort', done)
         resolve()
       }
-      for (const lane of lanes) lane.#waiting.add(done)
+      for (const lane of lanes) {
+        lane.noteHeldBack()
+        lane.#waiting.add(done)
+      }
       signal.addEventListener('abort', done)
       if (signal.aborted) done()
     })
+  }
+
+  /** Whoever sends has to wait before the next batch. */
+  noteHeldBack(): void {
+    this.#heldBack = true
   }
 
   #wake(): void {
@@ -109,30 +139,52 @@ export class BulkLane {
   }
 
   takeBuffer(): PageBuffer {
-    const free = this.#free.pop()
-    if (free !== undefined) return free
-    this.#buffers++
-    const bytes = Buffer.allocUnsafeSlow(frameBufferBytes)
-    return { bytes, pages: bytes.subarray(headerReserveBytes) }
+    const compression = this.#compression?.next(this.#heldBack, this.#window.rate) ?? 'plain'
+    this.#heldBack = false
+    const bytes = this.#free.pop() ?? this.#newBuffer()
+    const elsewhere = compression === 'compress' ? this.#compression?.pages : undefined
+    const pages = elsewhere ?? bytes.subarray(headerReserveBytes)
+    return { bytes, pages, compression }
   }
 
-  giveBack(buffer: PageBuffer): void {
-    this.#free.push(buffer)
+  #newBuffer(): Buffer {
+    this.#buffers++
+    return Buffer.allocUnsafeSlow(frameBufferBytes)
+  }
+
+  giveBack({ bytes }: Pick<PageBuffer, 'bytes'>): void {
+    this.#free.push(bytes)
     this.#wake()
   }
 
-  /** Sends the pages that lie at the front of the buffer. The run tables are kept until acknowledged. */
-  send(
-    batch: BatchPages & { asId: number; round: number },
-    buffer: PageBuffer,
-    payloadBytes: number,
-  ): number {
+  /** Compresses the pages at the front of the buffer, if that was decided; the bytes, or 0: they travel as they are. */
+  #compress({ bytes, pages, compression }: PageBuffer, nrBytes: number): number {
+    if (nrBytes === 0 || compression === 'plain') return 0
+    if (compression === 'sample') {
+      this.#compression?.sample(pages.subarray(0, nrBytes))
+      return 0
+    }
+    const room = bytes.subarray(headerReserveBytes)
+    const compressed = this.#compression?.compress(nrBytes, room) ?? 0
+    if (compressed === 0) pages.copy(room, 0, 0, nrBytes)
+    return compressed
+  }
+
+  /**
+   * Sends the pages that lie at the front of the buffer. The run tables are kept until acknowledged. In the same turn as
+   * `takeBuffer`.
+   * @param nrBytes of the pages
+   * @returns bytes of the message
+   */
+  send(batch: BatchPages & { asId: number; round: number }, buffer: PageBuffer, nrBytes: number): number {
     const sequence = ++this.#sequence
-    const frame: Frame = { type: 'pageBatch', ...batch, sequence }
+    const zstdBytes = this.#compress(buffer, nrBytes)
+    const payloadBytes = zstdBytes || nrBytes
+    const frame: Frame = { type: 'pageBatch', ...batch, sequence, zstdBytes }
     const message = encodeFrameInto(frame, buffer.bytes, payloadBytes)
-    this.#inFlight.set(sequence, { bytes: payloadBytes, runs: batch.runs, zeroRuns: batch.zeroRuns })
-    this.#inFlightBytes += payloadBytes
-    this.#window.sent(sequence, payloadBytes, performance.now())
+    this.#inFlight.set(sequence, { bytes: nrBytes, runs: batch.runs, zeroRuns: batch.zeroRuns })
+    this.#inFlightBytes += nrBytes
+    this.#window.sent(sequence, payloadBytes, performance.now(), nrBytes / pageBytes)
     this.bytesSent += message.length
     // Released here, not on acknowledgement: the kernel has the bytes now.
     if (this.#lane === null) this.giveBack(buffer)
@@ -155,6 +207,8 @@ export class BulkLane {
     this.#inFlight.clear()
     this.#inFlightBytes = 0
     this.#window.lost()
+    this.#allCompression?.forget(this.#compression)
+    this.#compression = null
     this.#wake()
     return batches
   }

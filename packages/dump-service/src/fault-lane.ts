@@ -3,6 +3,7 @@ import type { Duplex } from 'node:stream'
 import { Worker } from 'node:worker_threads'
 import { Gathering, PageferryError } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
+import type { CompressedReport } from '@pageferry/migration'
 import type { FaultTarget, FaultThreadData, FromFaultThread, ToFaultThread } from './fault-messages.js'
 import type { FaultEvents } from './fault-server.js'
 import type { UpgradeRequest } from './lane-greeter.js'
@@ -26,6 +27,7 @@ export class FaultLane {
     this.#thread.postMessage(messages),
   )
   #bytesSent = 0
+  #compressed: CompressedReport = { pages: 0, bytes: 0 }
 
   constructor(data: FaultThreadData, events: FaultLaneEvents) {
     this.#events = events
@@ -40,6 +42,10 @@ export class FaultLane {
   /** As of the last page that was asked for. */
   get bytesSent(): number {
     return this.#bytesSent
+  }
+
+  get compressed(): CompressedReport {
+    return this.#compressed
   }
 
   /** A connection for this lane. The thread gets a descriptor of its own, and this socket is forgotten. */
@@ -70,6 +76,11 @@ export class FaultLane {
     this.#post({ type: 'lost', runs })
   }
 
+  /** Replies of several pages, from here on. */
+  compress(isOn: boolean): void {
+    this.#post({ type: 'compress', isOn })
+  }
+
   close(): void {
     this.#pushed.take()
     void this.#thread.terminate()
@@ -89,6 +100,7 @@ export class FaultLane {
         return
       case 'served':
         this.#bytesSent = message.bytesSent
+        this.#compressed = message.compressed
         for (let i = 0; i < message.pages.length; i += 2) {
           this.#events.onServed(message.pages[i], message.pages[i + 1])
         }

@@ -1,4 +1,6 @@
 import type { ErrorInfo } from '@pageferry/base'
+import type { CompressedReport } from '@pageferry/migration'
+import type { LaneTerms } from '@pageferry/wire'
 import type { UpgradeRequest } from './lane-greeter.js'
 
 /*
@@ -14,6 +16,8 @@ import type { UpgradeRequest } from './lane-greeter.js'
  *      |                  served, discarded         |
  *      |<-------------------------------------------|
  *      | pushed, lost                               |     on the bulk lanes
+ *      |------------------------------------------->|
+ *      | compress                                   |     it was measured there that it gains, or not any more
  *      |------------------------------------------->|
  *      |                  lost                      |     and upgrade again
  *      |<-------------------------------------------|
@@ -34,12 +38,13 @@ export type ToFaultThread =
   | { type: 'upgrade'; fd: number; request: UpgradeRequest; head: Uint8Array }
   | { type: 'serve'; target: FaultTarget }
   | { type: 'pushed' | 'lost'; runs: Float64Array }
+  | { type: 'compress'; isOn: boolean }
 
 export type FromFaultThread =
   | { type: 'connected'; resumed: boolean }
   | { type: 'lost'; error: ErrorInfo }
   /** Pairs of page and number of pages, in the order in which they were asked for. */
-  | { type: 'served'; pages: Float64Array; bytesSent: number }
+  | { type: 'served'; pages: Float64Array; bytesSent: number; compressed: CompressedReport }
   | { type: 'discarded'; runs: Float64Array }
 
 /** Of the thread. */
@@ -47,4 +52,7 @@ export interface FaultThreadData {
   migrationId: string
   token: string
   nrBulkLanes: number
+  terms?: LaneTerms
+  /** Whether replies of several pages are compressed until the worker says otherwise. Default false. */
+  compress?: boolean
 }

@@ -19,7 +19,8 @@ const servedDelayMs = 2
 /** Pairs of page and number of pages. */
 const served = new Gathering<[number, number]>(servedDelayMs, (pairs) => {
   const bytesSent = bytesBefore + (current?.bytesSent ?? 0)
-  post({ type: 'served', pages: Float64Array.from(pairs.flat()), bytesSent })
+  const { compressed } = server
+  post({ type: 'served', pages: Float64Array.from(pairs.flat()), bytesSent, compressed })
 })
 
 const server = new FaultServer({
@@ -27,8 +28,11 @@ const server = new FaultServer({
   onDiscarded: (runs) => post({ type: 'discarded', runs }),
 })
 
+const { compress = false, ...greeting } = workerData as FaultThreadData
+server.compress(compress)
+
 const greeter = new LaneGreeter({
-  ...(workerData as FaultThreadData),
+  ...greeting,
   kinds: ['fault'],
   onLane: (lane, resumed) => {
     bytesBefore += current?.bytesSent ?? 0
@@ -63,5 +67,8 @@ function onMessage(message: ToFaultThread): void {
       return
     case 'lost':
       server.noteLost(message.runs)
+      return
+    case 'compress':
+      server.compress(message.isOn)
   }
 }

@@ -3,13 +3,16 @@ import type { Duplex } from 'node:stream'
 import { PageferryError, toErrorInfo } from '@pageferry/base'
 import { Lane, mustBeBinary, tokensEqual, webSocketOptions } from '@pageferry/service/worker'
 import {
+  agree,
   closeCodeOf,
   closeReason,
   decodeHello,
+  defaultTerms,
   encodeFrame,
   errorToFrame,
   helloTimeoutMs,
   type Lane as LaneKind,
+  type LaneTerms,
   negotiate,
   WireError,
 } from '@pageferry/wire'
@@ -27,6 +30,8 @@ export interface GreeterOptions {
   nrBulkLanes: number
   /** Lanes of other kinds are refused: they belong to another thread. */
   kinds: readonly LaneKind[]
+  /** As far as the destination can. */
+  terms?: LaneTerms
   onLane(lane: Lane, resumed: boolean): void
 }
 
@@ -87,7 +92,7 @@ export class LaneGreeter {
   }
 
   #accept(socket: WebSocket, data: Buffer): void {
-    const { migrationId, token, nrBulkLanes, kinds } = this.#options
+    const { migrationId, token, nrBulkLanes, kinds, terms: wanted = defaultTerms } = this.#options
     const hello = decodeHello(data)
     if (hello.migrationId !== migrationId) {
       throw new PageferryError('NOT_FOUND', `this worker serves another migration than ${hello.migrationId}`)
@@ -111,8 +116,9 @@ export class LaneGreeter {
     }
     // The peer knows that its old connection is dead before we do. Its loss is reported before the new lane.
     old?.terminate()
-    socket.send(encodeFrame({ type: 'welcome', version, nrBulkLanes }), { binary: true })
-    const lane = new Lane(socket, hello.lane, hello.laneIndex, 'to-source')
+    const terms = agree(hello.compressions, wanted)
+    socket.send(encodeFrame({ type: 'welcome', version, nrBulkLanes, ...terms }), { binary: true })
+    const lane = new Lane(socket, hello.lane, hello.laneIndex, 'to-source', terms)
     this.#lanes.set(key, lane)
     this.#options.onLane(lane, hello.resume)
   }

@@ -2,7 +2,7 @@ import { createServer, type IncomingMessage, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { Lane } from '@pageferry/service/worker'
-import { faultLanePath, helloTimeoutMs, LANES } from '@pageferry/wire'
+import { faultLanePath, helloTimeoutMs, LANES, type LaneTerms } from '@pageferry/wire'
 import { LaneGreeter, maxGreeting } from './lane-greeter.js'
 
 /** How often connections are looked for that say nothing at all, not even a line of HTTP. */
@@ -15,6 +15,7 @@ export interface LaneServerOptions {
   migrationId: string
   token: string
   nrBulkLanes: number
+  terms?: LaneTerms
   onLane(lane: Lane, resumed: boolean): void
   /** Takes what asks for the fault lane; without this it is a lane like the others. */
   onFaultUpgrade?(request: IncomingMessage, socket: Duplex, head: Buffer): void

@@ -9,7 +9,10 @@ import type { PageReader } from './page-reader.js'
 export interface SentPages {
   pages: number
   zeroPages: number
+  /** On the wire. */
   bytes: number
+  /** Of the pages with content, before anything was compressed. */
+  pageBytes: number
   /** Batches of this round on each lane, for the round's barrier. */
   batchesPerLane: number[]
 }
@@ -37,11 +40,17 @@ export async function sendPages(
   lanes: readonly BulkLane[],
   options: SendOptions,
 ): Promise<SentPages> {
-  const sent: SentPages = { pages: 0, zeroPages: 0, bytes: 0, batchesPerLane: lanes.map(() => 0) }
+  const sent: SentPages = {
+    pages: 0,
+    zeroPages: 0,
+    bytes: 0,
+    pageBytes: 0,
+    batchesPerLane: lanes.map(() => 0),
+  }
   const table = new Float64Array(2 * maxRunsPerBatch)
   let from = 0
   while (from >= 0) {
-    await options.pacing?.turn(options.signal)
+    if (await options.pacing?.turn(options.signal)) for (const each of lanes) each.noteHeldBack()
     const index = await laneWithRoom(lanes, options.signal)
     const lane = lanes[index]
     const { nrRuns, nrPages, nextPage } = pages.fillRunTable(table, from, maxRunsPerBatch, maxBatchPages)
@@ -55,6 +64,7 @@ export async function sendPages(
       const bytes = lane.send({ asId, round, runs: read.runs, zeroRuns }, buffer, read.nrPages * pageBytes)
       options.pacing?.sent(bytes)
       sent.bytes += bytes
+      sent.pageBytes += read.nrPages * pageBytes
       sent.batchesPerLane[index]++
     } else lane.giveBack(buffer)
     sent.pages += read.nrPages + read.nrZeroPages

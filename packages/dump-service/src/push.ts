@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Logger, pageBytes } from '@pageferry/base'
 import { type PageSet, PushOrder, type WriteHistory } from '@pageferry/memory'
-import { maxRunsPerBatch } from '@pageferry/wire'
+import { maxBatchPages, maxRunsPerBatch } from '@pageferry/wire'
 import { type BatchPages, BulkLane } from './bulk-lane.js'
 import type { Pace } from './pacing.js'
 import { PageReader } from './page-reader.js'
@@ -16,6 +16,11 @@ export interface PushOptions {
   lazy: PageSet
   history?: WriteHistory
   lanes: readonly BulkLane[]
+  /**
+   * Nothing is pushed before the workload runs at the destination: that would take processor and link from a destination
+   * that is about to resume it. But not for longer than `atMostMs`. Default: it runs already.
+   */
+  hold?: { until: Promise<void>; atMostMs: number }
   /** Nothing is pushed for so long, only what is asked for is sent. Default 0. */
   pushDelayMs?: number
   /** Of what is pushed; what is asked for never waits. */
@@ -66,16 +71,24 @@ export class Push {
   /** Pushes until told to stop; the destination says when it has everything. */
   async run(signal: AbortSignal): Promise<void> {
     signal.addEventListener('abort', () => this.#more(), { once: true })
-    const { pushDelayMs = 0 } = this.#options
+    const { hold, pushDelayMs = 0 } = this.#options
+    const waits = { signal, ref: false } as const
+    if (hold !== undefined) {
+      await Promise.race([hold.until, sleep(hold.atMostMs, undefined, waits)]).catch(() => {})
+    }
     if (pushDelayMs > 0) await sleep(pushDelayMs, undefined, { signal }).catch(() => {})
     const table = new Float64Array(2 * maxRunsPerBatch)
     while (!signal.aborted) {
-      await this.#options.pacing?.turn(signal)
-      const lane = this.#options.lanes.find((each) => each.hasRoomToPush)
+      const { lanes, pacing } = this.#options
+      if (await pacing?.turn(signal)) for (const each of lanes) each.noteHeldBack()
+      const lane = lanes.find((each) => each.hasRoomToPush)
       if (this.#order.isEmpty) await this.#moreToPush()
-      else if (lane === undefined) await BulkLane.changed(this.#options.lanes, signal)
+      else if (lane === undefined) await BulkLane.changed(lanes, signal)
       else {
-        const { nrRuns, nrPages } = this.#order.next(table, lane.pushPages)
+        const { nrRuns, nrPages } = this.#order.next(
+          table,
+          Math.min(lane.pushPages, pacing?.batchPages ?? maxBatchPages),
+        )
         if (nrPages > 0) this.#push(lane, sorted(table, nrRuns))
         // One batch a turn: requests that came in meanwhile are answered first.
         await new Promise((resolve) => setImmediate(resolve))

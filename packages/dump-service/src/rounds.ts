@@ -111,7 +111,7 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
     const decision = rule.decide({
       pagesSent: result.pages,
       dirtyNow: pages.dirtyCount,
-      bytes: result.bytes,
+      bytes: result.pageBytes,
       durationMs: result.durationMs,
     })
     if (decision.action === 'freeze') {

@@ -1,5 +1,6 @@
 import { fileURLToPath } from 'node:url'
 import type { Logger } from '@pageferry/base'
+import { parseSettings } from '@pageferry/migration'
 import { createService, DumpRequestSchema, type Service } from '@pageferry/service'
 
 export const dumpServicePort = 7421
@@ -26,6 +27,7 @@ export function startDumpService(options: DumpServiceOptions): Promise<Service> 
   return createService({
     role: 'source',
     requestSchema: DumpRequestSchema,
+    checkRequest: parseSettings,
     workerPath: fileURLToPath(new URL('./worker-main.js', import.meta.url)),
     host: options.host ?? '127.0.0.1',
     port: options.port ?? dumpServicePort,

@@ -1,12 +1,13 @@
-import type { Logger } from '@pageferry/base'
+import { type Logger, MiB } from '@pageferry/base'
 import type { NamedImage } from '@pageferry/checkpoint'
-import type { SourceEvent } from '@pageferry/migration'
+import type { CompressedReport, Settings, SourceEvent } from '@pageferry/migration'
 import type { Lane, WorkerSpec } from '@pageferry/service/worker'
-import { type Frame, imagePieceBytes, type Lane as LaneKind } from '@pageferry/wire'
+import { type Frame, imagePieceBytes, type Lane as LaneKind, type LaneTerms } from '@pageferry/wire'
 import { type BatchPages, BulkLane } from './bulk-lane.js'
 import { FaultLane } from './fault-lane.js'
 import type { FaultTarget } from './fault-messages.js'
 import type { FaultEvents } from './fault-server.js'
+import { BulkCompression } from './lane-compression.js'
 import { LaneServer } from './lane-server.js'
 
 /** There is one process per migration yet. */
@@ -20,7 +21,7 @@ export type LaneEvent = Extract<SourceEvent, { type: 'connected' | 'laneLost' | 
 
 export interface SourceLanesOptions {
   spec: Pick<WorkerSpec, 'id' | 'host' | 'token'>
-  nrBulkLanes: number
+  settings: Pick<Settings, 'bulkLanes' | 'bulkWindowMiB' | 'compression' | 'maxBandwidthMbit'>
   log: Logger
   /** Every frame but acknowledgements. May throw: that closes the lane. */
   onFrame(frame: Frame): void
@@ -35,6 +36,8 @@ export interface SourceLanesOptions {
 export class SourceLanes {
   readonly bulk: readonly BulkLane[]
   readonly #options: SourceLanesOptions
+  readonly #terms: LaneTerms
+  readonly #compression: BulkCompression
   #server: LaneServer | null = null
   #fault: FaultLane | null = null
   #control: Lane | null = null
@@ -46,14 +49,24 @@ export class SourceLanes {
 
   constructor(options: SourceLanesOptions) {
     this.#options = options
-    this.bulk = Array.from({ length: options.nrBulkLanes }, () => new BulkLane())
+    const { bulkLanes, bulkWindowMiB, compression } = options.settings
+    this.#terms = {
+      compression: compression === 'off' ? 'none' : 'zstd',
+      windowBytes: bulkWindowMiB * MiB,
+    }
+    this.#compression = new BulkCompression(options.settings, (isOn) => this.#fault?.compress(isOn))
+    const lane = { windowBytes: this.#terms.windowBytes, compression: this.#compression }
+    this.bulk = Array.from({ length: bulkLanes }, () => new BulkLane(lane))
   }
 
   /** `port` 0: any. A successor takes the port of its predecessor, the only one that the destination knows. */
   async listen(port: number): Promise<{ port: number; url: string }> {
-    const { spec, nrBulkLanes, onFault } = this.#options
+    const { spec, settings, onFault } = this.#options
+    const nrBulkLanes = settings.bulkLanes
+    const terms = this.#terms
+    const compress = settings.compression === 'zstd'
     const fault = new FaultLane(
-      { migrationId: spec.id, token: spec.token, nrBulkLanes },
+      { migrationId: spec.id, token: spec.token, nrBulkLanes, terms, compress },
       {
         ...onFault,
         onConnected: (resumed) => this.#announce('fault', 0, resumed),
@@ -67,6 +80,7 @@ export class SourceLanes {
       migrationId: spec.id,
       token: spec.token,
       nrBulkLanes,
+      terms,
       onLane: (lane, resumed) => this.#onLane(lane, resumed),
       onFaultUpgrade: (request, socket, head) => fault.upgrade(request, socket, head),
     })
@@ -153,6 +167,13 @@ export class SourceLanes {
   get bytesSent(): number {
     const others = (this.#control?.bytesSent ?? 0) + (this.#fault?.bytesSent ?? 0)
     return this.bulk.reduce((sum, lane) => sum + lane.bytesSent, this.#bytesBefore + others)
+  }
+
+  /** On all lanes. */
+  get compressed(): CompressedReport {
+    const { pages, bytes } = this.#compression.counts
+    const faults = this.#fault?.compressed ?? { pages: 0, bytes: 0 }
+    return { pages: pages + faults.pages, bytes: bytes + faults.bytes }
   }
 
   /**

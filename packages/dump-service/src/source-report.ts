@@ -10,6 +10,7 @@ import {
 import type { DumpRequest, Workload } from '@pageferry/service'
 import type { WorkerSpec } from '@pageferry/service/worker'
 import type { OriginalProcess } from './original-process.js'
+import type { SourceLanes } from './source-lanes.js'
 import type { SourceRecords } from './source-records.js'
 
 /** The report as it grows; all times are of this machine's clock. */
@@ -30,6 +31,7 @@ export class ReportInProgress {
       rounds: [],
       pages: { present: 0, parent: 0, lazy: 0, zero: 0, hole: 0 },
       bytesOnWire: 0,
+      compressed: { pages: 0, bytes: 0 },
       blackoutMs: 0,
       totalMs: 0,
       blackout: { freezeMs: 0, captureMs: 0 },
@@ -77,8 +79,9 @@ export class ReportInProgress {
     this.#report.outcome = outcome
   }
 
-  now(bytesOnWire: number): SourceReport {
-    this.#report.bytesOnWire = bytesOnWire
+  now({ bytesSent, compressed }: Pick<SourceLanes, 'bytesSent' | 'compressed'>): SourceReport {
+    this.#report.bytesOnWire = bytesSent
+    this.#report.compressed = compressed
     this.#report.totalMs = performance.now() - this.#startedAt
     return this.#report
   }

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import {
   createLogger,
   type ErrorInfo,
@@ -115,7 +114,7 @@ export class SourceWorker {
     this.#original = new OriginalProcess(request.pid, () => this.#exited())
     this.#lanes = new SourceLanes({
       spec,
-      nrBulkLanes: this.#settings.bulkLanes,
+      settings: this.#settings,
       log: this.#log,
       onFrame: (frame) => this.#onFrame(frame),
       onBatchesLost: (batches) => this.#push?.requeue(batches),
@@ -270,7 +269,7 @@ export class SourceWorker {
     await this.#phases.run('transfer', () =>
       sendFinalRound(dump, { original, lanes: this.#lanes, round, verify, signal }),
     )
-    this.#records.saveDumpEnd({ finalRound: round, report: this.#report.now(this.#lanes.bytesSent) })
+    this.#records.saveDumpEnd({ finalRound: round, report: this.#report.now(this.#lanes) })
   }
 
   /** On record before the area exists: a successor removes it. */
@@ -317,15 +316,12 @@ export class SourceWorker {
       lazy,
       history: this.#rounds?.history,
       lanes: this.#lanes.bulk,
+      hold: { until: this.#isRunning, atMostMs: pushHoldMs },
       pushDelayMs: this.#spec.request.pushDelayMs,
       pacing: this.#pacing,
       onSent: (batch, lost) => this.#lanes.notePushed(batch, lost),
       log: this.#log,
     })
-    // Pushed at once, pages would take processor and link from a destination that is about to resume the workload.
-    await Promise.race([this.#isRunning, sleep(pushHoldMs, undefined, { signal, ref: false })]).catch(
-      () => {},
-    )
     await this.#push.run(signal)
   }
 
@@ -367,7 +363,7 @@ export class SourceWorker {
       state: state.name,
       committed: ['handed-over', 'running-on-destination'].includes(sourceWorkloadAt(state)),
       workload: this.#report.workloadIn(state, this.#original),
-      report: this.#report.now(this.#lanes.bytesSent),
+      report: this.#report.now(this.#lanes),
     }
   }
 

@@ -1,8 +1,16 @@
+import { randomBytes } from 'node:crypto'
 import { pageBytes } from '@pageferry/base'
-import { bulkWindowBatches, bulkWindowBytes, maxBatchPages } from '@pageferry/wire'
+import {
+  bulkWindowBatches,
+  bulkWindowBytes,
+  defaultTerms,
+  maxBatchPages,
+  maxPayloadBytes,
+} from '@pageferry/wire'
 import t from 'tap'
 import { eventually } from '../../service/test/fixtures/sockets.js'
 import { BulkLane } from '../src/bulk-lane.js'
+import { BulkCompression } from '../src/lane-compression.js'
 import { connectBulk, Receiver } from './fixtures/workload.js'
 
 const none = new Float64Array(0)
@@ -54,6 +62,77 @@ t.test('no more bytes are in flight than the window holds', async (t) => {
     t.ok(bulk.isIdle)
   }
 })
+
+const zstd = { ...defaultTerms, compression: 'zstd' } as const
+const settings = { compression: 'zstd', bulkLanes: 1, maxBandwidthMbit: 0 } as const
+
+t.test('compressed pages count as pages: the destination has to hold them', async (t) => {
+  const windowBytes = 2 * maxPayloadBytes
+  const bulk = new BulkLane({ windowBytes, compression: new BulkCompression(settings, () => {}) })
+  const receiver = new Receiver(16)
+  receiver.acknowledges = false
+  await connectBulk(t, bulk, receiver, 0, () => {}, { ...zstd, windowBytes })
+  const send = () => {
+    const buffer = bulk.takeBuffer()
+    buffer.pages.fill(7)
+    const runs = Float64Array.of(16, maxBatchPages)
+    bulk.send({ asId: 1, round: 1, runs, zeroRuns: none }, buffer, maxPayloadBytes)
+  }
+  t.equal(await fill(bulk, send, 10), 2, "and a window of one's own is kept")
+  await eventually('they arrive', () => receiver.batches.length === 2)
+  t.ok(bulk.bytesSent < 2000)
+  t.equal(receiver.pages.get(255)?.[0], 0x0707070707070707n)
+  t.match(bulk.lost(), [{ bytes: maxPayloadBytes }, { bytes: maxPayloadBytes }])
+})
+
+t.test('what does not become smaller travels as it is', async (t) => {
+  const compression = new BulkCompression(settings, () => {})
+  const bulk = new BulkLane({ compression })
+  const receiver = new Receiver(16)
+  await connectBulk(t, bulk, receiver, 0, () => {}, zstd)
+  const noise = randomBytes(8 * pageBytes)
+  for (let page = 0; page < 8; page++) {
+    // The receiver wants the first and the last word of a page to be the same.
+    noise.copy(noise, (page + 1) * pageBytes - 8, page * pageBytes, page * pageBytes + 8)
+  }
+  const buffer = bulk.takeBuffer()
+  noise.copy(buffer.pages)
+  bulk.send({ asId: 1, round: 1, runs: Float64Array.of(16, 8), zeroRuns: none }, buffer, noise.length)
+  await eventually('it is acknowledged', () => bulk.isIdle)
+  t.match(receiver.batches, [{ zstdBytes: 0 }])
+  for (let page = 0; page < 8; page++) {
+    t.equal(receiver.pages.get(page)?.[0], noise.readBigUInt64LE(page * pageBytes))
+  }
+  t.same(compression.counts, { pages: 0, bytes: 0 })
+})
+
+t.test('automatic: a lane that is never held back sends pages as they are', async (t) => {
+  const changes: boolean[] = []
+  const compression = new BulkCompression({ ...settings, compression: 'auto' }, (isOn) => changes.push(isOn))
+  const bulk = new BulkLane({ compression })
+  const receiver = new Receiver(16)
+  await connectBulk(t, bulk, receiver, 0, () => {}, zstd)
+  for (let i = 0; i < 30; i++) {
+    sendPages(bulk, 16, 100)
+    await eventually('it is acknowledged', () => bulk.isIdle)
+  }
+  t.ok(receiver.batches.every(({ zstdBytes }) => zstdBytes === 0))
+  t.same(changes, [])
+})
+
+t.test(
+  'who answers faults hears when a lane begins to compress, and when its connection is gone',
+  async (t) => {
+    const changes: boolean[] = []
+    const bulk = new BulkLane({ compression: new BulkCompression(settings, (isOn) => changes.push(isOn)) })
+    await connectBulk(t, bulk, new Receiver(16), 0, () => {}, zstd)
+    sendPages(bulk, 16, 1)
+    sendPages(bulk, 16, 1)
+    t.same(changes, [true])
+    bulk.lost()
+    t.same(changes, [true, false])
+  },
+)
 
 t.test('nor more batches, however small', async (t) => {
   const bulk = new BulkLane()

@@ -7,6 +7,7 @@ import {
   type Frame,
   faultLanePath,
   faultPendingMax,
+  supportedCompressions,
   supportedVersions,
 } from '@pageferry/wire'
 import t, { type Test } from 'tap'
@@ -76,7 +77,7 @@ async function dial(
     socket.send(
       encodeFrame({
         ...{ type: 'hello', versions: [...supportedVersions], migrationId, token, laneIndex: 0, resume },
-        lane: 'fault',
+        ...{ lane: 'fault', compressions: [...supportedCompressions] },
       }),
     ),
   )

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Lane } from '@pageferry/service/worker'
 import {
   decodeFrame,
+  defaultTerms,
   encodeFrame,
   type Frame,
   type FrameOf,
@@ -51,6 +52,7 @@ const hello = (fields: Partial<FrameOf<'hello'>> = {}): FrameOf<'hello'> => ({
   lane: 'control',
   laneIndex: 0,
   resume: false,
+  compressions: [],
   ...fields,
 })
 
@@ -77,7 +79,7 @@ t.test('a Hello is answered, and the lane handed over', async (t) => {
   const answer = new Promise<Buffer>((resolve) => socket.once('message', resolve))
   socket.send(encodeFrame(hello({ lane: 'bulk', laneIndex: 1 })))
   const { frame } = decodeFrame(await answer, 'bulk', 'to-destination')
-  t.same(frame, { type: 'welcome', version: Math.max(...supportedVersions), nrBulkLanes })
+  t.same(frame, { type: 'welcome', version: Math.max(...supportedVersions), nrBulkLanes, ...defaultTerms })
   t.match(lanes, [{ lane: { kind: 'bulk', index: 1 }, resumed: false }])
   t.equal(server.url, `ws://127.0.0.1:${server.port}`)
 })

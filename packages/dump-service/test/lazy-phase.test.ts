@@ -1,13 +1,23 @@
 import { createLogger, pageBytes } from '@pageferry/base'
 import { PageSet, WriteHistory } from '@pageferry/memory'
 import type { Lane } from '@pageferry/service/worker'
-import { type Frame, type FrameOf, maxBatchPages, maxFaultPages } from '@pageferry/wire'
+import {
+  defaultTerms,
+  type Frame,
+  type FrameOf,
+  type LaneTerms,
+  maxBatchPages,
+  maxFaultPages,
+  pagesIn,
+} from '@pageferry/wire'
 import t, { type Test } from 'tap'
+import { PageDecoder } from '../../restore-service/src/page-decoder.js'
 import { eventually, lanePair, Recorder } from '../../service/test/fixtures/sockets.js'
 import { BulkLane } from '../src/bulk-lane.js'
 import { FaultServer } from '../src/fault-server.js'
+import { BulkCompression } from '../src/lane-compression.js'
 import type { Pace } from '../src/pacing.js'
-import { Push } from '../src/push.js'
+import { Push, type PushOptions } from '../src/push.js'
 import { connectBulk, contentOf, pagesOf, Receiver, startPages, type Workload } from './fixtures/workload.js'
 
 const nrPages = 3000
@@ -33,17 +43,24 @@ async function setUp(
   test: Test,
   workload: Workload,
   lazy: PageSet,
-  history?: WriteHistory,
-  pacing?: Pace,
+  more: {
+    history?: WriteHistory
+    pacing?: Pace
+    compression?: BulkCompression
+    hold?: PushOptions['hold']
+    /** Of the fault lane. */
+    terms?: LaneTerms
+  } = {},
 ): Promise<Setup> {
-  const bulk = [new BulkLane()]
+  const { compression, terms, ...options } = more
+  const bulk = [new BulkLane({ compression })]
   const receiver = new Receiver(workload.first)
   const faults = new FaultServer({
     onServed: (page, nr) => push.served(page, nr),
     onDiscarded: (runs) => push.discarded(runs),
   })
   const push = new Push({
-    ...{ ...workload, asId, round, lazy, history, lanes: bulk, pacing, log },
+    ...{ ...workload, asId, round, lazy, lanes: bulk, log, ...options },
     onSent: ({ runs, zeroRuns }, lost) => {
       for (const table of [runs, zeroRuns]) {
         if (lost) faults.noteLost(table)
@@ -52,7 +69,7 @@ async function setUp(
     },
   })
   faults.serve({ pid: workload.pid, asId, round, lazy: lazy.runTable() })
-  const { source, destination: fault } = await lanePair(test, 'fault')
+  const { source, destination: fault } = await lanePair(test, 'fault', 0, terms)
   source.open({
     onFrame: (frame) => {
       if (frame.type !== 'pageRequest') throw new Error(frame.type)
@@ -144,6 +161,47 @@ t.test('serving', async (t) => {
     )
   })
 
+  await t.test('replies of several pages are compressed, where that was agreed and asked for', async (t) => {
+    const agreed = { ...defaultTerms, compression: 'zstd' } as const
+    const { faults, replies, request } = await setUp(t, workload, all, { terms: agreed })
+    request(first + 200, maxFaultPages)
+    await eventually('it is answered', () => replies.frames.length === 1)
+    faults.compress(true)
+    request(first + 200, maxFaultPages)
+    request(first + 100)
+    await eventually('these too', () => replies.frames.length === 3)
+    t.match(
+      replies.frames.map((frame) => (frame as FrameOf<'pageReply'>).zstdBytes > 0),
+      [false, true, false],
+      'not before, and not a single page',
+    )
+    const [plain, compressed] = replies.payloads
+    t.ok(compressed.length < plain.length / 5)
+    const pages = new PageDecoder().pagesOf(replies.frames[1] as FrameOf<'pageReply'>, compressed)
+    t.ok(Buffer.from(pages).equals(plain))
+    t.match(faults.compressed, { pages: plain.length / pageBytes, bytes: compressed.length })
+
+    const other = await setUp(t, workload, all)
+    other.faults.compress(true)
+    other.request(first + 200, maxFaultPages)
+    await eventually('it is answered', () => other.replies.frames.length === 1)
+    t.match(other.replies.frames, [{ zstdBytes: 0 }], 'a destination that cannot gets pages')
+  })
+
+  await t.test('compressed batches, pushed', async (t) => {
+    const compression = new BulkCompression(
+      { compression: 'zstd', bulkLanes: 1, maxBandwidthMbit: 0 },
+      () => {},
+    )
+    const { bulk, receiver, run } = await setUp(t, workload, all, { compression })
+    const agreed = { ...defaultTerms, compression: 'zstd' } as const
+    await connectBulk(t, bulk[0], receiver, 0, () => {}, agreed)
+    run()
+    await eventually('all arrive', () => receiver.pages.size === nrPages)
+    t.same(receiver.wrong(indices), [])
+    t.equal(compression.counts.pages, nrPages * 0.8)
+  })
+
   await t.test(
     'ahead of a fault, what was sent already is left out; for a fault it is sent again',
     async (t) => {
@@ -226,7 +284,7 @@ t.test('serving', async (t) => {
     const history = new WriteHistory()
     history.record(PageSet.of([first + 2000, 100]), 2)
     history.record(PageSet.of([first + 2000, 100]), 3)
-    const { bulk, receiver, replies, run, request } = await setUp(t, workload, all, history)
+    const { bulk, receiver, replies, run, request } = await setUp(t, workload, all, { history })
     request(first + 1000)
     await eventually('it is answered', () => replies.frames.length === 1)
     await connectBulk(t, bulk[0], receiver)
@@ -284,16 +342,17 @@ t.test('serving', async (t) => {
   await t.test('a limit of the bandwidth holds back what is pushed, and no reply', async (t) => {
     let bytes = 0
     let allow: () => void = () => {}
-    const allowed = new Promise<void>((resolve) => {
-      allow = resolve
+    const allowed = new Promise<boolean>((resolve) => {
+      allow = () => resolve(true)
     })
     const pacing: Pace = {
+      batchPages: 8,
       turn: () => allowed,
       sent: (more) => {
         bytes += more
       },
     }
-    const { bulk, receiver, replies, run, request } = await setUp(t, workload, all, undefined, pacing)
+    const { bulk, receiver, replies, run, request } = await setUp(t, workload, all, { pacing })
     await connectBulk(t, bulk[0], receiver)
     run()
     for (let i = 0; i < 50; i++) request(first + 10 * i)
@@ -303,6 +362,45 @@ t.test('serving', async (t) => {
     allow()
     await eventually('the rest is pushed', () => receiver.pages.size === nrPages - 50)
     t.equal(bytes, bulk[0].bytesSent)
+    t.ok(receiver.batches.every(({ runs, zeroRuns }) => pagesIn(runs) + pagesIn(zeroRuns) <= 8))
+  })
+
+  await t.test('until the workload runs at the destination, only what is asked for is sent', async (t) => {
+    let running: () => void = () => {}
+    const until = new Promise<void>((resolve) => {
+      running = resolve
+    })
+    const { bulk, receiver, replies, run, request } = await setUp(t, workload, all, {
+      hold: { until, atMostMs: 60_000 },
+    })
+    await connectBulk(t, bulk[0], receiver)
+    run()
+    for (let i = 0; i < 50; i++) request(first + 10 * i)
+    await eventually('they are answered', () => replies.frames.length === 50)
+    t.equal(receiver.pages.size, 0)
+    running()
+    await eventually('the rest is pushed', () => receiver.pages.size === nrPages - 50)
+  })
+
+  await t.test('not for ever: over a slow link Running takes long', async (t) => {
+    const { bulk, receiver, run } = await setUp(t, workload, all, {
+      hold: { until: new Promise(() => {}), atMostMs: 20 },
+    })
+    await connectBulk(t, bulk[0], receiver)
+    run()
+    await eventually('all is pushed', () => receiver.pages.size === nrPages)
+  })
+
+  await t.test('a push that is told to stop meanwhile never begins', async (t) => {
+    const push = new Push({
+      ...{ ...workload, asId, round, lazy: all, lanes: [new BulkLane()], log },
+      hold: { until: new Promise(() => {}), atMostMs: 60_000 },
+    })
+    const controller = new AbortController()
+    const running = push.run(controller.signal)
+    controller.abort()
+    await running
+    t.equal(push.pushedPages, 0)
   })
 
   await t.test('a peer that asks and does not take the replies is cut off', async (t) => {

@@ -34,3 +34,13 @@ t.test('an abort ends the wait', async (t) => {
   await pacing.turn(controller.signal)
   t.pass()
 })
+
+t.test(
+  'pushed batches are small where little is allowed: the destination must not believe that they are lost',
+  async (t) => {
+    t.equal(new Pacing(1).batchPages, 3)
+    t.equal(new Pacing(8).batchPages, 24)
+    t.equal(new Pacing(1000).batchPages, 256)
+    t.equal(new Pacing(0).batchPages, 256)
+  },
+)

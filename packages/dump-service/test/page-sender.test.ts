@@ -1,10 +1,11 @@
 import { pageBytes } from '@pageferry/base'
 import { memory as kernelMemory } from '@pageferry/kernel'
 import { PageSet } from '@pageferry/memory'
-import { type FrameOf, maxBatchPages, payloadToHashes } from '@pageferry/wire'
+import { defaultTerms, type FrameOf, maxBatchPages, payloadToHashes } from '@pageferry/wire'
 import t, { type Test } from 'tap'
 import { BulkLane } from '../src/bulk-lane.js'
 import { sendHashes } from '../src/hash-sender.js'
+import { BulkCompression } from '../src/lane-compression.js'
 import type { Pace } from '../src/pacing.js'
 import { PageReader } from '../src/page-reader.js'
 import { type SendOptions, sendPages } from '../src/page-sender.js'
@@ -24,10 +25,18 @@ const indices = Array.from({ length: nrPages }, (_, i) => i)
 const content = indices.filter((i) => contentOf(i) !== 0n)
 const never = new AbortController().signal
 
-async function prepare(test: Test, workload: Workload, nrLanes: number) {
-  const lanes = Array.from({ length: nrLanes }, () => new BulkLane())
+async function prepare(
+  test: Test,
+  workload: Workload,
+  nrLanes: number,
+  compression?: BulkCompression,
+  terms = defaultTerms,
+) {
+  const lanes = Array.from({ length: nrLanes }, () => new BulkLane({ compression }))
   const receiver = new Receiver(workload.first)
-  const connections = await Promise.all(lanes.map((lane, index) => connectBulk(test, lane, receiver, index)))
+  const connections = await Promise.all(
+    lanes.map((lane, index) => connectBulk(test, lane, receiver, index, () => {}, terms)),
+  )
   const idle = async (): Promise<void> => {
     while (lanes.some((lane) => !lane.isIdle)) await BulkLane.changed(lanes, never)
   }
@@ -79,6 +88,36 @@ t.test('sending a set of pages', async (t) => {
       t.equal(sentRuns.count, content.length)
       t.equal(zeroRuns.count, nrPages / 5)
       t.equal(progress, nrPages)
+    })
+  }
+
+  for (const [setting, agreed, nrLanes] of [
+    ['zstd', 'zstd', 1],
+    ['zstd', 'zstd', 3],
+    ['zstd', 'none', 1],
+    ['off', 'zstd', 1],
+  ] as const) {
+    const name = `compression ${setting}, of which the lane allows ${agreed}, over ${nrLanes} lane(s)`
+    await t.test(name, async (t) => {
+      const settings = { compression: setting, bulkLanes: nrLanes, maxBandwidthMbit: 0 }
+      const compression = new BulkCompression(settings, () => {})
+      const terms = { ...defaultTerms, compression: agreed }
+      const { lanes, receiver, reader, idle } = await prepare(t, workload, nrLanes, compression, terms)
+      const sent = await sendPages(all, reader, lanes, optionsFor(workload, { final: true }))
+      await idle()
+      t.same(receiver.wrong(indices), [])
+      t.equal(sent.pageBytes, content.length * pageBytes)
+      const onWire = lanes.reduce((sum, lane) => sum + lane.bytesSent, 0)
+      t.equal(sent.bytes, onWire)
+      if (setting === 'zstd' && agreed === 'zstd') {
+        t.ok(receiver.batches.every(({ zstdBytes }) => zstdBytes > 0))
+        t.ok(onWire < sent.pageBytes / 20, `${onWire} bytes for ${sent.pageBytes}`)
+        t.equal(compression.counts.pages, content.length)
+        t.ok(compression.counts.bytes > 0 && compression.counts.bytes < onWire)
+      } else {
+        t.ok(receiver.batches.every(({ zstdBytes }) => zstdBytes === 0))
+        t.same(compression.counts, { pages: 0, bytes: 0 })
+      }
     })
   }
 
@@ -139,9 +178,11 @@ t.test('sending a set of pages', async (t) => {
     const turns: number[] = []
     let bytes = 0
     const pacing: Pace = {
+      batchPages: maxBatchPages,
       turn: async () => {
         await idle()
         turns.push(receiver.batches.length)
+        return false
       },
       sent: (more) => {
         bytes += more

@@ -16,12 +16,20 @@ t.test('is the source, and takes requests for processes', async (t) => {
   t.equal(service.host, '127.0.0.1')
   t.match(await new ServiceClient(service.url, 'source').health(), { role: 'source', ok: true })
   const headers = { 'content-type': 'application/json' }
-  const response = await fetch(`${service.url}/v1/migrations`, {
-    method: 'POST',
-    headers,
-    body: '{"mode":"hybrid"}',
+  const answerTo = async (body: object) => {
+    const url = `${service.url}/v1/migrations`
+    return (await fetch(url, { method: 'POST', headers, body: JSON.stringify(body) })).json()
+  }
+  t.match(await answerTo({ mode: 'hybrid' }), {
+    code: 'BAD_REQUEST',
+    message: 'the request is malformed: pid is missing',
   })
-  t.match(await response.json(), { code: 'BAD_REQUEST', message: 'the request is malformed: pid is missing' })
+  t.match(await answerTo({ pid: 1, compression: 'gzip' }), { code: 'BAD_REQUEST', message: /compression/ })
+  t.match(await answerTo({ pid: 1, bulkWindowMiB: 17 }), { code: 'BAD_REQUEST', message: /bulkWindowMiB/ })
+  t.match(await answerTo({ pid: 1, bulkWindowMiB: 16, bulkLanes: 3 }), {
+    code: 'BAD_REQUEST',
+    message: /must be at most 32, not 48/,
+  })
 })
 
 t.test('listens where nobody else can reach it, unless told otherwise', async (t) => {

@@ -8,6 +8,7 @@ import t, { type Test } from 'tap'
 import { SourceRecords } from '../src/source-records.js'
 import { ReportInProgress } from '../src/source-report.js'
 
+const lanes = (bytesSent: number) => ({ bytesSent, compressed: { pages: 0, bytes: 0 } })
 const request: DumpRequest = { pid: 4711, mode: 'hybrid' }
 
 function specOf(t: Test): WorkerSpec<DumpRequest> {
@@ -46,7 +47,7 @@ t.test('what a successor knows', async (t) => {
     freezer: { path: '/a/b' },
   })
   t.match(
-    new ReportInProgress(spec, 'hybrid', killedEarly).now(0),
+    new ReportInProgress(spec, 'hybrid', killedEarly).now(lanes(0)),
     { workload: { pid: 4711, comm: 'odd', threads: 3 } },
     'the report of a worker that was killed early has a name for the process',
   )
@@ -60,13 +61,16 @@ t.test('what a successor knows', async (t) => {
   records.savePagemap(encodePagemap({ pagesId: 1, runs, nrRuns: 3, flags }))
   const report = new ReportInProgress(spec, 'hybrid', records)
   report.noteRound({ round: 1, pages: 2, zeroPages: 0, bytes: 3, durationMs: 4 })
-  records.saveDumpEnd({ finalRound: 2, report: report.now(5) })
+  records.saveDumpEnd({ finalRound: 2, report: report.now(lanes(5)) })
 
   const killedLate = new SourceRecords(spec, channelTo(spec))
   t.equal(killedLate.finalRound, 2)
   t.same([...killedLate.lazyPages().runs()], [...records.lazyPages().runs()])
   t.equal(killedLate.lazyPages().count, 6)
-  t.match(new ReportInProgress(spec, 'hybrid', killedLate).now(6), { rounds: [{ bytes: 3 }], bytesOnWire: 6 })
+  t.match(new ReportInProgress(spec, 'hybrid', killedLate).now(lanes(6)), {
+    rounds: [{ bytes: 3 }],
+    bytesOnWire: 6,
+  })
 })
 
 t.test('nothing is created while the workload stands still', async (t) => {

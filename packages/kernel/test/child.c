@@ -5,6 +5,8 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +16,33 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+static struct {
+	uint8_t *from;
+	size_t length;
+} move;
+
+static void *mover(void *set)
+{
+	int number;
+
+	sigwait(set, &number);
+	mremap(move.from, move.length, move.length, MREMAP_MAYMOVE | MREMAP_FIXED, move.from + move.length);
+	return NULL;
+}
+
+static uint64_t start_mover(uint8_t *from, size_t length)
+{
+	static sigset_t set;
+	pthread_t thread;
+
+	move.from = from;
+	move.length = length;
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	return (uint64_t)pthread_create(&thread, NULL, mover, &set);
+}
 
 static uint64_t perform(char operation, uint64_t address, uint64_t argument)
 {
@@ -34,6 +63,8 @@ static uint64_t perform(char operation, uint64_t address, uint64_t argument)
 	case 'm': /* move the area elsewhere */
 		return (uint64_t)(uintptr_t)mremap(at, argument, argument, MREMAP_MAYMOVE | MREMAP_FIXED,
 						   mmap(NULL, argument, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	case 't': /* another thread, which moves this to right behind itself when SIGUSR1 comes */
+		return start_mover(at, argument);
 	case 'p': /* read-only */
 		return (uint64_t)mprotect(at, argument, PROT_READ);
 	case 'a': /* another area */

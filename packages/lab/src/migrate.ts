@@ -2,6 +2,7 @@ import { constants } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError, toErrorInfo } from '@pageferry/base'
 import {
+  type CompressionSetting,
   type DestinationReport,
   type MigrationReport,
   mergeReports,
@@ -23,6 +24,9 @@ export interface MigrationOptions {
   maxDowntimeMs?: number
   maxBandwidthMbit?: number
   bulkLanes?: number
+  bulkWindowMiB?: number
+  /** Default: pages are compressed where that was measured to gain. */
+  compression?: CompressionSetting
   newPidNamespace?: boolean
   verify?: boolean
   /** Pages are sent only when they are asked for, for so long after the handover. */
@@ -147,10 +151,12 @@ class Migration {
   async run(request: MigrationRequest, signal?: AbortSignal): Promise<MigrationResult> {
     const { source, destination } = this.#clients
     const { pid, mode = 'hybrid', maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, imagesDir } = request
+    const { bulkWindowMiB, compression } = request
     const { maxBandwidthMbit, newPidNamespace, injectFault, pushDelayMs, prefetch, via } = request
     signal?.throwIfAborted()
     const created = await source.createMigration({
       ...{ pid, mode, maxRounds, maxDowntimeMs, maxBandwidthMbit, bulkLanes, verify, tracker, pushDelayMs },
+      ...{ bulkWindowMiB, compression },
     })
     const { id, token, dataUrl } = created
     this.#note(created)
@@ -289,6 +295,7 @@ export function reportOf({ id, source, destination }: MigrationResult): Migratio
   const complete: SourceReport = {
     ...{ id, mode: 'hybrid', outcome: 'resumed', workload: { pid, comm, threads }, rounds: [] },
     pages: { present: 0, parent: 0, lazy: 0, zero: 0, hole: 0 },
+    compressed: { pages: 0, bytes: 0 },
     ...{ bytesOnWire: 0, blackoutMs: 0, totalMs: 0 },
     ...measured,
     blackout: { freezeMs: 0, captureMs: 0, ...measured.blackout },

@@ -32,7 +32,7 @@ export interface RoundResult {
   pagesSent: number
   /** Pages written since the round began: what the next one would have to send. */
   dirtyNow: number
-  /** Page bytes that crossed the wire. */
+  /** Of the pages that crossed the wire, before anything was compressed: what is left is counted in pages too. */
   bytes: number
   /** From the round's scan to the acknowledgement that all of it is installed. */
   durationMs: number

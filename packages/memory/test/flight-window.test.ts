@@ -61,3 +61,44 @@ t.test('nothing measured, nothing known: one small batch alone', async (t) => {
   window.acknowledged(2, 8)
   t.ok(window.hasRoom)
 })
+
+t.test('the rate of a path is known after some batches', async (t) => {
+  const window = new FlightWindow()
+  for (let id = 1; id <= 4; id++) {
+    t.equal(window.rate, null)
+    window.sent(id, 64 * 1024, id * 10, 32)
+    window.acknowledged(id, id * 10 + 4)
+  }
+  t.same(window.rate, { bytesPerMs: 16 * 1024, pagesPerMs: 8 })
+  window.lost()
+  t.equal(window.rate, null, 'another connection may go another way')
+})
+
+t.test(
+  'compressed pages fill the path too: more of them go into a batch, up to four times as many',
+  async (t) => {
+    for (const [ratio, expected] of [
+      [1, 48],
+      [0.5, 96],
+      [0.01, 192],
+    ]) {
+      const window = new FlightWindow()
+      // 24 pages' worth of bytes per millisecond.
+      for (let id = 1; id <= 40; id++) {
+        window.sent(id, 24 * 4 * pageBytes, id * 10, (24 * 4) / ratio)
+        window.acknowledged(id, id * 10 + 4)
+      }
+      t.ok(Math.abs(window.batchPages - expected) <= 1, `${ratio}: ${window.batchPages} pages`)
+    }
+  },
+)
+
+t.test('a window that the user has chosen', async (t) => {
+  const window = new FlightWindow(2 ** 20)
+  for (let id = 1; id <= 40; id++) {
+    window.sent(id, 2 ** 20, id)
+    window.acknowledged(id, id + 0.5)
+  }
+  t.equal(window.bytes, 2 ** 20)
+  t.ok(window.hasRoom, 'one batch always fits')
+})

@@ -1,3 +1,4 @@
+import { pageBytes } from '@pageferry/base'
 import type { Outcome } from './machine.js'
 import type { Mode } from './settings.js'
 
@@ -42,6 +43,12 @@ export interface VerifyReport {
   mismatches: number
 }
 
+/** Pages that travelled compressed, and what they took on the wire. */
+export interface CompressedReport {
+  pages: number
+  bytes: number
+}
+
 /** What `--report FILE` writes. Field names are stable API. */
 export interface MigrationReport {
   id: string
@@ -51,6 +58,7 @@ export interface MigrationReport {
   rounds: RoundReport[]
   pages: PagesReport
   bytesOnWire: number
+  compressed: CompressedReport
   /** From the start of the freeze until the source heard Running: one clock, too long by half a round trip. */
   blackoutMs: number
   blackout: BlackoutReport
@@ -68,7 +76,16 @@ export interface MigrationReport {
 export interface SourceReport
   extends Pick<
     MigrationReport,
-    'id' | 'mode' | 'outcome' | 'workload' | 'rounds' | 'pages' | 'bytesOnWire' | 'blackoutMs' | 'totalMs'
+    | 'id'
+    | 'mode'
+    | 'outcome'
+    | 'workload'
+    | 'rounds'
+    | 'pages'
+    | 'bytesOnWire'
+    | 'compressed'
+    | 'blackoutMs'
+    | 'totalMs'
   > {
   blackout: Pick<BlackoutReport, 'freezeMs' | 'captureMs'>
 }
@@ -108,6 +125,7 @@ export function mergeReports(source: SourceReport, destination?: DestinationRepo
     rounds: source.rounds.map((round) => ({ ...round, durationMs: round2(round.durationMs) })),
     pages: source.pages,
     bytesOnWire: source.bytesOnWire,
+    compressed: source.compressed,
     blackoutMs: round2(source.blackoutMs),
     // Phases of both sides overlap a little, so the rest can come out below zero.
     blackout: {
@@ -211,7 +229,13 @@ export function formatReport(report: MigrationReport): string[] {
     )
   }
   lines.push(`  total      ${ms(report.totalMs)}, ${bytes(report.bytesOnWire)} on the wire`)
-  const { verify } = report
+  const { verify, compressed } = report
+  if (compressed.pages > 0) {
+    const ratio = (compressed.pages * pageBytes) / compressed.bytes
+    lines.push(
+      `  zstd       ${count(compressed.pages)} pages in ${bytes(compressed.bytes)}, ${ratio.toFixed(1)} times smaller`,
+    )
+  }
   if (verify === null) lines.push('  verify     not asked for')
   else if (verify.mismatches === 0)
     lines.push(`  verify     ${count(verify.pages)} pages compared, all equal`)

@@ -4,6 +4,10 @@ import { PageferryError } from '@pageferry/base'
 export const MODES = ['hybrid', 'precopy', 'postcopy'] as const
 export type Mode = (typeof MODES)[number]
 
+/** auto: pages are compressed on a connection where that was measured to gain. zstd: always. Both: if the peer can. */
+export const COMPRESSION_SETTINGS = ['auto', 'off', 'zstd'] as const
+export type CompressionSetting = (typeof COMPRESSION_SETTINGS)[number]
+
 /** What a user chooses for one migration. */
 export interface Settings {
   mode: Mode
@@ -23,6 +27,9 @@ export interface Settings {
   verify: boolean
   /** Connections for page batches. */
   bulkLanes: number
+  /** What each of them may have sent without acknowledgement. */
+  bulkWindowMiB: number
+  compression: CompressionSetting
 }
 
 export const DEFAULT_SETTINGS: Readonly<Settings> = {
@@ -35,7 +42,13 @@ export const DEFAULT_SETTINGS: Readonly<Settings> = {
   maxBandwidthMbit: 0,
   verify: false,
   bulkLanes: 1,
+  // As wire/limits.ts, where the reason is.
+  bulkWindowMiB: 4,
+  compression: 'auto',
 }
+
+/** Of all lanes together: the destination's worker holds so much while a round's memory map is being applied. */
+const maxWindowsMiB = 32
 
 /** Ranges, also for the API's schema. Each round costs a scan of the memory map; 1000 is far beyond use. */
 export const LIMITS = {
@@ -45,6 +58,8 @@ export const LIMITS = {
   maxBandwidthMbit: { min: 0, max: 1_000_000 },
   // One connection fills 10 Gbit/s; each further one is a worker's buffer and a window of its own.
   bulkLanes: { min: 1, max: 8 },
+  // One batch; what the protocol allows.
+  bulkWindowMiB: { min: 1, max: 16 },
 } as const
 
 /**
@@ -70,8 +85,20 @@ export function parseSettings(input: Readonly<Record<string, unknown>>): Setting
     maxBandwidthMbit: integer('maxBandwidthMbit'),
     verify: DEFAULT_SETTINGS.verify,
     bulkLanes: integer('bulkLanes'),
+    bulkWindowMiB: integer('bulkWindowMiB'),
+    compression: DEFAULT_SETTINGS.compression,
   }
-  const { mode, verify } = input
+  const { mode, verify, compression } = input
+  const known = COMPRESSION_SETTINGS.find((each) => each === compression)
+  if (known !== undefined) settings.compression = known
+  else if (compression !== undefined)
+    problems.push(`compression must be one of ${COMPRESSION_SETTINGS.join(', ')}, not ${show(compression)}`)
+  const { bulkLanes, bulkWindowMiB } = settings
+  if (bulkLanes * bulkWindowMiB > maxWindowsMiB) {
+    problems.push(
+      `bulkLanes x bulkWindowMiB must be at most ${maxWindowsMiB}, not ${bulkLanes * bulkWindowMiB}`,
+    )
+  }
   if (isMode(mode)) settings.mode = mode
   else if (mode !== undefined) problems.push(`mode must be one of ${MODES.join(', ')}, not ${show(mode)}`)
   if (typeof verify === 'boolean') settings.verify = verify

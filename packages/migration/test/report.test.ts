@@ -19,6 +19,7 @@ const source: SourceReport = {
   rounds: [{ round: 1, pages: 65536, zeroPages: 100, bytes: 268435456, durationMs: 212.5 }],
   pages: { present: 12, parent: 60000, lazy: 5524, zero: 100, hole: 3 },
   bytesOnWire: 290455552,
+  compressed: { pages: 0, bytes: 0 },
   blackoutMs: 30.456,
   blackout: { freezeMs: 2, captureMs: 5 },
   totalMs: 1234.567,
@@ -45,6 +46,7 @@ t.test('merging', async (t) => {
     'rounds',
     'pages',
     'bytesOnWire',
+    'compressed',
     'blackoutMs',
     'blackout',
     'faults',
@@ -116,6 +118,8 @@ t.test('settings', async (t) => {
     verify: false,
     maxBandwidthMbit: 0,
     bulkLanes: 1,
+    bulkWindowMiB: 4,
+    compression: 'auto',
   })
   t.match(parseSettings({ mode: 'postcopy', maxRounds: '3', verify: true, pid: 1 }), {
     mode: 'postcopy',
@@ -129,6 +133,13 @@ t.test('settings', async (t) => {
     verify: 'yes',
     maxBandwidthMbit: -1,
     bulkLanes: '',
+    bulkWindowMiB: 17,
+    compression: 'gzip',
   }
-  t.throws(() => parseSettings(wrong), { code: 'BAD_REQUEST', details: { problems: { length: 6 } } })
+  t.throws(() => parseSettings(wrong), { code: 'BAD_REQUEST', details: { problems: { length: 8 } } })
+  t.match(parseSettings({ compression: 'zstd', bulkWindowMiB: 16, bulkLanes: 2 }), { compression: 'zstd' })
+  t.throws(() => parseSettings({ bulkWindowMiB: 8, bulkLanes: 5 }), {
+    code: 'BAD_REQUEST',
+    message: /bulkLanes x bulkWindowMiB must be at most 32, not 40/,
+  })
 })

@@ -2,8 +2,9 @@ import { closeSync, openSync } from 'node:fs'
 import { pageBytes } from '@pageferry/base'
 import { InstallGate, memory as kernelMemory } from '@pageferry/kernel'
 import type { Lane } from '@pageferry/service/worker'
-import { bulkWindowBatches, bulkWindowBytes, type FrameOf, WireError } from '@pageferry/wire'
+import { bulkWindowBatches, type FrameOf, pageBytesOf, WireError } from '@pageferry/wire'
 import type { FromBulkThread, LazyTarget, Pushed, RoundTarget, Target } from './bulk-messages.js'
+import { PageDecoder } from './page-decoder.js'
 import { PageInstaller } from './page-installer.js'
 
 interface Waiting {
@@ -15,6 +16,7 @@ interface Waiting {
 /** Where the batches of the lane go at the moment. */
 interface Destination {
   readonly target: Target
+  /** @param payload the pages, not compressed any more */
   install(lane: Lane, frame: FrameOf<'pageBatch'>, payload: Uint8Array): void
   close(): void
 }
@@ -26,6 +28,7 @@ interface Destination {
  */
 export class BulkInstaller {
   readonly #post: (message: FromBulkThread, transfer?: ArrayBuffer[]) => void
+  readonly #decoder = new PageDecoder()
   #destination: Destination | null = null
   /** The only round that may wait; any, before the first target. */
   #next: number | null = null
@@ -79,7 +82,7 @@ export class BulkInstaller {
       if (frame.asId !== destination.target.asId) {
         throw new WireError('OUTSIDE_PROCESS', `address space ${frame.asId} is unknown`)
       }
-      destination.install(lane, frame, payload)
+      destination.install(lane, frame, this.#decoder.pagesOf(frame, payload))
     } else if (this.#next === null || frame.round === this.#next) this.#wait(lane, frame, payload)
     else {
       const now = destination === null ? `after round ${this.#next - 1}` : `in round ${this.#next - 1}`
@@ -90,9 +93,9 @@ export class BulkInstaller {
   #wait(lane: Lane, frame: FrameOf<'pageBatch'>, payload: Uint8Array): void {
     // Of a connection that is gone: the source sends it again.
     this.#waiting = this.#waiting.filter((other) => other.lane === lane)
-    this.#waitingBytes = this.#waiting.reduce((sum, other) => sum + other.payload.length, 0)
-    const bytes = this.#waitingBytes + payload.length
-    if (this.#waiting.length >= bulkWindowBatches || bytes > bulkWindowBytes) {
+    this.#waitingBytes = this.#waiting.reduce((sum, other) => sum + pageBytesOf(other.frame), 0)
+    const bytes = this.#waitingBytes + pageBytesOf(frame)
+    if (this.#waiting.length >= bulkWindowBatches || bytes > lane.terms.windowBytes) {
       throw new WireError('WINDOW_EXCEEDED', `${lane} does not wait for its acknowledgements`)
     }
     this.#waitingBytes = bytes

@@ -41,6 +41,7 @@ import { destinationStatus, emptyReport } from './destination-status.js'
 import { frameOf, type WordFacts } from './destination-words.js'
 import { ImageReceiver } from './image-receiver.js'
 import { holdMain, holdUserfaultfd, type Space } from './lazy-spaces.js'
+import { PageDecoder } from './page-decoder.js'
 import { Postcopy } from './postcopy.js'
 import { RestoredProcess } from './restored-process.js'
 import { RoundInlet } from './round-inlet.js'
@@ -70,6 +71,7 @@ export class DestinationWorker {
   readonly #inbox = new Inbox()
   readonly #images = new ProcessImages()
   readonly #imageReceiver: ImageReceiver
+  readonly #decoder = new PageDecoder()
   readonly #stored: StoredImages | null
   readonly #rounds = new RoundInlet({
     onRoundApplied: (frame) => this.#lanes.send(frame),
@@ -206,7 +208,7 @@ export class DestinationWorker {
   #onFrame(frame: Frame, payload: Uint8Array): void {
     switch (frame.type) {
       case 'pageReply':
-        this.#postcopy?.onReply(frame, payload)
+        this.#postcopy?.onReply(frame, this.#decoder.pagesOf(frame, payload))
         return
       case 'image':
         if (this.#driver.state.name !== 'receiving')

@@ -11,6 +11,7 @@ import {
   frameToError,
   helloTimeoutMs,
   type Lane as LaneKind,
+  supportedCompressions,
   supportedVersions,
   WireError,
 } from '@pageferry/wire'
@@ -73,6 +74,7 @@ export function dial(options: DialOptions): Promise<Dialled> {
       frames?.alignFrames()
       const { migrationId, token, resume } = options
       const versions = [...supportedVersions]
+      const compressions = [...supportedCompressions]
       const hello = {
         type: 'hello',
         versions,
@@ -81,6 +83,7 @@ export function dial(options: DialOptions): Promise<Dialled> {
         lane: kind,
         laneIndex: index,
         resume,
+        compressions,
       } as const
       socket.send(encodeFrame(hello), { binary: true })
     })
@@ -97,7 +100,9 @@ export function dial(options: DialOptions): Promise<Dialled> {
         clearTimeout(timer)
         socket.off('error', onError)
         socket.off('close', onClose)
-        resolve({ lane: new Lane(socket, kind, index, 'to-destination'), nrBulkLanes: frame.nrBulkLanes })
+        const { nrBulkLanes, compression, windowBytes } = frame
+        const terms = { compression, windowBytes }
+        resolve({ lane: new Lane(socket, kind, index, 'to-destination', terms), nrBulkLanes })
       } catch (error) {
         fail(error as Error)
       }

@@ -1,6 +1,6 @@
 import { addressOf, pageBytes, pageOf } from '@pageferry/base'
-import { InstallGate, memory as kernelMemory, uffd } from '@pageferry/kernel'
-import type { FrameOf } from '@pageferry/wire'
+import { InstallGate, memory as kernelMemory, uffd, ZstdCompressor } from '@pageferry/kernel'
+import { defaultTerms, type FrameOf, type LaneTerms, minBulkWindowBytes } from '@pageferry/wire'
 import t, { type Test } from 'tap'
 import { Child } from '../../kernel/test/child.js'
 import { eventually, lanePair, Recorder } from '../../service/test/fixtures/sockets.js'
@@ -13,14 +13,14 @@ const asId = 1
 const round = 5
 const none = new Float64Array(0)
 
-async function setUp(test: Test, hashes = false) {
+async function setUp(test: Test, hashes = false, terms?: LaneTerms) {
   const child = new Child(nrPages)
   test.teardown(() => child.end())
   uffd.api(child.uffd, uffd.UFFD_FEATURE_EVENT_REMOVE)
   uffd.register(child.uffd, child.area, BigInt(nrPages * pageBytes), uffd.UFFDIO_REGISTER_MODE_MISSING)
   const first = pageOf(child.area)
   const gate = InstallGate.create(Float64Array.of(first, nrPages))
-  const { source, destination: lane } = await lanePair(test, 'bulk')
+  const { source, destination: lane } = await lanePair(test, 'bulk', 0, terms)
   const acks = new Recorder()
   source.open(acks)
   lane.open(new Recorder())
@@ -39,12 +39,13 @@ async function setUp(test: Test, hashes = false) {
       sequence: ++sequence,
       runs,
       zeroRuns: none,
+      zstdBytes: 0,
       ...more,
     } as const
     installer.onBatch(lane, frame, pages(...bytes))
   }
   const read = (at: number): bigint => child.call('r', addressOf(first + at))
-  return { child, first, gate, lane, acks, pushed, installer, open, push, read }
+  return { child, first, gate, source, lane, acks, pushed, installer, open, push, read }
 }
 
 t.test('pushed pages go into the running process', async (t) => {
@@ -87,7 +88,7 @@ t.test('pages that only the worker can place come along, and are acknowledged by
   const nextAcks = new Recorder()
   next.source.open(nextAcks)
   next.destination.open(new Recorder())
-  const frame = { type: 'pageBatch', asId, round, sequence: 3, zeroRuns: none } as const
+  const frame = { type: 'pageBatch', asId, round, sequence: 3, zeroRuns: none, zstdBytes: 0 } as const
   installer.onBatch(next.destination, { ...frame, runs: Float64Array.of(first + 9, 1) }, pages(9))
   installer.taken(2, pageBytes)
   installer.taken(3, pageBytes)
@@ -110,4 +111,72 @@ t.test('nothing is installed once the gate is closed', async (t) => {
   gate.close()
   push(Float64Array.of(first, 1), [1])
   t.match(pushed, [{ installed: 0, isClosed: true }])
+})
+
+const agreed: LaneTerms = { ...defaultTerms, compression: 'zstd' }
+
+function compressed(...bytes: number[]): Uint8Array {
+  const content = pages(...bytes)
+  const room = Buffer.alloc(content.length)
+  return room.subarray(0, new ZstdCompressor(1).compress(content, room))
+}
+
+t.test('compressed pages', async (t) => {
+  const { first, acks, pushed, installer, lane, open, read } = await setUp(t, true, agreed)
+  open()
+  const batch = { type: 'pageBatch', asId, round, sequence: 1, zeroRuns: none } as const
+  const payload = compressed(1, 2, 3)
+  const runs = Float64Array.of(first, 2, first + 9, 1)
+  installer.onBatch(lane, { ...batch, runs, zstdBytes: payload.length }, payload)
+  t.match(pushed, [{ sequence: 1, installed: 3 }])
+  const expected = new BigUint64Array(3)
+  kernelMemory.hashPages(pages(1, 2, 3), 3, expected)
+  t.same(pushed[0].hashes, expected)
+  t.same([0, 1, 9].map(read), [1n, 2n, 3n])
+  await eventually('they are acknowledged', () => acks.frames.length === 1)
+  t.match(acks.frames, [{ sequence: 1, bytes: 3 * pageBytes }], 'as pages: both windows count those')
+
+  const fewer = Float64Array.of(first + 20, 2)
+  const more = Float64Array.of(first + 20, 4)
+  const cut = payload.subarray(0, payload.length - 1)
+  const damaged = Buffer.from(payload)
+  damaged[0] ^= 1
+  for (const [what, wrong, content] of [
+    ['more pages than the runs', fewer, payload],
+    ['fewer pages', more, payload],
+    ['a frame that was cut', Float64Array.of(first + 20, 3), cut],
+    ['damage', Float64Array.of(first + 20, 3), damaged],
+  ] as const) {
+    const frame = { ...batch, sequence: 2, runs: wrong, zstdBytes: content.length }
+    t.throws(() => installer.onBatch(lane, frame, content), { code: 'PROTOCOL', closeCode: 4104 }, what)
+  }
+  t.equal(pushed.length, 1, 'nothing of them was installed')
+})
+
+t.test('on a connection without compression a compressed batch closes the lane', async (t) => {
+  const { first, source, lane, acks } = await setUp(t)
+  const payload = compressed(1)
+  const runs = Float64Array.of(first, 1)
+  const frame = { type: 'pageBatch', asId, round, sequence: 1, runs, zeroRuns: none } as const
+  source.send({ ...frame, zstdBytes: payload.length }, payload)
+  await eventually('the lane is closed', () => acks.losses.length === 1)
+  t.match(acks.losses[0].message, /BAD_VALUE.*connection without compression/)
+  t.notOk(lane.isOpen)
+})
+
+t.test('what waits is bounded by the window, in pages and not in what they take on the way', async (t) => {
+  const windowBytes = minBulkWindowBytes
+  const { first, installer, lane } = await setUp(t, false, { ...agreed, windowBytes })
+  const payload = compressed(...Array.from({ length: 64 }, () => 5))
+  const runs = Float64Array.of(first, 64)
+  const frame = { type: 'pageBatch', asId, round, runs, zeroRuns: none, zstdBytes: payload.length } as const
+  const nrBatches = windowBytes / (64 * pageBytes)
+  t.ok(payload.length * nrBatches < windowBytes / 100)
+  for (let sequence = 1; sequence <= nrBatches; sequence++) {
+    installer.onBatch(lane, { ...frame, sequence }, payload)
+  }
+  t.throws(() => installer.onBatch(lane, { ...frame, sequence: nrBatches + 1 }, payload), {
+    code: 'PROTOCOL',
+    closeCode: 4109,
+  })
 })

@@ -1,8 +1,19 @@
+import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { createServer } from 'node:net'
-import { decodeHello, encodeFrame, type Frame, supportedVersions } from '@pageferry/wire'
+import {
+  decodeFrame,
+  decodeHello,
+  defaultTerms,
+  encodeFrame,
+  type Frame,
+  type FrameOf,
+  type LaneTerms,
+  minBulkWindowBytes,
+  supportedVersions,
+} from '@pageferry/wire'
 import t, { type Test } from 'tap'
-import type { WebSocket } from 'ws'
+import { WebSocket } from 'ws'
 import { LaneServer } from '../../dump-service/src/lane-server.js'
 import {
   closing,
@@ -14,7 +25,7 @@ import {
 import { type DialOptions, dial } from '../src/dial.js'
 
 const common = { migrationId: 'c0ffee', token: 'secret', kind: 'control', index: 0, resume: false } as const
-const welcome: Frame = { type: 'welcome', version: 1, nrBulkLanes: 3 }
+const welcome: FrameOf<'welcome'> = { type: 'welcome', version: 1, nrBulkLanes: 3, ...defaultTerms }
 
 /** A source that answers a Hello with whatever a test wants. */
 async function fakeSource(test: Test, answer: (socket: WebSocket, hello: Buffer) => void): Promise<string> {
@@ -24,8 +35,9 @@ async function fakeSource(test: Test, answer: (socket: WebSocket, hello: Buffer)
   return url
 }
 
-async function realSource(test: Test) {
+async function realSource(test: Test, wanted?: LaneTerms) {
   const recorder = new Recorder()
+  const terms: LaneTerms[] = []
   const opened: { kind: string; index: number; resumed: boolean }[] = []
   const server = await LaneServer.listen({
     host: '127.0.0.1',
@@ -33,14 +45,16 @@ async function realSource(test: Test) {
     migrationId: common.migrationId,
     token: common.token,
     nrBulkLanes: 3,
+    terms: wanted,
     onLane(lane, resumed) {
+      terms.push(lane.terms)
       opened.push({ kind: lane.kind, index: lane.index, resumed })
       lane.open(recorder)
       lane.send(clockReply)
     },
   })
   test.teardown(() => server.close())
-  return { server, recorder, opened }
+  return { server, recorder, opened, terms }
 }
 
 const clockReply = {
@@ -98,8 +112,34 @@ t.test('its Hello says who it is', async (t) => {
     lane: 'bulk',
     laneIndex: 2,
     resume: true,
+    compressions: ['zstd'],
   })
   t.match(lane, { kind: 'bulk', index: 2 })
+})
+
+t.test('both ends of a lane go by what its Welcome says', async (t) => {
+  const wanted = { compression: 'zstd', windowBytes: 2 * minBulkWindowBytes } as const
+  const { server, terms } = await realSource(t, wanted)
+  for (const kind of ['control', 'bulk'] as const) {
+    const { lane } = await dial({ ...common, url: server.url, kind })
+    t.teardown(() => lane.close())
+    t.same(lane.terms, wanted)
+    t.same(terms.pop(), wanted)
+  }
+
+  const old = new WebSocket(server.url)
+  t.teardown(() => old.terminate())
+  await once(old, 'open')
+  old.send(
+    encodeFrame({
+      ...{ type: 'hello', versions: [1], migrationId: common.migrationId, token: common.token },
+      ...{ lane: 'bulk', laneIndex: 1, resume: false, compressions: ['of-the-future'] },
+    }),
+  )
+  const [answer] = (await once(old, 'message')) as [Buffer]
+  const welcomed = decodeFrame(answer, 'bulk', 'to-destination').frame
+  t.match(welcomed, { type: 'welcome', compression: 'none' }, 'a destination that cannot gets pages')
+  t.same(terms.pop(), { ...wanted, compression: 'none' })
 })
 
 t.test('what the source refuses is its error', async (t) => {

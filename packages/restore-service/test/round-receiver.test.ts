@@ -82,6 +82,7 @@ function batch(
     sequence: ++sequence,
     runs,
     zeroRuns: none,
+    zstdBytes: 0,
     ...more,
   }
   const { lane, installer } = lanes[index]

@@ -5,10 +5,12 @@ import {
   closeReason,
   type Direction,
   decodeFrame,
+  defaultTerms,
   describeCloseCode,
   encodeFrame,
   type Frame,
   type Lane as LaneKind,
+  type LaneTerms,
   laneLimits,
   WireError,
 } from '@pageferry/wire'
@@ -48,6 +50,7 @@ export function mustBeBinary(isBinary: boolean): void {
 export class Lane {
   readonly kind: LaneKind
   readonly index: number
+  readonly terms: LaneTerms
   bytesSent = 0
   bytesReceived = 0
   readonly #socket: WebSocket
@@ -62,10 +65,18 @@ export class Lane {
   #missed = 0
   readonly #heartbeat: NodeJS.Timeout
 
-  constructor(socket: WebSocket, kind: LaneKind, index: number, incoming: Direction) {
+  /** @param terms what its handshake has settled */
+  constructor(
+    socket: WebSocket,
+    kind: LaneKind,
+    index: number,
+    incoming: Direction,
+    terms: LaneTerms = defaultTerms,
+  ) {
     this.#socket = socket
     this.kind = kind
     this.index = index
+    this.terms = terms
     this.#incoming = incoming
     socket.on('message', (data: Buffer, isBinary: boolean) => {
       if (this.#handlers === null || this.#early.length > 0)
@@ -158,6 +169,7 @@ export class Lane {
     try {
       mustBeBinary(isBinary)
       const { frame, payload } = decodeFrame(data, this.kind, this.#incoming)
+      this.#checkCompression(frame)
       this.#handlers?.onFrame(frame, payload)
     } catch (error) {
       this.close(error)
@@ -168,6 +180,12 @@ export class Lane {
           : new PageferryError('INTERNAL', `${this}: ${cause}`, { cause: error }),
       )
     }
+  }
+
+  #checkCompression(frame: Frame): void {
+    if ((frame.type !== 'pageBatch' && frame.type !== 'pageReply') || frame.zstdBytes === 0) return
+    if (this.terms.compression === 'zstd') return
+    throw new WireError('BAD_VALUE', `${frame.type}.zstdBytes on a connection without compression`)
   }
 
   #beat(): void {

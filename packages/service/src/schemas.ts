@@ -1,5 +1,5 @@
 import { ERROR_CODES, type ErrorCode } from '@pageferry/base'
-import { LIMITS } from '@pageferry/migration'
+import { COMPRESSION_SETTINGS, LIMITS } from '@pageferry/migration'
 import { type Static, Type } from 'typebox'
 
 /**
@@ -55,6 +55,10 @@ export const DumpRequestSchema = Type.Object(
     /** Default: the best that the source's kernel has. */
     tracker: Type.Optional(Type.Enum(['wp-async', 'soft-dirty', 'page-hash'])),
     bulkLanes: Type.Optional(integer(LIMITS.bulkLanes)),
+    /** Of each lane; all together are bounded too, see migration/settings.ts. */
+    bulkWindowMiB: Type.Optional(integer(LIMITS.bulkWindowMiB)),
+    /** Of pages, in flight. Default: where it was measured to gain. */
+    compression: Type.Optional(Type.Enum([...COMPRESSION_SETTINGS])),
     /** For tests: a fault of migration/faults.ts, "name" or "name:seed". */
     injectFault: Type.Optional(Type.String({ minLength: 1, maxLength: 100 })),
   },

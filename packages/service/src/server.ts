@@ -31,6 +31,8 @@ export interface ServiceOptions extends Pick<SupervisorOptions, 'inUse' | 'workl
   logger: Logger
   /** Shape of the body of POST /v1/migrations. */
   requestSchema: TObject
+  /** What the shape cannot say. @throws BAD_REQUEST */
+  checkRequest?: (body: Record<string, unknown>) => void
   insecureListenAnywhere?: boolean
   limits?: Partial<Limits>
 }
@@ -60,7 +62,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   const stateDir = new StateDir(options.stateDir, logger)
   try {
     const supervisor = new Supervisor(stateDir, { ...options, host, limits })
-    const app = createApp(supervisor, options.requestSchema, { role, host, limits, logger })
+    const app = createApp(supervisor, options, { role, host, limits, logger })
     const port = await listen(app, role, host, options.port)
     const url = serviceUrl(host, port)
     logger.info({ url, stateDir: stateDir.path }, `${SERVICE_NAMES[role]} is listening`)
@@ -109,7 +111,7 @@ interface AppOptions {
 
 function createApp(
   supervisor: Supervisor,
-  requestSchema: TObject,
+  { requestSchema, checkRequest }: Pick<ServiceOptions, 'requestSchema' | 'checkRequest'>,
   { role, host, limits, logger }: AppOptions,
 ) {
   const app = fastify({
@@ -150,6 +152,7 @@ function createApp(
     '/v1/migrations',
     { schema: { body: requestSchema, response: { 201: StatusSchema, ...errors } } },
     async (request, reply) => {
+      checkRequest?.(request.body as Record<string, unknown>)
       reply.code(201)
       if (role === 'destination') return supervisor.createDestination(request.body as RestoreRequest)
       const clientGone = new AbortController()

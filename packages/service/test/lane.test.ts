@@ -44,6 +44,7 @@ t.test('carries frames and their payloads both ways', async (t) => {
     sequence: 7,
     runs: Float64Array.of(16, 1, 20, 1),
     zeroRuns: Float64Array.of(17, 2),
+    zstdBytes: 0,
   }
   source.send(batch, pages)
   destination.send(ack(7))
@@ -120,6 +121,7 @@ const batchHeader = encodeHeader({
   sequence: 1,
   runs: Float64Array.of(16, 1),
   zeroRuns: new Float64Array(0),
+  zstdBytes: 0,
 })
 /** The tag of the body, and no field in it. */
 const emptyAck = Buffer.from([3, 0, 0, 0, ...encodeHeader(ack(1)).subarray(4, 6), 0])

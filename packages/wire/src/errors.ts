@@ -9,7 +9,7 @@ export const WIRE_FAULTS = {
   TOO_LARGE: { closeCode: 4101, text: 'the frame or one of its lists exceeds a limit' },
   UNKNOWN_FRAME: { closeCode: 4102, text: 'the frame has no body that this version knows' },
   WRONG_LANE: { closeCode: 4103, text: 'the frame does not belong on this lane or in this direction' },
-  BAD_PAYLOAD: { closeCode: 4104, text: 'the payload is not as long as the header says' },
+  BAD_PAYLOAD: { closeCode: 4104, text: 'the payload is not what the header says' },
   BAD_RUNS: { closeCode: 4105, text: 'the page runs are empty, unordered, overlapping or out of range' },
   BAD_VALUE: { closeCode: 4106, text: 'a field is missing or has a value that it cannot have' },
   OUT_OF_ORDER: { closeCode: 4107, text: 'the frame is not expected in this state' },

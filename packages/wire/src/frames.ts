@@ -20,7 +20,9 @@ import {
   imagePieceBytes,
   maxBatchPages,
   maxBulkLanes,
+  maxBulkWindowBytes,
   maxCommChars,
+  maxCompressions,
   maxCpuFlags,
   maxFaultPages,
   maxHashPages,
@@ -31,6 +33,7 @@ import {
   maxNameChars,
   maxNeededFiles,
   maxPathChars,
+  maxPayloadBytes,
   maxPid,
   maxRunsPerBatch,
   maxRunsPerDiscard,
@@ -40,14 +43,18 @@ import {
   maxVersions,
   maxZeroPagesPerBatch,
   maxZeroRunsPerBatch,
+  minBulkWindowBytes,
   pageLimit,
 } from './limits.js'
+import { COMPRESSIONS } from './terms.js'
 
 // Protobuf cannot tell a number that is missing from 0; whatever identifies something therefore counts from 1.
 const asId = u32(1)
 const round = u32(1)
 const pid = count(1, maxPid)
 const name = text(maxNameChars, /^[^\0]*$/)
+/** 0: the payload is pages. Else it is one zstd frame of so many bytes, which holds them. */
+const zstdBytes = count(0, maxPayloadBytes - 1)
 const errorFields = {
   code: text(maxNameChars, /^[A-Z][A-Z_]*$/),
   message: text(maxMessageChars),
@@ -86,8 +93,15 @@ export const FRAMES = {
     lane: enumeration(LANES),
     laneIndex: count(0, maxBulkLanes - 1),
     resume: flag,
+    /** Also of later versions: names that we do not know mean nothing. */
+    compressions: list(text(maxNameChars, /^[a-z0-9-]+$/), maxCompressions),
   },
-  welcome: { version: u32(1), nrBulkLanes: count(1, maxBulkLanes) },
+  welcome: {
+    version: u32(1),
+    nrBulkLanes: count(1, maxBulkLanes),
+    compression: word(...COMPRESSIONS),
+    windowBytes: count(minBulkWindowBytes, maxBulkWindowBytes),
+  },
   refusal: errorFields,
 
   begin: {
@@ -152,6 +166,7 @@ export const FRAMES = {
     nrPages: count(1, maxFaultPages),
     runs: runs(maxFaultPages, maxFaultPages),
     zeroRuns: runs(maxFaultPages, maxFaultPages),
+    zstdBytes,
   },
 
   pageBatch: {
@@ -160,6 +175,7 @@ export const FRAMES = {
     sequence: count(1),
     runs: runs(maxRunsPerBatch, maxBatchPages),
     zeroRuns: runs(maxZeroRunsPerBatch, maxZeroPagesPerBatch),
+    zstdBytes,
   },
   batchAck: { sequence: count(1), bytes: count() },
   discard: { asId, round, runs: runs(maxRunsPerDiscard) },

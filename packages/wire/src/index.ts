@@ -38,5 +38,13 @@ export {
   type Route,
 } from './lanes.js'
 export * from './limits.js'
-export { pagesIn, payloadBytesOf } from './rules.js'
+export { pageBytesOf, pagesIn, payloadBytesOf } from './rules.js'
+export {
+  agree,
+  COMPRESSIONS,
+  type Compression,
+  defaultTerms,
+  type LaneTerms,
+  supportedCompressions,
+} from './terms.js'
 export { negotiate, supportedVersions } from './versions.js'

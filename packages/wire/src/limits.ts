@@ -80,8 +80,18 @@ export const maxJsonChars = 64 * KiB
 
 /** Bulk lanes of a migration: one fills 10 Gbit/s, and each costs a thread on both sides. */
 export const maxBulkLanes = 16
-/** Bytes a bulk lane may have sent without acknowledgement: 10 Gbit/s times 3 ms, and no more queueing than that. */
+/**
+ * Bytes of pages that a bulk lane may have sent without acknowledgement, when nobody wants otherwise: 10 Gbit/s times
+ * 3 ms, and no more queueing than that. Both sides count pages as they are installed, compressed or not: so the window
+ * bounds what the destination may have to hold as well as what is on its way.
+ */
 export const bulkWindowBytes = 4 * MiB
+/** A batch must fit. */
+export const minBulkWindowBytes = maxPayloadBytes
+/** The destination keeps a window's worth of what overtakes the message that says where it goes. */
+export const maxBulkWindowBytes = 16 * MiB
+/** Names in a Hello's list of compressions. */
+export const maxCompressions = 8
 /** Batches in flight on one lane; small batches must not pile up without bound below the window. */
 export const bulkWindowBatches = 256
 /** Requests that the destination keeps open on the fault lane; each thread of a workload can wait for one page. */

@@ -10,6 +10,11 @@ export function pagesIn(runs: Float64Array): number {
   return pages
 }
 
+/** Bytes of the pages that come with a frame, once nothing is compressed any more. */
+export function pageBytesOf({ runs }: { runs: Float64Array }): number {
+  return pagesIn(runs) * pageBytes
+}
+
 /**
  * How many bytes follow the header. Always known from the header alone, so a message that was cut anywhere is noticed;
  * for the same reason every piece of an image but the last is `imagePieceBytes` long.
@@ -18,7 +23,7 @@ export function payloadBytesOf(frame: Frame): number {
   switch (frame.type) {
     case 'pageBatch':
     case 'pageReply':
-      return pagesIn(frame.runs) * pageBytes
+      return frame.zstdBytes || pageBytesOf(frame)
     case 'pageHashes':
       return pagesIn(frame.runs) * BigUint64Array.BYTES_PER_ELEMENT
     case 'image':
@@ -56,12 +61,14 @@ export function checkRules(frame: Frame): void {
       checkDisjoint(frame.runs, frame.zeroRuns, 'pageReply')
       checkWithin(frame.runs, frame.page, frame.nrPages, 'pageReply.runs')
       checkWithin(frame.zeroRuns, frame.page, frame.nrPages, 'pageReply.zeroRuns')
+      checkSmaller(frame, 'pageReply')
       return
     case 'pageBatch':
       if (frame.runs.length + frame.zeroRuns.length === 0) {
         throw new WireError('BAD_RUNS', 'pageBatch has no pages')
       }
       checkDisjoint(frame.runs, frame.zeroRuns, 'pageBatch')
+      checkSmaller(frame, 'pageBatch')
       return
     case 'discard':
       if (frame.runs.length === 0) throw new WireError('BAD_RUNS', 'discard has no pages')
@@ -72,6 +79,14 @@ export function checkRules(frame: Frame): void {
 function checkWindow(page: number, nrPages: number, at: string): void {
   if (page + nrPages > pageLimit) {
     throw new WireError('BAD_RUNS', `${at} leaves the address space at page ${page}`)
+  }
+}
+
+/** So that no payload is larger than its pages, and none is compressed that has no pages. */
+function checkSmaller(frame: { runs: Float64Array; zstdBytes: number }, at: string): void {
+  const bytes = pageBytesOf(frame)
+  if (frame.zstdBytes > 0 && frame.zstdBytes >= bytes) {
+    throw new WireError('BAD_VALUE', `${at}.zstdBytes is ${frame.zstdBytes}, for pages of ${bytes} bytes`)
   }
 }
 

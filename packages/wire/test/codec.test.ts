@@ -59,14 +59,18 @@ const page = new Uint8Array(4096).fill(0xa5)
 /** Encoded by hand from the protobuf encoding page. */
 const literals: [string, Frame, Buffer][] = [
   ['commit', { type: 'commit' }, hexFrame('5a 00')],
-  ['welcome', { type: 'welcome', version: 1, nrBulkLanes: 2 }, hexFrame('12 04 08 01 10 02')],
+  [
+    'welcome',
+    { type: 'welcome', version: 1, nrBulkLanes: 2, compression: 'none', windowBytes: 2 ** 20 },
+    hexFrame('12 0e 08 01 10 02 1a 04 6e6f6e65 20 808040'),
+  ],
   [
     'hello',
     {
       ...{ type: 'hello', versions: [1, 300], migrationId: 'm1', token: 'tok' },
-      ...{ lane: 'bulk', laneIndex: 1, resume: true },
+      ...{ lane: 'bulk', laneIndex: 1, resume: true, compressions: ['zstd'] },
     },
-    hexFrame('0a 14 0a 03 01 ac02 12 02 6d31 1a 03 746f6b 20 03 28 01 30 01'),
+    hexFrame('0a 1a 0a 03 01 ac02 12 02 6d31 1a 03 746f6b 20 03 28 01 30 01 3a 04 7a737464'),
   ],
   [
     'clockReply',
@@ -95,9 +99,17 @@ const literals: [string, Frame, Buffer][] = [
     'pageBatch',
     {
       ...{ type: 'pageBatch', asId: 1, round: 1, sequence: 1 },
-      ...{ runs: Float64Array.of(0x55555, 1), zeroRuns: Float64Array.of(1, 2, 4, 1) },
+      ...{ runs: Float64Array.of(0x55555, 1), zeroRuns: Float64Array.of(1, 2, 4, 1), zstdBytes: 0 },
     },
     hexFrame('c202 12 08 01 10 01 18 01 22 04 d5aa15 01 2a 04 01 02 04 01', page),
+  ],
+  [
+    'pageBatch compressed',
+    {
+      ...{ type: 'pageBatch', asId: 1, round: 1, sequence: 1 },
+      ...{ runs: Float64Array.of(0x55555, 1), zeroRuns: new Float64Array(0), zstdBytes: 3 },
+    },
+    hexFrame('c202 0e 08 01 10 01 18 01 22 04 d5aa15 01 30 03', Buffer.from('abc')),
   ],
   [
     'image',
@@ -234,6 +246,7 @@ t.test('pages are copied neither by encodeFrameInto nor by decodeFrame', async (
     sequence: 9,
     runs,
     zeroRuns: new Float64Array(),
+    zstdBytes: 0,
   }
 
   const message = encodeFrameInto(frame, buffer, maxPayloadBytes)
@@ -255,7 +268,15 @@ t.test('the longest batch header fits the reserve', async (t) => {
     i % 2 === 0 ? zeroFirst + i : 1,
   )
   const sequence = Number.MAX_SAFE_INTEGER
-  const frame: Frame = { type: 'pageBatch', asId: 2 ** 32 - 1, round: 2 ** 32 - 1, sequence, runs, zeroRuns }
+  const frame: Frame = {
+    type: 'pageBatch',
+    asId: 2 ** 32 - 1,
+    round: 2 ** 32 - 1,
+    sequence,
+    runs,
+    zeroRuns,
+    zstdBytes: 0,
+  }
   t.ok(encodeHeader(frame).length < maxPageHeaderBytes)
   t.doesNotThrow(() => encodeFrameInto(frame, new Uint8Array(frameBufferBytes), maxPayloadBytes))
 })

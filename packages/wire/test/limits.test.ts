@@ -1,6 +1,8 @@
+import { pageBytes } from '@pageferry/base'
 import fc from 'fast-check'
 import t from 'tap'
 import {
+  bulkWindowBytes,
   decodeFrame,
   decodeHello,
   encodeFrame,
@@ -11,6 +13,7 @@ import {
   isAllowed,
   LANES,
   maxBatchPages,
+  maxBulkWindowBytes,
   maxFaultPages,
   maxHashPages,
   maxHelloBytes,
@@ -19,6 +22,7 @@ import {
   maxPayloadBytes,
   maxZeroPagesPerBatch,
   maxZeroRunsPerBatch,
+  minBulkWindowBytes,
   pageLimit,
   payloadBytesOf,
   ROUTES,
@@ -44,10 +48,11 @@ const batch: FrameOf<'pageBatch'> = {
   sequence: 1,
   runs: at(8, 4),
   zeroRuns: none,
+  zstdBytes: 0,
 }
 const reply: FrameOf<'pageReply'> = {
   ...{ type: 'pageReply', asId: 1, round: 1, requestId: 1 },
-  ...{ page: 100, nrPages: 8, runs: at(100, 8), zeroRuns: none },
+  ...{ page: 100, nrPages: 8, runs: at(100, 8), zeroRuns: none, zstdBytes: 0 },
 }
 const request: FrameOf<'pageRequest'> = {
   type: 'pageRequest',
@@ -69,7 +74,10 @@ const hashes: FrameOf<'pageHashes'> = {
 const failed: FrameOf<'failed'> = { type: 'failed', code: 'KERNEL', message: 'm', detailsJson: '' }
 const hello: FrameOf<'hello'> = {
   ...{ type: 'hello', versions: [1], migrationId: 'm', token: 't' },
-  ...{ lane: 'control', laneIndex: 0, resume: false },
+  ...{ lane: 'control', laneIndex: 0, resume: false, compressions: ['zstd', 'of-the-future'] },
+}
+const welcome: FrameOf<'welcome'> = {
+  ...{ type: 'welcome', version: 1, nrBulkLanes: 1, compression: 'zstd', windowBytes: bulkWindowBytes },
 }
 const ns = 2n ** 63n
 const facts = {
@@ -84,6 +92,12 @@ const begin: FrameOf<'begin'> = {
 const valid: Frame[] = [
   ...[batch, reply, request, image, hashes, failed, hello, begin],
   { ...batch, runs: at(pageLimit - 1, 1) },
+  { ...batch, zstdBytes: 1 },
+  { ...batch, zstdBytes: 4 * pageBytes - 1 },
+  { ...reply, zstdBytes: 8 * pageBytes - 1 },
+  welcome,
+  { ...welcome, compression: 'none', windowBytes: minBulkWindowBytes },
+  { ...welcome, windowBytes: maxBulkWindowBytes },
   { ...batch, runs: at(1, 1, 2, 1), zeroRuns: at(0, 1, 3, 1) },
   { ...batch, runs: scattered(maxBatchPages), zeroRuns: at(2 ** 20, maxZeroPagesPerBatch) },
   { ...batch, runs: none, zeroRuns: scattered(maxZeroRunsPerBatch) },
@@ -172,7 +186,16 @@ const refused: [what: string, fault: WireFault, frame: Frame, payloadBytes?: num
   ['no versions', 'BAD_VALUE', { ...hello, versions: [] }],
   ['too many versions', 'TOO_LARGE', { ...hello, versions: Array(33).fill(1) }],
   ['a second control lane', 'BAD_VALUE', { ...hello, laneIndex: 1 }],
-  ['no bulk lane', 'BAD_VALUE', { type: 'welcome', version: 1, nrBulkLanes: 0 }],
+  ['no bulk lane', 'BAD_VALUE', { ...welcome, nrBulkLanes: 0 }],
+  ['too many compressions', 'TOO_LARGE', { ...hello, compressions: Array(9).fill('zstd') }],
+  ['a compression without a name', 'BAD_VALUE', { ...hello, compressions: [''] }],
+  ['an unknown compression', 'BAD_VALUE', { ...welcome, compression: 'lz4' as 'zstd' }],
+  ['a window for less than a batch', 'BAD_VALUE', { ...welcome, windowBytes: minBulkWindowBytes - 1 }],
+  ['a window beyond all memory', 'BAD_VALUE', { ...welcome, windowBytes: maxBulkWindowBytes + 1 }],
+  ['no window', 'BAD_VALUE', { ...welcome, windowBytes: 0 }],
+  ['pages that became no smaller', 'BAD_VALUE', { ...batch, zstdBytes: 4 * pageBytes }, 4 * pageBytes],
+  ['compressed zeros', 'BAD_VALUE', { ...batch, runs: none, zeroRuns: at(1, 1), zstdBytes: 9 }, 9],
+  ['a reply that became no smaller', 'BAD_VALUE', { ...reply, zstdBytes: 8 * pageBytes }, 8 * pageBytes],
   ['no threads', 'BAD_VALUE', { ...begin, tids: [] }],
   ['pid 0', 'BAD_VALUE', { ...begin, pid: 0 }],
   [

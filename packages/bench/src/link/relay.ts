@@ -29,15 +29,6 @@ export function describeLink({ rttMs, jitterMs, rateMbit }: LinkOptions): string
   return parts.length > 0 ? parts.join(', ') : 'relay alone'
 }
 
-/** What bounds a benchmark's bandwidth, for its title: the option of the migration, and the link. */
-export function describeBandwidth(options: { maxBandwidthMbit?: number; link?: LinkOptions }): string[] {
-  const { maxBandwidthMbit, link } = options
-  return [
-    ...(maxBandwidthMbit === undefined ? [] : [`at most ${maxBandwidthMbit} Mbit/s`]),
-    ...(link === undefined ? [] : [describeLink(link)]),
-  ]
-}
-
 /** Bytes a second, 0 without a limit. */
 export function rateBytes({ rateMbit }: LinkOptions): number {
   return Math.round((rateMbit * 1e6) / 8)

@@ -18,6 +18,8 @@ export interface MigrationFlags {
   maxDowntime?: number
   maxBandwidth?: number
   bulkLanes?: number
+  bulkWindow?: number
+  compression?: MigrationOptions['compression']
   newPidNamespace?: boolean
   verify?: boolean
   prefetch?: boolean
@@ -39,6 +41,8 @@ export function migrationOptions(flags: MigrationFlags): MigrationOptions {
     maxDowntime: maxDowntimeMs,
     maxBandwidth: maxBandwidthMbit,
     bulkLanes,
+    bulkWindow: bulkWindowMiB,
+    compression,
     newPidNamespace,
     verify,
     prefetch,
@@ -52,6 +56,8 @@ export function migrationOptions(flags: MigrationFlags): MigrationOptions {
     maxDowntimeMs,
     maxBandwidthMbit,
     bulkLanes,
+    bulkWindowMiB,
+    compression,
     newPidNamespace,
     verify,
     prefetch,

@@ -1,14 +1,18 @@
 import fc, { type Arbitrary } from 'fast-check'
 import {
+  COMPRESSIONS,
   type Frame,
   type FrameOf,
   type FrameType,
   imagePieceBytes,
   maxBatchPages,
   maxBulkLanes,
+  maxBulkWindowBytes,
   maxFaultPages,
   maxImageBytes,
   maxPid,
+  minBulkWindowBytes,
+  pageBytesOf,
   pageLimit,
 } from '../../src/index.js'
 
@@ -102,9 +106,15 @@ export const arbitraryFrames: Record<FrameType, Arbitrary<Frame>> = {
       lane: fc.constant(lane),
       laneIndex: lane === 'bulk' ? fc.integer({ min: 0, max: maxBulkLanes - 1 }) : fc.constant(0),
       resume: fc.boolean(),
+      compressions: fc.array(fc.stringMatching(/^[a-z0-9-]{1,64}$/), { maxLength: 8 }),
     }),
   ),
-  welcome: plain('welcome', { version: id, nrBulkLanes: fc.integer({ min: 1, max: maxBulkLanes }) }),
+  welcome: plain('welcome', {
+    version: id,
+    nrBulkLanes: fc.integer({ min: 1, max: maxBulkLanes }),
+    compression: fc.constantFrom(...COMPRESSIONS),
+    windowBytes: fc.integer({ min: minBulkWindowBytes, max: maxBulkWindowBytes }),
+  }),
   refusal: plain('refusal', errorFields),
   begin: plain('begin', {
     source: hostFacts,
@@ -181,6 +191,7 @@ export const arbitraryFrames: Record<FrameType, Arbitrary<Frame>> = {
         nrPages: fc.constant(maxFaultPages),
         runs: fc.constant(moved(tables.runs, first)),
         zeroRuns: fc.constant(moved(tables.zeroRuns, first)),
+        zstdBytes: zstdBytes(tables.runs),
       }),
     ),
   pageBatch: twoTables(runTable(20, maxBatchPages / 64, 1)).chain(({ runs, zeroRuns }) =>
@@ -190,6 +201,7 @@ export const arbitraryFrames: Record<FrameType, Arbitrary<Frame>> = {
       sequence: fc.integer({ min: 1, max: Number.MAX_SAFE_INTEGER }),
       runs: fc.constant(runs),
       zeroRuns: fc.constant(zeroRuns),
+      zstdBytes: zstdBytes(runs),
     }),
   ),
   batchAck: plain('batchAck', {
@@ -197,6 +209,12 @@ export const arbitraryFrames: Record<FrameType, Arbitrary<Frame>> = {
     bytes: count,
   }),
   discard: plain('discard', { asId, round, runs: runTable(20, 2 ** 28, 1) }),
+}
+
+/** Mostly not compressed, and never to what is not smaller. */
+function zstdBytes(runs: Float64Array): Arbitrary<number> {
+  const most = Math.max(0, pageBytesOf({ runs }) - 1)
+  return fc.oneof(fc.constant(0), fc.integer({ min: 0, max: most }))
 }
 
 /** Runs within the first `nrPages` pages. */

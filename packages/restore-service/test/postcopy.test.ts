@@ -1,0 +1,165 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { addressOf, createLogger, pageBytes, pageOf } from '@pageferry/base'
+import { fds, uffd } from '@pageferry/kernel'
+import { LazyMap, PageSet } from '@pageferry/memory'
+import type { Frame, FrameOf } from '@pageferry/wire'
+import t, { type Test } from 'tap'
+import { Child } from '../../kernel/test/child.js'
+import { eventually, lanePair } from '../../service/test/fixtures/sockets.js'
+import { type Holder, holdMain, type Space } from '../src/lazy-spaces.js'
+import { Postcopy } from '../src/postcopy.js'
+import { pages } from './fixtures/skeleton.js'
+
+const nrPages = 64
+const asId = 1
+const round = 5
+const none = new Float64Array(0)
+const features = uffd.UFFD_FEATURE_EVENT_REMOVE | uffd.UFFD_FEATURE_EVENT_REMAP | uffd.UFFD_FEATURE_THREAD_ID
+
+/** Of one worker that nobody takes over from. */
+const keeper: Holder = { hold: () => {}, drop: () => {}, list: () => [], fetch: () => -1 }
+
+/** A child's area in the lazy phase; the test is the source. */
+async function setUp(test: Test, lazyOf: (first: number) => LazyMap, prefetch = false) {
+  const child = new Child(nrPages)
+  uffd.api(child.uffd, features)
+  uffd.register(child.uffd, child.area, BigInt(nrPages * pageBytes), uffd.UFFDIO_REGISTER_MODE_MISSING)
+  const first = pageOf(child.area)
+  const space: Space = holdMain(keeper, fds.dup(child.uffd), lazyOf(first))
+  const postcopy = new Postcopy({
+    ...{ spaces: [space], takenOver: false, asId, round, prefetch, verifier: null, keeper },
+    log: createLogger('test', 'silent'),
+    onProgress: () => {},
+    onForkRead: () => {},
+  })
+  const { source, destination } = await lanePair(test, 'fault')
+  const requests: FrameOf<'pageRequest'>[] = []
+  source.open({
+    onFrame: (frame: Frame) => {
+      if (frame.type === 'pageRequest') requests.push(frame)
+    },
+    onLost: () => {},
+  })
+  destination.open({
+    onFrame: (frame, payload) => {
+      if (frame.type === 'pageReply') postcopy.onReply(frame, payload)
+    },
+    onLost: () => {},
+  })
+  postcopy.attachFaultLane(destination)
+  const controller = new AbortController()
+  const running = postcopy.run(controller.signal).catch(() => {})
+  test.teardown(async () => {
+    controller.abort()
+    await running
+    postcopy.release()
+    await child.end()
+  })
+  /** With pages that hold their number in the area; without: they were pushed. */
+  const reply = ({ requestId, page, nrPages: nr }: FrameOf<'pageRequest'>, withPages = true): void => {
+    const content = Array.from({ length: nr }, (_, i) => page - first + i + 1)
+    const runs = withPages ? Float64Array.of(page, nr) : none
+    const frame = { type: 'pageReply', asId, round, requestId, page, nrPages: nr, runs } as const
+    source.send({ ...frame, zeroRuns: none, zstdBytes: 0 }, withPages ? pages(...content) : undefined)
+  }
+  /** What the child answers to an operation, while faults are served. */
+  const answer = async (): Promise<bigint> => {
+    for (;;) {
+      try {
+        return child.answerWithin(1)
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ETIMEDOUT') throw error
+        await sleep(1)
+      }
+    }
+  }
+  return { child, first, space, postcopy, requests, reply, answer }
+}
+
+t.test('asked for ahead, left out because it was pushed, and faulted on before it came', async (t) => {
+  const lazy = (first: number) => new LazyMap(PageSet.of([first, nrPages]))
+  const { child, first, requests, reply, answer } = await setUp(t, lazy, true)
+  const ahead: FrameOf<'pageRequest'>[] = []
+  let seen = 0
+  /** Answers what somebody waits for, and keeps the rest. */
+  const answerDemands = (): void => {
+    for (; seen < requests.length; seen++) {
+      if (requests[seen].ahead) ahead.push(requests[seen])
+      else reply(requests[seen])
+    }
+  }
+  const touch = async (index: number): Promise<void> => {
+    child.start('r', addressOf(first + index))
+    const value = answer()
+    let done = false
+    void value.then(() => {
+      done = true
+    })
+    await eventually(`page ${index} comes`, () => {
+      answerDemands()
+      return done
+    })
+    t.equal(await value, BigInt(index + 1))
+  }
+  let index = 0
+  for (; ahead.length === 0 && index < nrPages; index++) await touch(index)
+  t.not(ahead.length, 0, 'a stream of faults is asked for ahead')
+
+  const [request] = ahead
+  const page = request.page
+  child.start('r', addressOf(page))
+  const value = answer()
+  await sleep(50)
+  t.notOk(
+    requests.slice(seen).some((each) => !each.ahead && each.page === page),
+    'its page is on its way: the fault asks for nothing',
+  )
+  reply(request, false)
+  await eventually('then it is asked for', () =>
+    requests.some((each) => !each.ahead && each.page === page && each.nrPages === 1),
+  )
+  answerDemands()
+  t.equal(await value, BigInt(page - first + 1))
+})
+
+/** A page that can be asked about without touching anything: nothing is ever registered there. */
+const nowhere = 0x7_ffff_fffe
+
+/** Does something in between, as another thread of the workload might. */
+class InterruptedMap extends LazyMap {
+  afterLookup: ((page: number) => void) | null = null
+
+  override lookup(page: number): number | 'zero' {
+    const found = super.lookup(page)
+    const { afterLookup } = this
+    this.afterLookup = null
+    afterLookup?.(page)
+    return found
+  }
+}
+
+t.test('memory that is still to come was moved to where a zero was about to be installed', async (t) => {
+  let map: InterruptedMap | undefined
+  const { child, first, space, requests, reply, answer } = await setUp(t, (start) => {
+    map = new InterruptedMap(PageSet.of([start, nrPages / 2]))
+    return map
+  })
+  const half = BigInt((nrPages / 2) * pageBytes)
+  // The second half is a hole. Between the look at its page and the zero, another thread moves the first half there.
+  const target = child.area + half
+  ;(map as InterruptedMap).afterLookup = () => {
+    process.kill(child.pid, 'SIGUSR1')
+    // Its event waits to be read, which is here, by nobody else.
+    for (const end = Date.now() + 5000; ; ) {
+      if (uffd.zeroRuns(space.uffd, Float64Array.of(nowhere, 1), 1, false).state === 'again') break
+      if (Date.now() > end) throw new Error('nothing was moved')
+    }
+  }
+  t.equal(child.call('t', child.area, half), 0n)
+  child.start('r', target + BigInt(3 * pageBytes))
+  const value = answer()
+  await eventually('the page that is there now is asked for', () => requests.length > 0)
+  t.match(requests, [{ page: first + 3, nrPages: 1 }])
+  reply(requests[0])
+  t.equal(await value, 4n, 'and not zero')
+})
