@@ -1,5 +1,6 @@
 export * from './areas.js'
 export * from './bandwidth-limit.js'
+export * from './event-order.js'
 export * from './final-pagemap.js'
 export * from './lazy-map.js'
 export * from './moved-pages.js'
