@@ -1,7 +1,7 @@
 import { closeSync, fstatSync, ftruncateSync } from 'node:fs'
-import { PageferryError, pageOf } from '@pageferry/base'
+import { PageferryError, pageBytes, pageOf } from '@pageferry/base'
 import { fds, type InstallGate, uffd } from '@pageferry/kernel'
-import { LazyMap } from '@pageferry/memory'
+import { LazyMap, type MapEvent } from '@pageferry/memory'
 
 /**
  * What one address space still waits for, so that it survives kill -9 of the worker that serves it.
@@ -32,6 +32,7 @@ export interface ForkFound {
   ordinal: number
   fd: number
   lazy: LazyMap
+  unsettled: MapEvent[]
   /** The reader had seen to the userfaultfd; otherwise `fd` is still the child's, in the table of the reader's heir. */
   isSettled: boolean
 }
@@ -49,8 +50,11 @@ export class EventJournal {
     this.#forks = this.#words.getUint32(forksAt, true)
   }
 
-  /** @param forks how many forks of this address space came before; children are named by their number */
-  static create(lazy: LazyMap, forks = 0): EventJournal {
+  /**
+   * @param forks how many forks of this address space came before; children are named by their number
+   * @param unsettled events that were read and are not in the LazyMap yet
+   */
+  static create(lazy: LazyMap, forks = 0, unsettled: readonly MapEvent[] = []): EventJournal {
     const triples: number[] = []
     lazy.forEachPending((page, source, nr) => triples.push(page, source, nr))
     const bytes = snapshotAt + triples.length * 8
@@ -64,6 +68,8 @@ export class EventJournal {
       journal.#words.setUint32(settledAt, forks, true)
       journal.#forks = forks
       uffd.formatJournal(journal.#area, logCapacity)
+      for (const [i, event] of unsettled.entries()) journal.#write(i, event)
+      journal.#words.setBigUint64(8, BigInt(unsettled.length) << 8n, true)
       return journal
     } catch (error) {
       closeSync(fd)
@@ -71,8 +77,16 @@ export class EventJournal {
     }
   }
 
-  /** The journal of a worker that died: the address space as it is now, and the forks of its log. */
-  static open(fd: number): { journal: EventJournal; lazy: LazyMap; forks: ForkFound[] } {
+  /**
+   * The journal of a worker that died: the address space as it was at the journal's birth, what has changed since, as
+   * it was read, and the forks among that.
+   */
+  static open(fd: number): {
+    journal: EventJournal
+    lazy: LazyMap
+    unsettled: MapEvent[]
+    forks: ForkFound[]
+  } {
     const { size } = fstatSync(fd)
     if (size < snapshotAt || (size - snapshotAt) % tripleBytes !== 0) {
       throw new PageferryError('INTERNAL', `an event journal of ${size} bytes is damaged`)
@@ -81,14 +95,15 @@ export class EventJournal {
     const snapshot = new Float64Array(journal.#area.slice(snapshotAt).buffer)
     const lazy = LazyMap.fromPending(snapshot)
     const forks: ForkFound[] = []
+    const unsettled: MapEvent[] = []
     const settled = journal.#words.getUint32(settledAt, true)
     for (const event of uffd.journalEvents(journal.#area)) {
       if (event.type === 'fork') {
         const ordinal = ++journal.#forks
-        forks.push({ ordinal, fd: event.fd, lazy: lazy.fork(), isSettled: ordinal <= settled })
-      } else applyEvent(lazy, event)
+        forks.push({ ordinal, fd: event.fd, ...childOf(lazy, unsettled), isSettled: ordinal <= settled })
+      } else unsettled.push(...mapEvents(event))
     }
-    return { journal, lazy, forks }
+    return { journal, lazy, unsettled, forks }
   }
 
   /** Forks of this address space so far, over all journals that it had. */
@@ -119,19 +134,41 @@ export class EventJournal {
   close(): void {
     closeSync(this.fd)
   }
+
+  #write(index: number, event: MapEvent): void {
+    const at = uffd.journalHeadBytes + index * uffd.journalEventBytes
+    const address = (page: number) => BigInt(page) * BigInt(pageBytes)
+    const words =
+      event.type === 'remap'
+        ? [address(event.from), address(event.to), address(event.nr)]
+        : [address(event.first), address(event.first + event.nr)]
+    this.#words.setUint8(at, eventCodes[event.type])
+    for (const [i, word] of words.entries()) this.#words.setBigUint64(at + 8 * (i + 1), word, true)
+  }
 }
 
-/** Enters what an event says about the address space; a fault says nothing, a fork is for the caller. */
-export function applyEvent(lazy: LazyMap, event: uffd.UffdEvent): void {
+/** UFFD_EVENT_REMAP and its kin, the first byte of struct uffd_msg. */
+const eventCodes = { remap: 0x14, remove: 0x15, unmap: 0x16 } as const
+
+/** What a child begins with, of what its parent knows at the moment of the fork. */
+export function childOf(
+  lazy: LazyMap,
+  unsettled: readonly MapEvent[],
+): { lazy: LazyMap; unsettled: MapEvent[] } {
+  return { lazy: lazy.fork(), unsettled: [...unsettled] }
+}
+
+/** What an event says about the address space, in pages; a fault says nothing, a fork is for the caller. */
+export function mapEvents(event: uffd.UffdEvent): MapEvent[] {
   switch (event.type) {
     case 'remove':
-      lazy.remove(pageOf(event.start), pageOf(event.end) - pageOf(event.start))
-      return
-    case 'unmap':
-      lazy.unmap(pageOf(event.start), pageOf(event.end) - pageOf(event.start))
-      return
+    case 'unmap': {
+      const first = pageOf(event.start)
+      return [{ type: event.type, first, nr: pageOf(event.end) - first }]
+    }
     case 'remap':
-      lazy.remap(pageOf(event.from), pageOf(event.to), pageOf(event.length))
-      return
+      return [{ type: 'remap', from: pageOf(event.from), to: pageOf(event.to), nr: pageOf(event.length) }]
+    default:
+      return []
   }
 }

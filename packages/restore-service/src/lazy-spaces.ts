@@ -1,8 +1,8 @@
 import { closeSync } from 'node:fs'
-import { isKernelError, type Logger } from '@pageferry/base'
+import { isKernelError, type Logger, pageBytes } from '@pageferry/base'
 import { type Heir, InstallGate, type KeeperClient, type Poller, uffd } from '@pageferry/kernel'
-import type { LazyMap } from '@pageferry/memory'
-import { applyEvent, EventJournal, type ForkFound } from './event-journal.js'
+import { type LazyMap, type MapEvent, trueOrder } from '@pageferry/memory'
+import { childOf, EventJournal, type ForkFound, mapEvents } from './event-journal.js'
 
 /** One address space that still has lazy pages: the workload's, and those of children that it forked. */
 export interface Space {
@@ -10,6 +10,10 @@ export interface Space {
   readonly name: string
   readonly uffd: number
   readonly lazy: LazyMap
+  /** Changes that were read and are not in the LazyMap yet: their order is known when the address space is quiet. */
+  unsettled: MapEvent[]
+  /** Faults that wait for that. */
+  faults: Array<{ page: number; tid: number }>
   /** Of the bulk lanes; null: only the worker itself installs there. */
   readonly gate: InstallGate | null
   journal: EventJournal
@@ -40,11 +44,28 @@ export function holdUserfaultfd(keeper: Pick<Holder, 'hold'>, uffdFd: number): v
 export function holdMain(keeper: Pick<Holder, 'hold'>, uffdFd: number, lazy: LazyMap): Space {
   const journal = EventJournal.create(lazy)
   keeper.hold(logOf(mainName), journal.fd)
-  return { name: mainName, uffd: uffdFd, lazy, gate: gateFor(lazy), journal, poller: null }
+  return newSpace(mainName, uffdFd, { lazy, unsettled: [] }, gateFor(lazy, []), journal)
 }
 
-/** For pages that lie where they lay at the source; the others are said to be there. */
-function gateFor(lazy: LazyMap): InstallGate {
+function newSpace(
+  name: string,
+  uffdFd: number,
+  known: Pick<Space, 'lazy' | 'unsettled'>,
+  gate: InstallGate | null,
+  journal: EventJournal,
+): Space {
+  return { name, uffd: uffdFd, ...known, faults: [], gate, journal, poller: null }
+}
+
+/** For pages that lie where they lay at the source, and that no event has named; the others are said to be there. */
+function gateFor(all: LazyMap, unsettled: readonly MapEvent[]): InstallGate {
+  const lazy = all.fork()
+  for (const event of unsettled) {
+    if (event.type === 'remap') {
+      lazy.remove(event.from, event.nr)
+      lazy.remove(event.to, event.nr)
+    } else lazy.remove(event.first, event.nr)
+  }
   const runs: number[] = []
   let nrMoved = 0
   lazy.forEachPending((page, source, nr) => {
@@ -52,7 +73,7 @@ function gateFor(lazy: LazyMap): InstallGate {
     else nrMoved += nr
   })
   const gate = InstallGate.create(Float64Array.from(runs))
-  if (nrMoved > 0) gate.noteOthers()
+  if (nrMoved > 0 || unsettled.length > 0) gate.noteOthers()
   return gate
 }
 
@@ -64,7 +85,7 @@ export function holdChild(keeper: Holder, parent: Space, fd: number, log: Logger
   const name = `${parent.name}.${parent.journal.nextFork()}`
   hold(keeper, name, fd, log)
   parent.journal.settleForks()
-  return withJournal(keeper, name, fd, parent.lazy.fork(), log)
+  return withJournal(keeper, name, fd, childOf(parent.lazy, parent.unsettled), log)
 }
 
 function hold(keeper: Holder, name: string, fd: number, log: Logger): void {
@@ -77,8 +98,14 @@ function hold(keeper: Holder, name: string, fd: number, log: Logger): void {
 }
 
 /** A child without a journal is rebuilt from its parent's: until it has one, nothing was read from it. */
-function withJournal(keeper: Holder, name: string, fd: number, lazy: LazyMap, log: Logger): Space {
-  const journal = EventJournal.create(lazy)
+function withJournal(
+  keeper: Holder,
+  name: string,
+  fd: number,
+  { lazy, unsettled }: Pick<Space, 'lazy' | 'unsettled'>,
+  log: Logger,
+): Space {
+  const journal = EventJournal.create(lazy, 0, unsettled)
   try {
     keeper.hold(logOf(name), journal.fd)
   } catch (error) {
@@ -86,7 +113,7 @@ function withJournal(keeper: Holder, name: string, fd: number, lazy: LazyMap, lo
     // Without it a successor would rebuild the child as it was born, and bring back what it has discarded since.
     dropQuietly(keeper, name)
   }
-  return { name, uffd: fd, lazy, gate: null, journal, poller: null }
+  return newSpace(name, fd, { lazy, unsettled }, null, journal)
 }
 
 /**
@@ -100,9 +127,9 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
   const spaces: Space[] = []
   const adopt = (name: string): void => {
     const fd = keeper.fetch(name)
-    const { journal, lazy, forks } = EventJournal.open(keeper.fetch(logOf(name)))
-    const gate = name === mainName ? gateFor(lazy) : null
-    spaces.push({ name, uffd: fd, lazy, gate, journal, poller: null })
+    const { journal, lazy, unsettled, forks } = EventJournal.open(keeper.fetch(logOf(name)))
+    const gate = name === mainName ? gateFor(lazy, unsettled) : null
+    spaces.push(newSpace(name, fd, { lazy, unsettled }, gate, journal))
     for (const fork of forks) adoptChild(`${name}.${fork.ordinal}`, fork)
     journal.settleForks()
   }
@@ -110,7 +137,7 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
     // With a journal it has its own turn. With a settled fork and neither it has ended, or has drained.
     if (held.has(logOf(name))) return
     if (held.has(name)) {
-      spaces.push(withJournal(keeper, name, keeper.fetch(name), fork.lazy, log))
+      spaces.push(withJournal(keeper, name, keeper.fetch(name), fork, log))
     } else if (!fork.isSettled) {
       const fd = heir?.takeUserfaultfd(fork.fd)
       if (fd === undefined) {
@@ -122,7 +149,7 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
       }
       log.info({ name, fd: fork.fd }, 'the userfaultfd of a child was in the table of the dead worker only')
       hold(keeper, name, fd, log)
-      spaces.push(withJournal(keeper, name, fd, fork.lazy, log))
+      spaces.push(withJournal(keeper, name, fd, fork, log))
     }
   }
   const names = [...held].filter((name) => name === mainName || name.startsWith(`${mainName}.`))
@@ -139,7 +166,7 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
 /** Reads what is pending into the journal, which is renewed when it is full. */
 export function readSpace(keeper: Holder, space: Space): uffd.UffdEvent[] {
   if (space.journal.isFull) {
-    const next = EventJournal.create(space.lazy, space.journal.forks)
+    const next = EventJournal.create(space.lazy, space.journal.forks, space.unsettled)
     keeper.hold(logOf(space.name), next.fd)
     space.journal.close()
     space.journal = next
@@ -148,14 +175,49 @@ export function readSpace(keeper: Holder, space: Space): uffd.UffdEvent[] {
 }
 
 /**
- * Enters an event other than a fault or a fork. Threads that wait for a page there are let go: they fault again
+ * Notes an event other than a fault or a fork, for `settle`. Threads that wait for a page there are let go: they fault again
  * where the page is now, or find that it is gone. The page itself will never be installed at the old place.
  */
 export function changeSpace(space: Space, event: uffd.UffdEvent): void {
-  applyEvent(space.lazy, event)
+  space.unsettled.push(...mapEvents(event))
   if (event.type === 'remap') wakeRange(space, event.from, event.length)
   else if (event.type === 'remove' || event.type === 'unmap')
     wakeRange(space, event.start, event.end - event.start)
+}
+
+/**
+ * Enters the changes into the LazyMap, in the order in which they happened. False: some thread has made a change whose
+ * event it has yet to queue, or has not gone on after it. Then nothing can be installed either, and what was read is not
+ * all that there is to know. Without a move, nothing that is still to come can belong in front of what was read.
+ * @param onChange called before each is entered
+ */
+export function settle(space: Space, onChange: (event: MapEvent) => void = () => {}): boolean {
+  const { unsettled, lazy } = space
+  if (unsettled.length === 0) return true
+  let order: Iterable<number> = unsettled.keys()
+  if (unsettled.some(({ type }) => type === 'remap')) {
+    const { state } = probe(space)
+    if (state === 'again') return false
+    order = trueOrder(unsettled, (page) => uffd.isRegistered(space.uffd, BigInt(page) * BigInt(pageBytes)))
+    // A change in between may have made an answer wrong: it would still be under way.
+    if (probe(space).state === 'again') return false
+  }
+  space.unsettled = []
+  for (const index of order) {
+    onChange(unsettled[index])
+    lazy.apply(unsettled[index])
+  }
+  return true
+}
+
+/** Installs nothing. */
+function probe(space: Space): uffd.Outcome {
+  return uffd.zeroRuns(space.uffd, Float64Array.of(probePage, 1), 1, false)
+}
+
+/** No change is under way: every event has been read, and nothing that it names can be the next one's. */
+export function isQuiet(space: Space): boolean {
+  return probe(space).state !== 'again'
 }
 
 export function wakeRange(space: Space, address: bigint, length: bigint): void {
@@ -164,7 +226,7 @@ export function wakeRange(space: Space, address: bigint, length: bigint): void {
 
 /** True when the address space does not exist any more (exec, exit); a userfaultfd never says so by itself. */
 export function isGone(space: Space): boolean {
-  return uffd.zeroRuns(space.uffd, Float64Array.of(probePage, 1), 1, false).state === 'gone'
+  return probe(space).state === 'gone'
 }
 
 /**

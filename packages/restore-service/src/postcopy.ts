@@ -1,7 +1,7 @@
 import { performance } from 'node:perf_hooks'
 import { type Logger, pageBytes, pageOf } from '@pageferry/base'
 import { type InstallGate, Poller, uffd } from '@pageferry/kernel'
-import { PageSet, pagesInRuns } from '@pageferry/memory'
+import { type MapEvent, PageSet, pagesInRuns } from '@pageferry/memory'
 import { type DestinationReport, faultsFromSamples } from '@pageferry/migration'
 import type { Lane } from '@pageferry/service/worker'
 import { type FrameOf, faultPendingMax, maxFaultPages, maxRunsPerDiscard, WireError } from '@pageferry/wire'
@@ -11,9 +11,11 @@ import {
   type Holder,
   holdChild,
   isGone,
+  isQuiet,
   readSpace,
   releaseSpace,
   type Space,
+  settle,
   wakeRange,
 } from './lazy-spaces.js'
 import { maxPagesAhead, ReadAhead } from './read-ahead.js'
@@ -77,6 +79,8 @@ export class Postcopy {
   readonly #pulls = new Set<number>()
   /** Source pages that the workload has given back before they came. */
   readonly #discarded = new PageSet()
+  /** Address spaces that were not quiet, and will be looked at again soon. */
+  readonly #looking = new Set<Space>()
   #lastPending = -1
   #pushBegan: boolean
   #done: () => void = () => {}
@@ -101,7 +105,10 @@ export class Postcopy {
       this.#done = resolve
       this.#failed = reject
       signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true })
-      for (const space of this.#spaces) this.#watch(space)
+      for (const space of this.#spaces) {
+        this.#watch(space)
+        this.#lookAgain(space)
+      }
       if (this.#options.takenOver) this.#pull()
       this.#checkDrained()
     }).finally(() => {
@@ -165,21 +172,42 @@ export class Postcopy {
     const events = readSpace(this.#options.keeper, space)
     for (const event of events) {
       if (event.type === 'fork') this.#onFork(space, event.fd)
-      else if (event.type !== 'pagefault') {
-        if (event.type === 'remove' || event.type === 'unmap') this.#noteDiscard(space, event)
-        changeSpace(space, event)
-      }
+      else if (event.type === 'pagefault') space.faults.push({ page: pageOf(event.address), tid: event.tid })
+      else changeSpace(space, event)
     }
+    if (this.#settle(space)) this.#serveFaults(space)
+    else this.#lookAgain(space)
+  }
+
+  #settle(space: Space): boolean {
+    if (!settle(space, (event) => this.#noteDiscard(space, event))) return false
     this.#sayDiscarded()
-    for (const event of events)
-      if (event.type === 'pagefault') this.#onFault(space, pageOf(event.address), event.tid)
+    return true
+  }
+
+  /** Faults that cannot be served yet come to the end of the list anew. */
+  #serveFaults(space: Space): void {
+    for (const { page, tid } of space.faults.splice(0)) this.#onFault(space, page, tid)
+  }
+
+  /** A thread that goes on after its change says nothing. */
+  #lookAgain(space: Space): void {
+    if (this.#looking.has(space)) return
+    this.#looking.add(space)
+    setImmediate(() => {
+      this.#looking.delete(space)
+      if (!this.#spaces.includes(space)) return
+      this.#guard(() => {
+        this.#readEvents(space)
+        this.#checkDrained()
+      })
+    })
   }
 
   /** A child that was forked before may still need what its parent has given back: then nothing is said. */
-  #noteDiscard({ lazy }: Space, { start, end }: { start: bigint; end: bigint }): void {
-    if (this.#spaces.length > 1) return
-    const first = pageOf(start)
-    lazy.forEachPendingIn(first, pageOf(end) - first, (source, nr) => this.#discarded.addRange(source, nr))
+  #noteDiscard({ lazy }: Space, event: MapEvent): void {
+    if (this.#spaces.length > 1 || event.type === 'remap') return
+    lazy.forEachPendingIn(event.first, event.nr, (source, nr) => this.#discarded.addRange(source, nr))
   }
 
   /** Spares the network what nobody will read. Should it get lost, the pages come and are dropped. */
@@ -207,7 +235,7 @@ export class Postcopy {
   #onFault(space: Space, page: number, tid: number): void {
     const source = space.lazy.lookup(page)
     if (source === 'zero') {
-      this.#zero(space, page)
+      this.#zero(space, page, tid)
       return
     }
     this.#faults++
@@ -224,17 +252,15 @@ export class Postcopy {
   }
 
   /** Stack growth, a grown mapping, a hole, or discarded memory. */
-  #zero(space: Space, page: number): void {
-    const table = Float64Array.of(page, 1)
-    for (;;) {
-      const { state } = uffd.zeroRuns(space.uffd, table, 1, true)
-      if (state === 'done' || state === 'gone') return
-      if (state === 'no-range') {
-        // Unmapped meanwhile, or mapped anew without us: the thread has to look again.
-        wakeRange(space, BigInt(page) * BigInt(pageBytes), BigInt(pageBytes))
-        return
-      }
-      this.#readEvents(space)
+  #zero(space: Space, page: number, tid: number): void {
+    const { state } = uffd.zeroRuns(space.uffd, Float64Array.of(page, 1), 1, true)
+    if (state === 'again') {
+      // Something else may lie there by then.
+      space.faults.push({ page, tid })
+      this.#lookAgain(space)
+    } else if (state === 'no-range') {
+      // Unmapped meanwhile, or mapped anew without us: the thread has to look again.
+      wakeRange(space, BigInt(page) * BigInt(pageBytes), BigInt(pageBytes))
     }
   }
 
@@ -327,6 +353,7 @@ export class Postcopy {
     this.#pushed += batch.installed
     const workload = this.#spaces[0]
     if (workload === undefined) return
+    if (batch.lost.length > 0) this.#waitUntilQuiet(workload)
     if (workload.gate !== null) noteInstalled(workload, workload.gate, batch)
     if (batch.isClosed && isGone(workload)) workload.lazy.clear()
     // Pages that have moved, and children: nobody else knows where they go.
@@ -357,6 +384,10 @@ export class Postcopy {
     let installed = 0
     for (;;) {
       // Looked up anew after every event: what was waiting may have been discarded or moved.
+      if (!this.#settle(space)) {
+        this.#readEvents(space)
+        continue
+      }
       const waiting = space.lazy.sourceRunsPendingFor(Float64Array.of(source, nr))
       const next = waiting[0]
       if (next === undefined) return installed
@@ -378,7 +409,11 @@ export class Postcopy {
           this.#readEvents(space)
           break
         case 'no-range':
-          // Unmapped, and its event was read or is about to be; nobody can fault here any more.
+          // Unmapped, or about to be said to have moved.
+          if (!isQuiet(space)) {
+            this.#readEvents(space)
+            break
+          }
           space.lazy.unmap(current + outcome.pages, 1)
           wakeRange(space, BigInt(current + outcome.pages) * BigInt(pageBytes), BigInt(pageBytes))
           break
@@ -387,6 +422,11 @@ export class Postcopy {
           break
       }
     }
+  }
+
+  #waitUntilQuiet(space: Space): void {
+    do this.#readEvents(space)
+    while (!isQuiet(space) || !this.#settle(space))
   }
 
   #checkIdentity(frame: { asId: number; round: number }): void {
