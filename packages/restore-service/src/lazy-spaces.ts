@@ -27,6 +27,8 @@ export type Holder = Pick<KeeperClient, 'hold' | 'fetch' | 'drop' | 'list'>
 export type UserfaultfdOwner = Pick<Heir, 'takeUserfaultfd'>
 
 const mainName = 'uffd'
+/** Half of what a journal has room for. */
+const maxUnsettled = 8192
 const logOf = (name: string): string => `${name}.log`
 
 /** Every address a userfaultfd accepts: from the lowest that may be mapped (vm.mmap_min_addr) to TASK_SIZE. */
@@ -166,6 +168,8 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
 /** Reads what is pending into the journal, which is renewed when it is full. */
 export function readSpace(keeper: Holder, space: Space): uffd.UffdEvent[] {
   if (space.journal.isFull) {
+    // Never quiet in so many events: the best guess, before there is no room for them.
+    if (space.unsettled.length > maxUnsettled) enter(space, likelyOrder(space), () => {})
     const next = EventJournal.create(space.lazy, space.journal.forks, space.unsettled)
     keeper.hold(logOf(space.name), next.fd)
     space.journal.close()
@@ -192,22 +196,32 @@ export function changeSpace(space: Space, event: uffd.UffdEvent): void {
  * @param onChange called before each is entered
  */
 export function settle(space: Space, onChange: (event: MapEvent) => void = () => {}): boolean {
-  const { unsettled, lazy } = space
+  const { unsettled } = space
   if (unsettled.length === 0) return true
   let order: Iterable<number> = unsettled.keys()
   if (unsettled.some(({ type }) => type === 'remap')) {
     const { state } = probe(space)
     if (state === 'again') return false
-    order = trueOrder(unsettled, (page) => uffd.isRegistered(space.uffd, BigInt(page) * BigInt(pageBytes)))
+    order = likelyOrder(space)
     // A change in between may have made an answer wrong: it would still be under way.
     if (probe(space).state === 'again') return false
   }
+  enter(space, order, onChange)
+  return true
+}
+
+/** True if the address space was quiet all the while. */
+function likelyOrder({ unsettled, uffd: fd }: Space): number[] {
+  return trueOrder(unsettled, (page) => uffd.isRegistered(fd, BigInt(page) * BigInt(pageBytes)))
+}
+
+function enter(space: Space, order: Iterable<number>, onChange: (event: MapEvent) => void): void {
+  const { unsettled, lazy } = space
   space.unsettled = []
   for (const index of order) {
     onChange(unsettled[index])
     lazy.apply(unsettled[index])
   }
-  return true
 }
 
 /** Installs nothing. */

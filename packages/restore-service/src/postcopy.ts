@@ -227,6 +227,7 @@ export class Postcopy {
     const child = holdChild(this.#options.keeper, parent, fd, this.#options.log)
     this.#spaces.push(child)
     this.#watch(child)
+    if (child.unsettled.length > 0) this.#lookAgain(child)
     if (this.#spaces.length < manySpaces) return
     for (const space of this.#spaces) if (space !== child && isGone(space)) space.lazy.clear()
   }
