@@ -53,6 +53,11 @@ export class PageferryError extends Error {
   toInfo(): ErrorInfo {
     return { code: this.code, message: this.message, details: this.details }
   }
+
+  /** As it was before it crossed a boundary within one side; what the peer reports is a RemoteError. */
+  static fromInfo({ code, message, details }: ErrorInfo): PageferryError {
+    return new PageferryError(code, message, { details })
+  }
 }
 
 /** What the peer did or reported: keeps its role, so that a log never blames the wrong machine. */

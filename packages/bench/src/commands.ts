@@ -162,7 +162,7 @@ export function addBenchCommands(program: Command, interruptible: Interruptible)
   addRounds(bench, interruptible)
   bench
     .command('all')
-    .description('a selection of everything, in about a quarter of an hour')
+    .description('a selection of everything')
     .option('--output <dir>', 'where result.json and index.html go', 'bench-results')
     .action(async ({ output }) => {
       const { benchAll } = await import('./index.js')

@@ -15,7 +15,7 @@ const runs = 3
 const faults: FaultsOptions = { ...DEFAULT_PROBE, mode: 'postcopy', push: true, prefetch: true, runs }
 
 /** Faults with nothing else on the way: what those beside saturated bulk lanes are compared with. */
-const demandRun: FaultsOptions = { ...faults, sizeMiB: 64, push: false }
+const demandRun: FaultsOptions = { ...faults, sizeMiB: 64, push: false, prefetch: false }
 
 const pushedRuns: FaultsOptions[] = [
   { ...faults, sizeMiB: 64 },
@@ -33,7 +33,7 @@ const farLink: LinkOptions = { rttMs: 10, jitterMs: 0, rateMbit: 100 }
  */
 const farRuns: FaultsOptions[] = [
   { ...faults, sizeMiB: 256, pattern: 'zipf', runs: 1, link: farLink },
-  { ...faults, sizeMiB: 16, pattern: 'zipf', push: false, runs: 1, link: farLink },
+  { ...faults, sizeMiB: 16, pattern: 'zipf', push: false, prefetch: false, runs: 1, link: farLink },
 ]
 
 /** How much longer the unlucky wait because pages that nobody asked for are on the way too. */

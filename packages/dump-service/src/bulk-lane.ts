@@ -1,3 +1,5 @@
+import { performance } from 'node:perf_hooks'
+import { FlightWindow } from '@pageferry/memory'
 import type { Lane } from '@pageferry/service/worker'
 import {
   bulkWindowBatches,
@@ -43,6 +45,8 @@ export class BulkLane {
   /** Frames with their headers, over all connections. */
   bytesSent = 0
   readonly #inFlight = new Map<number, Unacknowledged>()
+  /** Of the lazy phase, when somebody may wait behind what is on its way. */
+  readonly #window = new FlightWindow()
   /** Each is called once, at the next change. */
   readonly #waiting = new Set<() => void>()
 
@@ -67,6 +71,16 @@ export class BulkLane {
       this.#inFlight.size < bulkWindowBatches &&
       (this.#free.length > 0 || this.#buffers < maxBuffers)
     )
+  }
+
+  /** In the lazy phase: more would delay the page that a thread waits for. */
+  get hasRoomToPush(): boolean {
+    return this.hasRoom && this.#window.hasRoom
+  }
+
+  /** Pages of a batch that is pushed. */
+  get pushPages(): number {
+    return this.#window.batchPages
   }
 
   get isIdle(): boolean {
@@ -118,6 +132,7 @@ export class BulkLane {
     const message = encodeFrameInto(frame, buffer.bytes, payloadBytes)
     this.#inFlight.set(sequence, { bytes: payloadBytes, runs: batch.runs, zeroRuns: batch.zeroRuns })
     this.#inFlightBytes += payloadBytes
+    this.#window.sent(sequence, payloadBytes, performance.now())
     this.bytesSent += message.length
     // Released here, not on acknowledgement: the kernel has the bytes now.
     if (this.#lane === null) this.giveBack(buffer)
@@ -130,6 +145,7 @@ export class BulkLane {
     if (batch === undefined) throw new WireError('OUT_OF_ORDER', `batch ${sequence} is not in flight`)
     this.#inFlight.delete(sequence)
     this.#inFlightBytes -= batch.bytes
+    this.#window.acknowledged(sequence, performance.now())
     this.#wake()
   }
 
@@ -138,6 +154,7 @@ export class BulkLane {
     const batches = [...this.#inFlight.values()]
     this.#inFlight.clear()
     this.#inFlightBytes = 0
+    this.#window.lost()
     this.#wake()
     return batches
   }

@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { Worker } from 'node:worker_threads'
-import { type ErrorInfo, PageferryError } from '@pageferry/base'
+import { PageferryError } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
 import type { FaultTarget, FaultThreadData, FromFaultThread, ToFaultThread } from './fault-messages.js'
 import type { FaultEvents } from './fault-server.js'
@@ -78,18 +78,16 @@ export class FaultLane {
         this.#events.onConnected(message.resumed)
         return
       case 'lost':
-        this.#events.onLost(errorOf(message.error))
+        this.#events.onLost(PageferryError.fromInfo(message.error))
         return
       case 'served':
         this.#bytesSent = message.bytesSent
-        this.#events.onServed(message.page, message.nrPages)
+        for (let i = 0; i < message.pages.length; i += 2) {
+          this.#events.onServed(message.pages[i], message.pages[i + 1])
+        }
         return
       case 'discarded':
         this.#events.onDiscarded(message.runs)
     }
   }
-}
-
-function errorOf({ code, message, details }: ErrorInfo): PageferryError {
-  return new PageferryError(code, message, { details })
 }

@@ -38,7 +38,8 @@ export type ToFaultThread =
 export type FromFaultThread =
   | { type: 'connected'; resumed: boolean }
   | { type: 'lost'; error: ErrorInfo }
-  | { type: 'served'; page: number; nrPages: number; bytesSent: number }
+  /** Pairs of page and number of pages, in the order in which they were asked for. */
+  | { type: 'served'; pages: Float64Array; bytesSent: number }
   | { type: 'discarded'; runs: Float64Array }
 
 /** Of the thread. */

@@ -51,9 +51,6 @@ export class FaultServer {
     this.#target = target
     this.#lazy = PageSet.fromRuns(target.lazy)
     this.#unsent = this.#lazy.clone()
-    // Of our own: the worker closes its one when it likes.
-    this.#memFd = openSync(`/proc/${target.pid}/mem`, 'r')
-    this.#reader = new PageReader(target.pid, this.#memFd, null)
     for (const { lane, frame } of this.#early.splice(0)) {
       try {
         this.onFrame(lane, frame)
@@ -61,6 +58,13 @@ export class FaultServer {
         lane.close(error)
       }
     }
+  }
+
+  /** With the first request: that the original is gone is then the lane's failure, not the thread's. */
+  #open({ pid }: FaultTarget): PageReader {
+    // Of our own: the worker closes its one when it likes.
+    this.#memFd = openSync(`/proc/${pid}/mem`, 'r')
+    return new PageReader(pid, this.#memFd, null)
   }
 
   /** @throws WireError: nothing of the frame was done */
@@ -84,7 +88,8 @@ export class FaultServer {
       return
     }
     this.#mustBeKnown(frame.page, frame.nrPages)
-    this.#reply(lane, frame)
+    this.#reader ??= this.#open(this.#target)
+    this.#reply(lane, this.#reader, frame)
   }
 
   #mustBeKnown(page: number, nrPages: number): void {
@@ -103,8 +108,8 @@ export class FaultServer {
     this.#unsent.addRuns(runs)
   }
 
-  #reply(lane: Lane, { asId, round, requestId, page, nrPages, ahead }: FrameOf<'pageRequest'>): void {
-    const reader = this.#reader as PageReader
+  #reply(lane: Lane, reader: PageReader, request: FrameOf<'pageRequest'>): void {
+    const { asId, round, requestId, page, nrPages, ahead } = request
     if (this.#replying >= faultPendingMax) tooManyRequests()
     const buffer = this.#buffer
     // A page that somebody waits for is sent again even if it was pushed: it may stand behind a full window.

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Logger, pageBytes } from '@pageferry/base'
 import { type PageSet, PushOrder, type WriteHistory } from '@pageferry/memory'
-import { maxBatchPages, maxRunsPerBatch } from '@pageferry/wire'
+import { maxRunsPerBatch } from '@pageferry/wire'
 import { type BatchPages, BulkLane } from './bulk-lane.js'
 import type { Pace } from './pacing.js'
 import { PageReader } from './page-reader.js'
@@ -71,11 +71,11 @@ export class Push {
     const table = new Float64Array(2 * maxRunsPerBatch)
     while (!signal.aborted) {
       await this.#options.pacing?.turn(signal)
-      const lane = this.#options.lanes.find((each) => each.hasRoom)
+      const lane = this.#options.lanes.find((each) => each.hasRoomToPush)
       if (this.#order.isEmpty) await this.#moreToPush()
       else if (lane === undefined) await BulkLane.changed(this.#options.lanes, signal)
       else {
-        const { nrRuns, nrPages } = this.#order.next(table, maxBatchPages)
+        const { nrRuns, nrPages } = this.#order.next(table, lane.pushPages)
         if (nrPages > 0) this.#push(lane, sorted(table, nrRuns))
         // One batch a turn: requests that came in meanwhile are answered first.
         await new Promise((resolve) => setImmediate(resolve))

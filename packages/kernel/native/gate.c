@@ -15,6 +15,8 @@
 #define PIECE_PAGES 32
 /* A sleeper looks again after so long: the wake-ups only make it sooner. */
 #define PATIENCE_NS 1000000
+/* After so many sleeps the caller gets a turn: a thread that is told to end can do so only outside of this file. */
+#define MAX_SLEEPS 100
 /* Looks at a word before a thread sleeps for it: some microseconds, most of what the lock is held for. */
 #define SPINS 500
 #define GATE_MAGIC 0x65746167u /* "gate" */
@@ -309,9 +311,10 @@ static enum piece_state install_piece(struct gate *gate, struct fill *f, uint64_
 }
 
 /*
- * (area, fd, runs, nrRuns, data or undefined for zeros, from, installed): pages of the table from number `from` on.
- * Answers the number of a page that lies in no registered area: go on behind it. The number of pages when all are dealt
- * with, -1 when the gate is closed or the address space gone. What was installed is added to installed[0].
+ * (area, fd, runs, nrRuns, data or undefined for zeros, from, counts): pages of the table from number `from` on. Answers
+ * the number of a page that lies in no registered area: go on behind it. The number of pages when all are dealt with, -1
+ * when the gate is closed or the address space gone, -2 when events wait to be read for long: go on at counts[1]. What was
+ * installed is added to counts[0].
  */
 static napi_value gate_install(napi_env env, napi_callback_info info)
 {
@@ -323,13 +326,13 @@ static napi_value gate_install(napi_env env, napi_callback_info info)
 	napi_value argv[7];
 	struct pf_run *runs;
 	struct gate *gate;
-	double *installed;
+	double *counts;
 	void *data;
-	int err = 0;
+	int err = 0, sleeps = 0;
 
 	if (!pf_args(env, info, 7, argv) || !gate_arg(env, argv[0], &gate) || gate == NULL ||
 	    !pf_int(env, argv[1], &f.fd) || !pf_runs(env, argv[2], argv[3], &runs, &nr_runs, &pages) ||
-	    !pf_u64(env, argv[5], &from) || !pf_bytes(env, argv[6], (void **)&installed, &room))
+	    !pf_u64(env, argv[5], &from) || !pf_bytes(env, argv[6], (void **)&counts, &room))
 		return NULL;
 	if (napi_typeof(env, argv[4], &type) == napi_ok && type == napi_undefined)
 		f.zero = true;
@@ -337,8 +340,8 @@ static napi_value gate_install(napi_env env, napi_callback_info info)
 		return NULL;
 	else if (pages > length / PF_PAGE)
 		return pf_throw_type(env, "the run table names more pages than the data holds");
-	if (room < sizeof(double))
-		return pf_throw_type(env, "there is no room for the count");
+	if (room < 2 * sizeof(double))
+		return pf_throw_type(env, "there is no room for the counts");
 	for (size_t i = 0; i < nr_runs; i++) {
 		uint64_t first = (uint64_t)runs[i].first_page, nr = (uint64_t)runs[i].nr_pages;
 
@@ -350,7 +353,7 @@ static napi_value gate_install(napi_env env, napi_callback_info info)
 			f.data = f.zero ? NULL : (uint8_t *)data + (before + at) * PF_PAGE;
 			end = install_piece(gate, &f, first + at, piece, &passed, &err, &what);
 			at += passed;
-			*installed += (double)f.installed;
+			counts[0] += (double)f.installed;
 			f.installed = 0;
 			switch (end) {
 			case PIECE_DONE:
@@ -358,7 +361,10 @@ static napi_value gate_install(napi_env env, napi_callback_info info)
 			case PIECE_AGAIN:
 				/* Events are waiting, which only the other thread can read. */
 				wait_for(gate, &gate->generation, generation);
-				break;
+				if (++sleeps < MAX_SLEEPS)
+					break;
+				counts[1] = (double)(before + at);
+				return pf_number(env, -2);
 			case PIECE_NO_RANGE:
 				return pf_number(env, (double)(before + at));
 			case PIECE_CLOSED:

@@ -10,7 +10,7 @@ interface Native {
     nrRuns: number,
     data: Uint8Array | undefined,
     from: number,
-    installed: Float64Array,
+    counts: Float64Array,
   ): number
 }
 
@@ -21,6 +21,10 @@ const chunkPages = 32_768
 const chunkWords = chunkPages / 32
 const headWords = 16
 const othersAt = 6
+
+/** Answers of `install` that are no page. */
+const closed = -1
+const again = -2
 
 export interface GateOutcome {
   /** Pages that were missing and are there now. */
@@ -138,15 +142,19 @@ export class InstallGate {
    * @param data the pages of the table, one behind the other; undefined: zeros
    */
   install(uffd: number, runs: Float64Array, data: Uint8Array | undefined): GateOutcome {
-    const counts = new Float64Array(1)
+    const counts = new Float64Array(2)
     const lost: number[] = []
     let nrPages = 0
     for (let r = 0; r < runs.length; r += 2) nrPages += runs[r + 1]
-    for (let from = 0; ; from++) {
-      from = native.install(this.area, uffd, runs, runs.length >> 1, data, from, counts)
-      const isClosed = from < 0
-      if (isClosed || from === nrPages) return { installed: counts[0], lost, isClosed }
-      lost.push(pageAt(runs, from))
+    let from = 0
+    for (;;) {
+      const end = native.install(this.area, uffd, runs, runs.length >> 1, data, from, counts)
+      if (end === closed || end === nrPages) return { installed: counts[0], lost, isClosed: end === closed }
+      if (end === again) from = counts[1]
+      else {
+        lost.push(pageAt(runs, end))
+        from = end + 1
+      }
     }
   }
 }

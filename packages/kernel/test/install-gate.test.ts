@@ -142,6 +142,20 @@ t.test('a page in no registered area is said, and the rest is installed', async 
   t.ok(gate.install(child.uffd, Float64Array.of(first, 1), data).isClosed, 'the address space is gone')
 })
 
+t.test('a thread that waits for events to be read can be ended', async (t) => {
+  const { child, first, gate } = serveChild(t, 64)
+  const worker = new Worker(new URL('./fixtures/gate-installer.ts', import.meta.url), {
+    workerData: { buffer: gate.buffer, uffd: child.uffd, first, nrPages: 64, byte },
+  })
+  await once(worker, 'message')
+  // The event is never read, so nothing can be installed.
+  child.start('d', addressOf(first), BigInt(pageBytes))
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  await worker.terminate()
+  t.pass('it has ended')
+  await child.kill()
+})
+
 t.test('two threads install while pages are discarded: nothing that was discarded comes back', async (t) => {
   const nrPages = 384
   const served = serveChild(t, nrPages)

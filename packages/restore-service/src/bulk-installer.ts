@@ -31,6 +31,8 @@ export class BulkInstaller {
   #next: number | null = null
   /** Bounded by the window of the lane. */
   #waiting: Waiting[] = []
+  /** Batches that the worker has, by their sequence, with the connection that waits for the acknowledgement. */
+  readonly #handedOver = new Map<number, Lane>()
   #waitingBytes = 0
 
   constructor(post: (message: FromBulkThread, transfer?: ArrayBuffer[]) => void) {
@@ -40,7 +42,9 @@ export class BulkInstaller {
   open(target: Target): void {
     this.close()
     this.#destination =
-      target.kind === 'round' ? new Skeleton(target, this.#post) : new Workload(target, this.#post)
+      target.kind === 'round'
+        ? new Skeleton(target, this.#post)
+        : new Workload(target, this.#post, (sequence, lane) => this.#handedOver.set(sequence, lane))
     this.#next = target.round + 1
     const waiting = this.#waiting
     this.#waiting = []
@@ -60,6 +64,12 @@ export class BulkInstaller {
   close(): void {
     this.#destination?.close()
     this.#destination = null
+  }
+
+  /** The worker has dealt with a batch. Of a connection that is gone nobody waits for that. */
+  taken(sequence: number, bytes: number): void {
+    this.#handedOver.get(sequence)?.send({ type: 'batchAck', sequence, bytes })
+    this.#handedOver.delete(sequence)
   }
 
   /** @throws WireError: nothing of the frame was applied */
@@ -95,25 +105,30 @@ export class BulkInstaller {
 class Skeleton implements Destination {
   readonly target: RoundTarget
   readonly #post: (message: FromBulkThread) => void
-  readonly #installer: PageInstaller
+  #installer: PageInstaller | null = null
   /** Of our own: a number that the worker closes could be another file's while we write. */
-  readonly #memFd: number
+  #memFd: number | null = null
 
   constructor(target: RoundTarget, post: (message: FromBulkThread) => void) {
     this.target = target
     this.#post = post
-    this.#memFd = openSync(`/proc/${target.pid}/mem`, 'r+')
-    this.#installer = new PageInstaller(target.uffd, this.#memFd, target.ranges)
+  }
+
+  /** With the first batch: that the skeleton is gone is then the lane's failure, not the thread's. */
+  #open(): PageInstaller {
+    this.#memFd = openSync(`/proc/${this.target.pid}/mem`, 'r+')
+    return new PageInstaller(this.target.uffd, this.#memFd, this.target.ranges)
   }
 
   install(lane: Lane, { sequence, runs, zeroRuns }: FrameOf<'pageBatch'>, payload: Uint8Array): void {
+    this.#installer ??= this.#open()
     this.#installer.installBatch(runs, payload, zeroRuns)
     lane.send({ type: 'batchAck', sequence, bytes: payload.length })
     this.#post({ type: 'installed', round: this.target.round, pages: payload.length / pageBytes })
   }
 
   close(): void {
-    closeSync(this.#memFd)
+    if (this.#memFd !== null) closeSync(this.#memFd)
   }
 }
 
@@ -121,11 +136,17 @@ class Skeleton implements Destination {
 class Workload implements Destination {
   readonly target: LazyTarget
   readonly #post: (message: FromBulkThread, transfer?: ArrayBuffer[]) => void
+  readonly #onHandedOver: (sequence: number, lane: Lane) => void
   readonly #gate: InstallGate
 
-  constructor(target: LazyTarget, post: (message: FromBulkThread, transfer?: ArrayBuffer[]) => void) {
+  constructor(
+    target: LazyTarget,
+    post: (message: FromBulkThread, transfer?: ArrayBuffer[]) => void,
+    onHandedOver: (sequence: number, lane: Lane) => void,
+  ) {
     this.target = target
     this.#post = post
+    this.#onHandedOver = onHandedOver
     this.#gate = new InstallGate(target.gate)
   }
 
@@ -148,6 +169,7 @@ class Workload implements Destination {
     // Asked last: a fork or a move that is read from here on finds that these pages were there before.
     if (this.#gate.hasOthers) {
       batch.payload = Uint8Array.from(payload)
+      this.#onHandedOver(sequence, lane)
       this.#post({ type: 'pushed', batch }, [batch.payload.buffer as ArrayBuffer])
     } else {
       lane.send({ type: 'batchAck', sequence, bytes: payload.length })

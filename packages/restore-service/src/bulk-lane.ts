@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads'
-import { type ErrorInfo, PageferryError, toErrorInfo } from '@pageferry/base'
+import { PageferryError, toErrorInfo } from '@pageferry/base'
 import type { FromBulkThread, Pushed, Target, ToBulkThread } from './bulk-messages.js'
 import type { DialOptions } from './dial.js'
 
@@ -56,11 +56,6 @@ export class BulkLane {
     this.#post({ type: 'refuse', error: toErrorInfo(error) })
   }
 
-  /** The thread ends, whatever it does. */
-  async terminate(): Promise<void> {
-    await this.#thread.terminate()
-  }
-
   #post(message: ToBulkThread): void {
     this.#thread.postMessage(message)
   }
@@ -71,10 +66,10 @@ export class BulkLane {
         this.#dialling?.resolve()
         return
       case 'notDialled':
-        this.#dialling?.reject(errorOf(message.error))
+        this.#dialling?.reject(PageferryError.fromInfo(message.error))
         return
       case 'lost':
-        this.#events.onLost(errorOf(message.error))
+        this.#events.onLost(PageferryError.fromInfo(message.error))
         return
       case 'installed':
         this.#events.onInstalled(message.round, message.pages)
@@ -83,8 +78,4 @@ export class BulkLane {
         this.#events.onPushed(message.batch)
     }
   }
-}
-
-function errorOf({ code, message, details }: ErrorInfo): PageferryError {
-  return new PageferryError(code, message, { details })
 }

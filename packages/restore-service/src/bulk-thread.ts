@@ -46,10 +46,10 @@ port.on('message', (message: ToBulkThread) => {
       installer.close()
       return
     case 'taken':
-      current?.send({ type: 'batchAck', sequence: message.sequence, bytes: message.bytes })
+      installer.taken(message.sequence, message.bytes)
       return
     case 'refuse':
-      current?.close(new PageferryError(message.error.code, message.error.message))
+      current?.close(PageferryError.fromInfo(message.error))
   }
 })
 setPriority(niceness)

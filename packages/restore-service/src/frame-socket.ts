@@ -80,8 +80,11 @@ export class FrameSocket extends Duplex {
     if (this.#isAligned) this.#skipWholeFrames()
     else this.#start = this.#end
     this.#waitForFrame()
-    // False: the reader is behind; `_read` goes on.
-    return this.#start === from || this.push(this.#buffer.subarray(from, this.#start))
+    if (this.#start === from) return true
+    const bytes = this.#buffer.subarray(from, this.#start)
+    // Nobody takes it now: it would be overwritten while it waits. False: the reader is behind; `_read` goes on.
+    const isTakenNow = this.#isAligned && this.readableFlowing === true && this.readableLength === 0
+    return this.push(isTakenNow ? bytes : Buffer.from(bytes))
   }
 
   #skipWholeFrames(): void {

@@ -54,7 +54,7 @@ export class Lane {
   readonly #incoming: Direction
   /**
    * Messages from before `open`: ws hands out everything of a chunk that it has read, paused or not. One chunk at
-   * most, because the socket is paused.
+   * most, because the socket is paused. Copies: where they came from may be a buffer that is used again.
    */
   readonly #early: { data: Buffer; isBinary: boolean }[] = []
   #handlers: LaneHandlers | null = null
@@ -68,7 +68,8 @@ export class Lane {
     this.index = index
     this.#incoming = incoming
     socket.on('message', (data: Buffer, isBinary: boolean) => {
-      if (this.#handlers === null || this.#early.length > 0) this.#early.push({ data, isBinary })
+      if (this.#handlers === null || this.#early.length > 0)
+        this.#early.push({ data: Buffer.from(data), isBinary })
       else this.#receive(data, isBinary)
     })
     socket.on('close', (code: number, reason: Buffer) => {

@@ -1,10 +1,20 @@
+import { once } from 'node:events'
 import { mock } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError, pageBytes } from '@pageferry/base'
 import { encodeFrame, encodeHeader, type Frame, laneLimits, WireError } from '@pageferry/wire'
 import t, { type Test } from 'tap'
-import type { WebSocket } from 'ws'
-import { closing, eventually, laneAndPeer, lanePair, Recorder, sendTogether } from './fixtures/sockets.js'
+import { WebSocket } from 'ws'
+import { Lane } from '../src/lane.js'
+import {
+  closing,
+  eventually,
+  laneAndPeer,
+  lanePair,
+  Recorder,
+  sendTogether,
+  webSocketServer,
+} from './fixtures/sockets.js'
 
 const ack = (sequence: number): Frame => ({ type: 'batchAck', sequence, bytes: 4096 })
 const request: Frame = {
@@ -50,6 +60,21 @@ t.test('carries frames and their payloads both ways', async (t) => {
   t.match(here.losses, [{ code: 'PEER_UNREACHABLE', message: /^bulk lane 0: closed: code 1000/ }])
   t.equal(there.losses.length, 1)
   t.notOk(source.isOpen)
+})
+
+t.test('what came before the lane is opened may be overwritten where it lay', async (t) => {
+  const { url } = await webSocketServer(t, () => {})
+  const socket = new WebSocket(url)
+  t.teardown(() => socket.terminate())
+  await once(socket, 'open')
+  const lane = new Lane(socket, 'bulk', 0, 'to-source')
+  const message = Buffer.from(encodeFrame(ack(5)))
+  socket.emit('message', message, true)
+  message.fill(0)
+  const got = new Recorder()
+  lane.open(got)
+  await eventually('it is there', () => got.frames.length + got.losses.length === 1)
+  t.same(got.frames, [ack(5)])
 })
 
 t.test('frames that come before the lane is opened are kept, in their order', async (t) => {

@@ -1,0 +1,174 @@
+import type { PageferryError } from '@pageferry/base'
+import { PageSet } from '@pageferry/memory'
+import { Lane } from '@pageferry/service/worker'
+import {
+  decodeFrame,
+  encodeFrame,
+  type Frame,
+  faultLanePath,
+  faultPendingMax,
+  supportedVersions,
+} from '@pageferry/wire'
+import t, { type Test } from 'tap'
+import { WebSocket } from 'ws'
+import { closing, eventually, Recorder } from '../../service/test/fixtures/sockets.js'
+import { FaultLane } from '../src/fault-lane.js'
+import { LaneServer } from '../src/lane-server.js'
+import { Receiver, startPages } from './fixtures/workload.js'
+
+const nrPages = 200
+const asId = 1
+const round = 2
+const [migrationId, token] = ['c0ffee', 'the-right-token']
+
+interface Served {
+  server: LaneServer
+  fault: FaultLane
+  connected: boolean[]
+  losses: PageferryError[]
+  served: [page: number, nrPages: number][]
+  discarded: number[]
+}
+
+async function serve(test: Test): Promise<Served> {
+  const connected: boolean[] = []
+  const losses: PageferryError[] = []
+  const served: [number, number][] = []
+  const discarded: number[] = []
+  const fault = new FaultLane(
+    { migrationId, token, nrBulkLanes: 1 },
+    {
+      onConnected: (resumed) => connected.push(resumed),
+      onLost: (error) => losses.push(error),
+      onServed: (page, nr) => served.push([page, nr]),
+      onDiscarded: (runs) => discarded.push(...runs),
+    },
+  )
+  const server = await LaneServer.listen({
+    ...{ host: '127.0.0.1', port: 0, migrationId, token, nrBulkLanes: 1 },
+    onLane: () => {},
+    onFaultUpgrade: (request, socket, head) => fault.upgrade(request, socket, head),
+  })
+  test.teardown(() => {
+    server.close()
+    fault.close()
+  })
+  return { server, fault, connected, losses, served, discarded }
+}
+
+/** Dials as the destination does, and answers its end of the lane. */
+async function dial(
+  test: Test,
+  { server }: Served,
+  path: string = faultLanePath,
+  resume = false,
+): Promise<{ socket: WebSocket; first: Frame }> {
+  const socket = new WebSocket(new URL(path, server.url))
+  test.teardown(() => socket.terminate())
+  socket.on('error', () => {})
+  const first = new Promise<Frame>((resolve) => {
+    socket.once('message', (data: Buffer) => {
+      socket.pause()
+      resolve(decodeFrame(data, 'fault', 'to-destination').frame)
+    })
+  })
+  socket.once('open', () =>
+    socket.send(
+      encodeFrame({
+        ...{ type: 'hello', versions: [...supportedVersions], migrationId, token, laneIndex: 0, resume },
+        lane: 'fault',
+      }),
+    ),
+  )
+  return { socket, first: await first }
+}
+
+const request = (page: number, nr = 1): Frame => {
+  return { type: 'pageRequest', asId, round, requestId: 7, page, nrPages: nr, ahead: false }
+}
+
+t.test('the fault lane, in its thread', async (t) => {
+  const workload = await startPages(t, nrPages)
+  const { pid, first } = workload
+  const target = { pid, asId, round, lazy: PageSet.of([first, nrPages]).runTable() }
+
+  await t.test('requests are answered, also those that came before it was told what to serve', async (t) => {
+    const setup = await serve(t)
+    const { socket, first: welcome } = await dial(t, setup)
+    t.match(welcome, { type: 'welcome', nrBulkLanes: 1 })
+    await eventually('it is announced', () => setup.connected.length === 1)
+    t.same(setup.connected, [false])
+    const lane = new Lane(socket, 'fault', 0, 'to-destination')
+    const replies = new Recorder()
+    lane.open(replies)
+    lane.send(request(first + 10, 3))
+    lane.send({ type: 'discard', asId, round, runs: Float64Array.of(first + 50, 5) })
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    t.same(replies.frames, [])
+    setup.fault.serve(target)
+    lane.send(request(first + 20))
+    await eventually('both are answered', () => replies.frames.length === 2)
+    const answered = new Receiver(first)
+    for (const [i, frame] of replies.frames.entries()) {
+      if (frame.type !== 'pageReply') throw new Error(frame.type)
+      answered.note(frame.runs, frame.zeroRuns, replies.payloads[i])
+    }
+    t.same(answered.wrong([10, 11, 12, 20]), [])
+    await eventually('whoever pushes hears of it', () => setup.served.length === 2)
+    t.same(setup.served, [
+      [first + 10, 3],
+      [first + 20, 1],
+    ])
+    t.same(setup.discarded, [first + 50, 5])
+    t.ok(setup.fault.bytesSent > 3 * 4096)
+
+    socket.terminate()
+    await eventually('its loss is said', () => setup.losses.length === 1)
+    const again = await dial(t, setup, faultLanePath, true)
+    t.match(again.first, { type: 'welcome' })
+    await eventually('and that it is back', () => setup.connected.length === 2)
+    t.same(setup.connected, [false, true])
+    const next = new Lane(again.socket, 'fault', 0, 'to-destination')
+    const more = new Recorder()
+    next.open(more)
+    next.send(request(first + 30))
+    await eventually('it is served as before', () => more.frames.length === 1)
+  })
+
+  await t.test('what breaks the protocol closes the lane', async (t) => {
+    for (const [what, frame, code] of [
+      ['a page that is not lazy', request(first + nrPages), 4108],
+      ['another round', { ...request(first), round: 9 }, 4107],
+    ] as [string, Frame, number][]) {
+      const setup = await serve(t)
+      setup.fault.serve(target)
+      const { socket } = await dial(t, setup)
+      socket.resume()
+      const closed = closing(socket)
+      socket.send(encodeFrame(frame))
+      t.match(await closed, { code }, what)
+      await eventually('its loss is said', () => setup.losses.length === 1)
+    }
+  })
+
+  await t.test('more requests than may be open, before anything is served', async (t) => {
+    const setup = await serve(t)
+    const { socket } = await dial(t, setup)
+    socket.resume()
+    const closed = closing(socket)
+    for (let i = 0; i <= faultPendingMax; i++) socket.send(encodeFrame(request(first)))
+    t.match(await closed, { code: 4109 })
+  })
+
+  await t.test('it is dialled at its own path only, and says Hello in time', async (t) => {
+    const setup = await serve(t)
+    const elsewhere = await dial(t, setup, '/')
+    t.match(elsewhere.first, { type: 'refusal', code: 'BAD_REQUEST' })
+    t.same(setup.connected, [])
+    const silent = new WebSocket(new URL(faultLanePath, setup.server.url))
+    t.teardown(() => silent.terminate())
+    silent.on('error', () => {})
+    const { code } = await closing(silent)
+    t.equal(code, 4110)
+  })
+})

@@ -1,0 +1,63 @@
+import { pageBytes } from '@pageferry/base'
+import t from 'tap'
+import { FlightWindow } from '../src/flight-window.js'
+
+/** A path with one narrow place: how busy it was, and how long a page would have waited there. */
+function simulate(bytesPerMs: number, rttMs: number, durationMs: number) {
+  const window = new FlightWindow()
+  const acks: { id: number; atMs: number }[] = []
+  const waits: number[] = []
+  let freeMs = 0
+  let busyMs = 0
+  let id = 0
+  for (let nowMs = 0; nowMs < durationMs; nowMs += 0.25) {
+    while (acks.length > 0 && acks[0].atMs <= nowMs)
+      window.acknowledged((acks.shift() as { id: number }).id, nowMs)
+    while (window.hasRoom) {
+      const bytes = window.batchPages * pageBytes
+      window.sent(++id, bytes, nowMs)
+      const startMs = Math.max(nowMs + rttMs / 2, freeMs)
+      freeMs = startMs + bytes / bytesPerMs
+      if (nowMs > durationMs / 2) busyMs += bytes / bytesPerMs
+      acks.push({ id, atMs: freeMs + rttMs / 2 })
+    }
+    if (nowMs > durationMs / 2) waits.push(Math.max(0, freeMs - (nowMs + rttMs / 2)))
+  }
+  waits.sort((a, b) => a - b)
+  return { use: busyMs / (durationMs / 2), waitMs: waits[Math.floor(waits.length * 0.99)], window }
+}
+
+t.test('the path is busy, and nobody waits long behind what is pushed', async (t) => {
+  for (const [name, bytesPerMs, rttMs] of [
+    ['100 Mbit/s, 10 ms', 12_500, 10],
+    ['100 Mbit/s, 0.2 ms', 12_500, 0.2],
+    ['1 Gbit/s, 1 ms', 125_000, 1],
+    ['1 Gbit/s, 10 ms', 125_000, 10],
+  ] as const) {
+    const { use, waitMs } = simulate(bytesPerMs, rttMs, 4000)
+    t.ok(use > 0.95, `${name}: in use for ${(100 * use).toFixed(0)} %`)
+    // The queue, one batch, and where a batch cannot be that small, two of them.
+    const batchMs = (16 * pageBytes) / bytesPerMs
+    t.ok(waitMs < 12 + 2 * batchMs, `${name}: ${waitMs.toFixed(1)} ms of waiting`)
+  }
+})
+
+t.test('a fast path gets whole batches and the whole window', async (t) => {
+  const { window } = simulate(2_000_000, 0.1, 200)
+  t.equal(window.batchPages, 256)
+  t.equal(window.bytes, 4 * 2 ** 20)
+})
+
+t.test('nothing measured, nothing known: one small batch alone', async (t) => {
+  const window = new FlightWindow()
+  t.ok(window.hasRoom)
+  window.sent(1, window.batchPages * pageBytes, 0)
+  t.notOk(window.hasRoom)
+  window.lost()
+  t.ok(window.hasRoom, 'what is lost is not on its way')
+  window.acknowledged(1, 5)
+  window.sent(2, window.batchPages * pageBytes, 6)
+  t.notOk(window.hasRoom, 'an answer to it says nothing')
+  window.acknowledged(2, 8)
+  t.ok(window.hasRoom)
+})

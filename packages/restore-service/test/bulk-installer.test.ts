@@ -1,0 +1,113 @@
+import { addressOf, pageBytes, pageOf } from '@pageferry/base'
+import { InstallGate, memory as kernelMemory, uffd } from '@pageferry/kernel'
+import type { FrameOf } from '@pageferry/wire'
+import t, { type Test } from 'tap'
+import { Child } from '../../kernel/test/child.js'
+import { eventually, lanePair, Recorder } from '../../service/test/fixtures/sockets.js'
+import { BulkInstaller } from '../src/bulk-installer.js'
+import type { FromBulkThread, Pushed } from '../src/bulk-messages.js'
+import { pages } from './fixtures/skeleton.js'
+
+const nrPages = 64
+const asId = 1
+const round = 5
+const none = new Float64Array(0)
+
+async function setUp(test: Test, hashes = false) {
+  const child = new Child(nrPages)
+  test.teardown(() => child.end())
+  uffd.api(child.uffd, uffd.UFFD_FEATURE_EVENT_REMOVE)
+  uffd.register(child.uffd, child.area, BigInt(nrPages * pageBytes), uffd.UFFDIO_REGISTER_MODE_MISSING)
+  const first = pageOf(child.area)
+  const gate = InstallGate.create(Float64Array.of(first, nrPages))
+  const { source, destination: lane } = await lanePair(test, 'bulk')
+  const acks = new Recorder()
+  source.open(acks)
+  lane.open(new Recorder())
+  const pushed: Pushed[] = []
+  const installer = new BulkInstaller((message: FromBulkThread) => {
+    if (message.type === 'pushed') pushed.push(message.batch)
+  })
+  const open = () =>
+    installer.open({ kind: 'lazy', asId, round, uffd: child.uffd, gate: gate.buffer, hashes })
+  let sequence = 0
+  const push = (runs: Float64Array, bytes: number[], more: Partial<FrameOf<'pageBatch'>> = {}): void => {
+    const frame = {
+      type: 'pageBatch',
+      asId,
+      round,
+      sequence: ++sequence,
+      runs,
+      zeroRuns: none,
+      ...more,
+    } as const
+    installer.onBatch(lane, frame, pages(...bytes))
+  }
+  const read = (at: number): bigint => child.call('r', addressOf(first + at))
+  return { child, first, gate, lane, acks, pushed, installer, open, push, read }
+}
+
+t.test('pushed pages go into the running process', async (t) => {
+  const { first, acks, pushed, open, push, read } = await setUp(t)
+  push(Float64Array.of(first, 2), [1, 2])
+  t.same(pushed, [], 'before it is known where they go, they wait')
+  open()
+  t.match(pushed, [{ sequence: 1, installed: 2, lost: [], isClosed: false }])
+  push(Float64Array.of(first + 1, 2), [9, 3], { zeroRuns: Float64Array.of(first + 5, 1) })
+  t.match(pushed[1], { installed: 2 }, 'what is there stays')
+  t.same([0, 1, 2, 5].map(read), [1n, 2n, 3n, 0n])
+  t.notOk(pushed.some(({ payload, hashes }) => payload !== undefined || hashes !== undefined))
+  await eventually('they are acknowledged', () => acks.frames.length === 2)
+  t.match(acks.frames, [
+    { type: 'batchAck', sequence: 1, bytes: 2 * pageBytes },
+    { type: 'batchAck', sequence: 2 },
+  ])
+  const outOfOrder = { code: 'PROTOCOL', closeCode: 4107 }
+  t.throws(() => push(Float64Array.of(first, 1), [1], { round: round - 1 }), outOfOrder)
+  t.throws(() => push(Float64Array.of(first, 1), [1], { round: round + 2 }), outOfOrder)
+  t.throws(() => push(Float64Array.of(first, 1), [1], { asId: 2 }), { code: 'PROTOCOL', closeCode: 4108 })
+})
+
+t.test('pages that only the worker can place come along, and are acknowledged by it', async (t) => {
+  const { first, gate, lane, acks, pushed, installer, open, push } = await setUp(t)
+  open()
+  gate.noteOthers()
+  push(Float64Array.of(first + 7, 1), [7])
+  t.equal(pushed[0].installed, 1, 'what can be installed is')
+  t.ok(Buffer.from(pushed[0].payload as Uint8Array).equals(pages(7)))
+  await new Promise((resolve) => setTimeout(resolve, 30))
+  t.same(acks.frames, [])
+  installer.taken(1, pageBytes)
+  await eventually('then', () => acks.frames.length === 1)
+  t.match(acks.frames, [{ type: 'batchAck', sequence: 1, bytes: pageBytes }])
+
+  push(Float64Array.of(first + 8, 1), [8])
+  lane.terminate()
+  const next = await lanePair(t, 'bulk')
+  const nextAcks = new Recorder()
+  next.source.open(nextAcks)
+  next.destination.open(new Recorder())
+  const frame = { type: 'pageBatch', asId, round, sequence: 3, zeroRuns: none } as const
+  installer.onBatch(next.destination, { ...frame, runs: Float64Array.of(first + 9, 1) }, pages(9))
+  installer.taken(2, pageBytes)
+  installer.taken(3, pageBytes)
+  await eventually('its own is acknowledged', () => nextAcks.frames.length > 0)
+  t.match(nextAcks.frames, [{ sequence: 3 }], 'and not what came on the connection that is gone')
+})
+
+t.test('hashes of what came, for whoever compares', async (t) => {
+  const { first, pushed, open, push } = await setUp(t, true)
+  open()
+  push(Float64Array.of(first, 1, first + 4, 1), [1, 2])
+  const expected = new BigUint64Array(2)
+  kernelMemory.hashPages(pages(1, 2), 2, expected)
+  t.same(pushed[0].hashes, expected)
+})
+
+t.test('nothing is installed once the gate is closed', async (t) => {
+  const { first, gate, pushed, open, push } = await setUp(t)
+  open()
+  gate.close()
+  push(Float64Array.of(first, 1), [1])
+  t.match(pushed, [{ installed: 0, isClosed: true }])
+})
