@@ -6,16 +6,22 @@ import type { LazyEvent } from './lazy-map.js'
  * A thread queues its event only after it has let go of the memory map. So A unmaps X, the mremap of B is given X, and
  * B's event may be read before A's. And the UNMAP of a moved range always comes late: it is queued after REMAP was read.
  *
+ *   A   munmap(X) ........ preempted ........... UNMAP X
+ *   B             mremap(Z, gets X)  REMAP Z X ............. UNMAP Z
+ *   read                             REMAP Z X   UNMAP X     UNMAP Z       taken as it comes, B's pages are lost
+ *
  * What helps is that everything can wait: as long as one change is between its doing and the reading of its event, the
  * kernel lets nobody install (UFFDIO_COPY answers EAGAIN). So events are collected until the address space is quiet;
- * then all of them are there, and these facts put them in order:
+ * then all of them are there. They stay as they were read, unless that is impossible:
  *
  * - Memory that arrives at X by mremap found nothing there. Whoever had X before has said UNMAP for it, once, or will.
- *   So what lies at X are *generations*, each begun by a REMAP and ended by one UNMAP; the first was there before.
- * - Whether there was a first one follows from whether X is registered now.
+ *   So what lies at X are *generations*, each begun by a REMAP, and ended by the next UNMAP that no older one lacks.
  * - mremap says where to when its event was read. So whatever is done to the new memory is read after that, and arrivals
  *   at X are read in their order. Only what concerns an older generation can come late.
+ * - Nobody knows the new memory before the mremap returns, which is after its UNMAP(from) was read, if it says one.
  * - REMOVE is sent before the change and waited for, so it is about the generation that arrived last.
+ * - Memory may come to X without any event: what grows in place, or grows while it moves. Its UNMAP is told from that of
+ *   what arrived then only where it must be.
  *
  * Left open is which of two generations a REMAP away from X moves, while the UNMAPs of both are still to come. It is
  * taken for the older one's, whose UNMAP is overdue.
@@ -25,23 +31,37 @@ export type MapEvent = Exclude<LazyEvent, { type: 'installed' }>
 interface Touch {
   index: number
   kind: 'arrive' | 'leave' | 'unmap' | 'remove'
-}
-
-interface Range extends Touch {
   first: number
   end: number
 }
 
+/** Memory at one place, from its arrival to its end. */
+interface Generation {
+  events: number[]
+  /** Of what arrived together. */
+  first: number
+  /** Its UNMAP was not read. */
+  isAlive: boolean
+  hasMoved: boolean
+  /** Before the event of that number nobody but the thread that moved it here can have done anything to it. */
+  knownFrom: number
+}
+
 /**
- * @param isRegistered whether a page is registered with the userfaultfd, now that no change is under way
+ * @param before whether a page was registered before all of these, as far as events tell
+ * @param now whether a page is registered with the userfaultfd, when no change is under way; seldom asked
  * @returns indices of `events` in the order of their changes
  */
-export function trueOrder(events: readonly MapEvent[], isRegistered: (page: number) => boolean): number[] {
-  const ranges = events.flatMap(rangesOf)
+export function trueOrder(
+  events: readonly MapEvent[],
+  before: (page: number) => boolean,
+  now: (page: number) => boolean,
+): number[] {
+  const closings = closingsOf(events)
   const after: number[][] = events.map(() => [])
   let isMixed = false
-  for (const [first, touches] of segments(ranges)) {
-    const ordered = byGeneration(touches, isRegistered, first)
+  for (const [page, touches] of places(events.flatMap(touchesOf))) {
+    const ordered = byGeneration(touches, closings, page, before, now)
     for (let i = 1; i < ordered.length; i++) {
       after[ordered[i - 1]].push(ordered[i])
       isMixed ||= ordered[i - 1] > ordered[i]
@@ -50,7 +70,7 @@ export function trueOrder(events: readonly MapEvent[], isRegistered: (page: numb
   return isMixed ? sorted(after) : events.map((_, index) => index)
 }
 
-function rangesOf(event: MapEvent, index: number): Range[] {
+function touchesOf(event: MapEvent, index: number): Touch[] {
   if (event.type !== 'remap')
     return [{ index, kind: event.type, first: event.first, end: event.first + event.nr }]
   const { from, to, nr } = event
@@ -60,13 +80,31 @@ function rangesOf(event: MapEvent, index: number): Range[] {
   ]
 }
 
-/** The stretches between borders at which memory arrived and something else happened: [first page, what happened]. */
-function segments(ranges: readonly Range[]): Array<[first: number, touches: Touch[]]> {
+/** For each REMAP the UNMAP of the place that it left; without one (MREMAP_DONTUNMAP) there is no entry. */
+function closingsOf(events: readonly MapEvent[]): Map<number, number> {
+  const closings = new Map<number, number>()
+  const open = new Map<string, number[]>()
+  for (const [index, event] of events.entries()) {
+    if (event.type === 'remap') {
+      const key = `${event.from} ${event.nr}`
+      const others = open.get(key)
+      if (others === undefined) open.set(key, [index])
+      else others.push(index)
+    } else if (event.type === 'unmap') {
+      const remap = open.get(`${event.first} ${event.nr}`)?.pop()
+      if (remap !== undefined) closings.set(remap, index)
+    }
+  }
+  return closings
+}
+
+/** The stretches where several things happened, if memory arrived anywhere: [first page, what happened]. */
+function places(touches: readonly Touch[]): Array<[page: number, touches: Touch[]]> {
   const found: Array<[number, Touch[]]> = []
-  if (!ranges.some(({ kind }) => kind === 'arrive')) return found
-  const borders = [...new Set(ranges.flatMap(({ first, end }) => [first, end]))].sort((a, b) => a - b)
-  const begins = ranges.slice().sort((a, b) => a.first - b.first)
-  let open: Range[] = []
+  if (!touches.some(({ kind }) => kind === 'arrive')) return found
+  const borders = [...new Set(touches.flatMap(({ first, end }) => [first, end]))].sort((a, b) => a - b)
+  const begins = touches.slice().sort((a, b) => a.first - b.first)
+  let open: Touch[] = []
   let next = 0
   for (const border of borders) {
     open = open.filter(({ end }) => end > border)
@@ -79,32 +117,45 @@ function segments(ranges: readonly Range[]): Array<[first: number, touches: Touc
 /** The events of one place, oldest generation first, and as they were read within each. */
 function byGeneration(
   touches: readonly Touch[],
-  isRegistered: (page: number) => boolean,
+  closings: ReadonlyMap<number, number>,
   page: number,
+  before: (page: number) => boolean,
+  now: (page: number) => boolean,
 ): number[] {
+  const firstArrival = touches.findIndex(({ kind }) => kind === 'arrive')
+  if (firstArrival < 0 || !touches.some((touch, i) => i > firstArrival && isDeparture(touch)))
+    return touches.map(({ index }) => index)
   const count = (wanted: Touch['kind']) => touches.filter(({ kind }) => kind === wanted).length
-  const arrivals = count('arrive')
-  // Nothing that could be late: no question to the kernel.
-  const isPlain =
-    arrivals === 0 || touches.every(({ kind }, i) => kind !== 'arrive' || !touches.slice(i).some(isDeparture))
-  if (isPlain) return touches.map(({ index }) => index)
-  const generations: Array<{ events: number[]; hasMoved: boolean }> = [{ events: [], hasMoved: false }]
-  let oldest = Number(isRegistered(page)) + count('unmap') - arrivals > 0 ? 0 : 1
-  const early: number[] = []
-  for (const { index, kind } of touches) {
-    const last = generations.length - 1
-    if (kind === 'arrive') generations.push({ events: [index], hasMoved: false })
-    else if (kind === 'remove') generations[last].events.push(index)
-    else if (oldest > last) early.push(index)
-    else if (kind === 'unmap') generations[oldest++].events.push(index)
-    else {
-      let which = oldest
-      while (which < last && generations[which].hasMoved) which++
-      generations[which].hasMoved = true
-      generations[which].events.push(index)
+  const wasThere = before(page)
+  /** How many have come without an event. Less than none: what should have been there before was not. */
+  const silent = () => Number(now(page)) - Number(wasThere) - count('arrive') + count('unmap')
+  const isOld = wasThere && silent() >= 0
+  const generations: Generation[] = [{ events: [], first: 0, isAlive: isOld, hasMoved: false, knownFrom: 0 }]
+  for (const { index, kind, first } of touches) {
+    const newest = generations[generations.length - 1]
+    const older = generations.slice(0, -1)
+    /** Nobody else knows what is new, and what it is moved or unmapped with lies where it has arrived. */
+    const isOlder = index < newest.knownFrom || first < newest.first
+    const untold = () => (silent() > 0 ? older[older.length - 1] : undefined)
+    if (kind === 'arrive') {
+      const knownFrom = closings.get(index) ?? 0
+      generations.push({ events: [index], first, isAlive: true, hasMoved: false, knownFrom })
+    } else if (kind === 'remove') newest.events.push(index)
+    else if (kind === 'unmap') {
+      const overdue = older.find(({ isAlive }) => isAlive)
+      const ending = overdue ?? (isOlder ? untold() : undefined) ?? newest
+      ending.isAlive = false
+      ending.events.push(index)
+    } else {
+      const overdue = older.find(({ isAlive, hasMoved }) => isAlive && !hasMoved)
+      // What is moved and stays has not lost its place to anything yet.
+      const moving =
+        (isOlder || closings.has(index) ? overdue : undefined) ?? (isOlder ? untold() : undefined) ?? newest
+      moving.hasMoved = true
+      moving.events.push(index)
     }
   }
-  return [...early, ...generations.flatMap(({ events }) => events)]
+  return generations.flatMap(({ events }) => events)
 }
 
 function isDeparture({ kind }: Touch): boolean {

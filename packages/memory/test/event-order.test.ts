@@ -8,42 +8,75 @@ import { fcOptions } from './fc.js'
 const remap = (from: number, to: number, nr: number): MapEvent => ({ type: 'remap', from, to, nr })
 const unmap = (first: number, nr: number): MapEvent => ({ type: 'unmap', first, nr })
 
+type Range = readonly [first: number, nr: number]
+
+/** As the kernel or the LazyMap answers: these are registered. */
+const only =
+  (...ranges: Range[]) =>
+  (page: number) =>
+    ranges.some(([first, nr]) => page >= first && page < first + nr)
+
 t.test('an UNMAP of what lay there before, read after the arrival', async (t) => {
   const events = [remap(0, 20, 4), unmap(18, 4), unmap(0, 4)]
+  const before = only([0, 4], [18, 4])
+  t.same(trueOrder(events, before, only([20, 4])), [1, 0, 2])
   t.same(
-    trueOrder(events, (page) => page >= 20 && page < 24),
+    trueOrder(events, only([0, 4]), only([20, 4])),
     [1, 0, 2],
+    'of what had grown in place, without any event',
   )
-  t.same(
-    trueOrder(events, (page) => page >= 22 && page < 24),
-    [0, 1, 2],
-    'the new memory was unmapped',
-  )
+})
+
+t.test('an UNMAP of what has arrived', async (t) => {
+  const events = [remap(0, 20, 4), unmap(0, 4), unmap(20, 2)]
+  t.same(trueOrder(events, only([0, 4]), only([22, 2])), [0, 1, 2])
+  t.same(trueOrder(events, only([0, 4]), only([20, 4])), [0, 1, 2], 'something has grown in its place')
 })
 
 t.test('a REMAP of what lay there before, read after the arrival', async (t) => {
   const events = [remap(0, 20, 4), remap(20, 40, 4), unmap(20, 4), unmap(0, 4)]
+  t.same(trueOrder(events, only([0, 4], [20, 4]), only([20, 4], [40, 4])), [1, 2, 0, 3])
   t.same(
-    trueOrder(events, (page) => page >= 20),
+    trueOrder(events, only([0, 4]), only([20, 4], [40, 4])),
     [1, 2, 0, 3],
+    'nobody else can have moved it before its own UNMAP',
   )
-  t.same(
-    trueOrder(events, (page) => page >= 40),
-    [0, 1, 2, 3],
-    'moved on',
-  )
+})
+
+t.test('one thread alone stays in its order', async (t) => {
+  const events = [remap(0, 20, 4), unmap(0, 4), remap(20, 40, 4), unmap(20, 4)]
+  t.same(trueOrder(events, only([0, 4]), only([40, 4])), [0, 1, 2, 3], 'moved on')
+  t.same(trueOrder(events, only([0, 4]), only([20, 1], [40, 4])), [0, 1, 2, 3], 'and something grew there')
+  const again = [...events, unmap(20, 4)]
+  t.same(trueOrder(again, only([0, 4]), only([40, 4])), [0, 1, 2, 3, 4], 'and went away again')
+})
+
+t.test(
+  'moved on by a mremap that keeps the old place, while the UNMAP of what lay there is late',
+  async (t) => {
+    const events = [remap(0, 20, 4), unmap(0, 4), remap(20, 40, 4), unmap(20, 4)]
+    const [arrival, closing, , late] = events as [MapEvent, MapEvent, MapEvent, MapEvent]
+    const read = [arrival, closing, remap(20, 40, 2), late]
+    t.same(trueOrder(read, only([0, 4], [20, 4]), only([20, 4], [40, 2])), [3, 0, 1, 2])
+  },
+)
+
+t.test('an UNMAP over a hole and more', async (t) => {
+  const events = [unmap(20, 4), remap(0, 20, 4), unmap(16, 8), unmap(0, 4)]
+  const order = trueOrder(events, only([0, 4], [16, 8]), only([20, 4]))
+  t.ok(order.indexOf(2) < order.indexOf(1))
 })
 
 t.test('moved on before the UNMAP of a move away was read', async (t) => {
   const events = [
     remap(20, 40, 4),
     remap(0, 20, 4),
+    unmap(0, 4),
     remap(20, 60, 4),
     unmap(20, 4),
-    unmap(0, 4),
     unmap(20, 4),
   ]
-  const order = trueOrder(events, (page) => page >= 40)
+  const order = trueOrder(events, only([0, 4], [20, 4]), only([40, 4], [60, 4]))
   const lazy = new LazyMap(PageSet.of([0, 4], [20, 4]))
   for (const index of order) lazy.apply(events[index])
   t.equal(lazy.lookup(41), 21)
@@ -69,7 +102,7 @@ interface Thread {
 const step = fc.record({
   thread: fc.nat(nrThreads - 1),
   act: fc.constantFrom('call', 'call', 'call', 'queue', 'read', 'read'),
-  call: fc.constantFrom('munmap', 'move', 'move', 'leave', 'madvise'),
+  call: fc.constantFrom('munmap', 'move', 'move', 'leave', 'madvise', 'grow'),
   which: fc.nat(7),
   at: fc.nat(size - 1),
   /** Move to where another thread is just leaving, or beside it. */
@@ -95,6 +128,7 @@ t.test('whatever the order of reading, every page that is mapped has what belong
       const lazy = new LazyMap(pending)
       const queue: Thread[] = []
       let read: MapEvent[] = []
+      const trace: string[] = []
 
       const overlaps = (a: { first: number; nr: number }, first: number, nr: number) =>
         a.first < first + nr && first < a.first + a.nr
@@ -108,6 +142,10 @@ t.test('whatever the order of reading, every page that is mapped has what belong
       const isMoveUnread = (first: number, nr: number) =>
         threads.some(({ events: [next] }) =>
           next?.type === 'remap' ? overlaps({ first: next.from, nr: next.nr }, first, nr) : false,
+        )
+      const isUnread = (page: number) =>
+        threads.some(({ events }) =>
+          events.some((e) => overlaps(e.type === 'remap' ? { first: e.from, nr: e.nr } : e, page, 1)),
         )
       const leaving = () =>
         threads.flatMap(({ events }) => events.flatMap((e) => (e.type === 'remap' ? e.from : e.first)))
@@ -124,6 +162,11 @@ t.test('whatever the order of reading, every page that is mapped has what belong
           for (let p = first; p < first + nr; p++) truth.delete(p)
           thread.events = [unmap(first, nr)]
           thread.atReturn = () => {}
+        } else if (call === 'grow') {
+          const end = first + nr
+          if (area.isLeft || end >= size || truth.has(end) || isUnread(end)) return
+          truth.set(end, 'zero')
+          area.nr++
         } else if (call === 'madvise') {
           thread.events = [{ type: 'remove', first, nr }]
           thread.atReturn = () => {
@@ -145,22 +188,32 @@ t.test('whatever the order of reading, every page that is mapped has what belong
           thread.atReturn = () => void thread.owned.push({ first: at, nr })
         }
         thread.call = call
+        trace.push(
+          `${threads.indexOf(thread)} ${call} ${first}+${nr} ${thread.events.map((e) => JSON.stringify(e))}`,
+        )
       }
       const readOne = () => {
         const thread = queue.shift()
         if (thread === undefined) return
         read.push(thread.events.shift() as MapEvent)
+        trace.push(`${threads.indexOf(thread)} read ${JSON.stringify(read.at(-1))}`)
         thread.isQueued = false
         if (thread.events.length === 0) thread.atReturn()
       }
       const settle = () => {
-        const order = trueOrder(read, (page) => truth.has(page))
+        const order = trueOrder(
+          read,
+          (page) => lazy.isRegistered(page),
+          (page) => truth.has(page),
+        )
         if (order.some((index, i) => index !== i)) nrMixed++
         for (const index of order) lazy.apply(read[index])
+        trace.push(`settled ${order}`)
         read = []
         for (let p = 0; p < size; p++) {
           const wanted = truth.get(p) ?? 'zero'
-          if (lazy.lookup(p) !== wanted) throw new Error(`page ${p}: ${lazy.lookup(p)}, not ${wanted}`)
+          if (lazy.lookup(p) !== wanted)
+            throw new Error(`page ${p}: ${lazy.lookup(p)}, not ${wanted}: ${trace.join('; ')}`)
         }
       }
       const tellQueue = (thread: Thread) => {

@@ -294,7 +294,8 @@ export class DestinationWorker {
       restorer.restoreState(this.#images)
       this.#process.freeze()
     })
-    this.#spaces = [holdMain(keeper, restorer.uffd, new LazyMap(sets.lazy.clone()))]
+    const lazy = new LazyMap(sets.lazy.clone(), restorer.map.registered.clone())
+    this.#spaces = [holdMain(keeper, restorer.uffd, lazy)]
     this.#verifier?.save(this.#hashesFile)
     this.#report.blackout.restoreMs = performance.now() - began // for a successor, who does not see the rest
     this.#records.saveRestore({ pid, finalRound: rounds.round, report: this.#report })

@@ -4,6 +4,11 @@ import { type Heir, InstallGate, type KeeperClient, type Poller, uffd } from '@p
 import { type LazyMap, type MapEvent, trueOrder } from '@pageferry/memory'
 import { childOf, EventJournal, type ForkFound, mapEvents } from './event-journal.js'
 
+export interface Fault {
+  page: number
+  tid: number
+}
+
 /** One address space that still has lazy pages: the workload's, and those of children that it forked. */
 export interface Space {
   /** The keeper has the userfaultfd under this name and the journal under NAME.log; a child is NAME.1, NAME.2 … */
@@ -12,8 +17,8 @@ export interface Space {
   readonly lazy: LazyMap
   /** Changes that were read and are not in the LazyMap yet: their order is known when the address space is quiet. */
   unsettled: MapEvent[]
-  /** Faults that wait for that. */
-  faults: Array<{ page: number; tid: number }>
+  /** Faults that wait for that, each page once. */
+  faults: Fault[]
   /** Of the bulk lanes; null: only the worker itself installs there. */
   readonly gate: InstallGate | null
   journal: EventJournal
@@ -165,17 +170,33 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
   return spaces
 }
 
+/** Those of one page wait together; a thread that was woken in between comes again. */
+export function putOff(space: Space, faults: Iterable<Fault>): void {
+  const byPage = new Map(space.faults.map((fault) => [fault.page, fault]))
+  for (const fault of faults) byPage.set(fault.page, fault)
+  space.faults = [...byPage.values()]
+}
+
 /** Reads what is pending into the journal, which is renewed when it is full. */
-export function readSpace(keeper: Holder, space: Space): uffd.UffdEvent[] {
+export function readSpace(keeper: Pick<Holder, 'hold'>, space: Space): uffd.UffdEvent[] {
   if (space.journal.isFull) {
     // Never quiet in so many events: the best guess, before there is no room for them.
     if (space.unsettled.length > maxUnsettled) enter(space, likelyOrder(space), () => {})
-    const next = EventJournal.create(space.lazy, space.journal.forks, space.unsettled)
-    keeper.hold(logOf(space.name), next.fd)
-    space.journal.close()
-    space.journal = next
+    renewJournal(keeper, space)
   }
   return space.journal.read(space.uffd, space.gate ?? undefined)
+}
+
+function renewJournal(keeper: Pick<Holder, 'hold'>, space: Space): void {
+  const next = EventJournal.create(space.lazy, space.journal.forks, space.unsettled)
+  try {
+    keeper.hold(logOf(space.name), next.fd)
+  } catch (error) {
+    next.close()
+    throw error
+  }
+  space.journal.close()
+  space.journal = next
 }
 
 /**
@@ -195,24 +216,33 @@ export function changeSpace(space: Space, event: uffd.UffdEvent): void {
  * all that there is to know. Without a move, nothing that is still to come can belong in front of what was read.
  * @param onChange called before each is entered
  */
-export function settle(space: Space, onChange: (event: MapEvent) => void = () => {}): boolean {
+export function settle(
+  keeper: Pick<Holder, 'hold'>,
+  space: Space,
+  onChange: (event: MapEvent) => void = () => {},
+): boolean {
   const { unsettled } = space
   if (unsettled.length === 0) return true
-  let order: Iterable<number> = unsettled.keys()
+  let order: number[] | null = null
   if (unsettled.some(({ type }) => type === 'remap')) {
-    const { state } = probe(space)
-    if (state === 'again') return false
+    if (!isQuiet(space)) return false
     order = likelyOrder(space)
     // A change in between may have made an answer wrong: it would still be under way.
-    if (probe(space).state === 'again') return false
+    if (!isQuiet(space)) return false
   }
-  enter(space, order, onChange)
+  enter(space, order ?? unsettled.keys(), onChange)
+  if (order?.every((index, i) => index === i) ?? true) space.journal.noteEntered()
+  else renewJournal(keeper, space)
   return true
 }
 
 /** True if the address space was quiet all the while. */
-function likelyOrder({ unsettled, uffd: fd }: Space): number[] {
-  return trueOrder(unsettled, (page) => uffd.isRegistered(fd, BigInt(page) * BigInt(pageBytes)))
+function likelyOrder({ unsettled, lazy, uffd: fd }: Space): number[] {
+  return trueOrder(
+    unsettled,
+    (page) => lazy.isRegistered(page),
+    (page) => uffd.isRegistered(fd, BigInt(page) * BigInt(pageBytes)),
+  )
 }
 
 function enter(space: Space, order: Iterable<number>, onChange: (event: MapEvent) => void): void {

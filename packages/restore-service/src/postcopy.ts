@@ -8,10 +8,12 @@ import { type FrameOf, faultPendingMax, maxFaultPages, maxRunsPerDiscard, WireEr
 import type { Pushed } from './bulk-messages.js'
 import {
   changeSpace,
+  type Fault,
   type Holder,
   holdChild,
   isGone,
   isQuiet,
+  putOff,
   readSpace,
   releaseSpace,
   type Space,
@@ -79,6 +81,8 @@ export class Postcopy {
   readonly #pulls = new Set<number>()
   /** Source pages that the workload has given back before they came. */
   readonly #discarded = new PageSet()
+  /** Pages of the workload that a bulk lane found in no area. */
+  readonly #lost = new PageSet()
   /** Address spaces that were not quiet, and will be looked at again soon. */
   readonly #looking = new Set<Space>()
   #lastPending = -1
@@ -170,24 +174,26 @@ export class Postcopy {
    */
   #readEvents(space: Space): void {
     const events = readSpace(this.#options.keeper, space)
+    const faults: Fault[] = []
     for (const event of events) {
       if (event.type === 'fork') this.#onFork(space, event.fd)
-      else if (event.type === 'pagefault') space.faults.push({ page: pageOf(event.address), tid: event.tid })
+      else if (event.type === 'pagefault') faults.push({ page: pageOf(event.address), tid: event.tid })
       else changeSpace(space, event)
     }
-    if (this.#settle(space)) this.#serveFaults(space)
-    else this.#lookAgain(space)
+    if (!this.#settle(space)) {
+      putOff(space, faults)
+      this.#lookAgain(space)
+      return
+    }
+    // What cannot be served after all is put off anew.
+    for (const fault of [...space.faults.splice(0), ...faults]) this.#onFault(space, fault)
+    if (!this.#lost.isEmpty && space === this.#spaces[0]) this.#noteLost(space)
   }
 
   #settle(space: Space): boolean {
-    if (!settle(space, (event) => this.#noteDiscard(space, event))) return false
+    if (!settle(this.#options.keeper, space, (event) => this.#noteDiscard(space, event))) return false
     this.#sayDiscarded()
     return true
-  }
-
-  /** Faults that cannot be served yet come to the end of the list anew. */
-  #serveFaults(space: Space): void {
-    for (const { page, tid } of space.faults.splice(0)) this.#onFault(space, page, tid)
   }
 
   /** A thread that goes on after its change says nothing. */
@@ -233,10 +239,11 @@ export class Postcopy {
   }
 
   /** The page itself is asked for first, so that the thread is woken first. */
-  #onFault(space: Space, page: number, tid: number): void {
+  #onFault(space: Space, fault: Fault): void {
+    const { page, tid } = fault
     const source = space.lazy.lookup(page)
     if (source === 'zero') {
-      this.#zero(space, page, tid)
+      this.#zero(space, fault)
       return
     }
     this.#faults++
@@ -253,11 +260,12 @@ export class Postcopy {
   }
 
   /** Stack growth, a grown mapping, a hole, or discarded memory. */
-  #zero(space: Space, page: number, tid: number): void {
+  #zero(space: Space, fault: Fault): void {
+    const { page } = fault
     const { state } = uffd.zeroRuns(space.uffd, Float64Array.of(page, 1), 1, true)
     if (state === 'again') {
       // Something else may lie there by then.
-      space.faults.push({ page, tid })
+      putOff(space, [fault])
       this.#lookAgain(space)
     } else if (state === 'no-range') {
       // Unmapped meanwhile, or mapped anew without us: the thread has to look again.
@@ -354,8 +362,9 @@ export class Postcopy {
     this.#pushed += batch.installed
     const workload = this.#spaces[0]
     if (workload === undefined) return
-    if (batch.lost.length > 0) this.#waitUntilQuiet(workload)
     if (workload.gate !== null) noteInstalled(workload, workload.gate, batch)
+    for (const page of batch.lost) this.#lost.addRange(page, 1)
+    if (batch.lost.length > 0) this.#lookAgain(workload)
     if (batch.isClosed && isGone(workload)) workload.lazy.clear()
     // Pages that have moved, and children: nobody else knows where they go.
     if (payload !== undefined) this.#pushed += this.#install(batch, payload)
@@ -425,9 +434,19 @@ export class Postcopy {
     }
   }
 
-  #waitUntilQuiet(space: Space): void {
-    do this.#readEvents(space)
-    while (!isQuiet(space) || !this.#settle(space))
+  /** In no area, and no event that was under way then has said so: nobody can fault there any more. */
+  #noteLost(workload: Space): void {
+    if (!isQuiet(workload)) {
+      this.#lookAgain(workload)
+      return
+    }
+    this.#lost.forEachRun((first, nr) => {
+      workload.gate?.forEachOpen(first, nr, (page, length) => {
+        workload.lazy.unmap(page, length)
+        wakeRange(workload, BigInt(page) * BigInt(pageBytes), BigInt(length) * BigInt(pageBytes))
+      })
+    })
+    this.#lost.clear()
   }
 
   #checkIdentity(frame: { asId: number; round: number }): void {
@@ -468,17 +487,16 @@ export class Postcopy {
   }
 }
 
-function noteInstalled({ lazy, uffd: fd }: Space, gate: InstallGate, { runs, zeroRuns, lost }: Pushed): void {
-  for (const page of lost) {
-    gate.forEachOpen(page, 1, () => {
-      // In no area, and no event said so: nobody can fault there any more.
-      lazy.unmap(page, 1)
-      uffd.wake(fd, BigInt(page) * BigInt(pageBytes), BigInt(pageBytes))
-    })
+/** What was found in no area may be about to be said to have moved: that stays as it is. */
+function noteInstalled({ lazy }: Space, gate: InstallGate, { runs, zeroRuns, lost }: Pushed): void {
+  const missing = new Set(lost)
+  const note = (first: number, nr: number) => lazy.installed(Float64Array.of(first, nr))
+  const noteAllBut = (first: number, nr: number) => {
+    for (let page = first; page < first + nr; page++) if (!missing.has(page)) note(page, 1)
   }
   for (const table of [runs, zeroRuns]) {
     for (let r = 0; r < table.length; r += 2) {
-      gate.forEachOpen(table[r], table[r + 1], (first, nr) => lazy.installed(Float64Array.of(first, nr)))
+      gate.forEachOpen(table[r], table[r + 1], missing.size === 0 ? note : noteAllBut)
     }
   }
 }
