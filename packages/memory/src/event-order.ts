@@ -47,21 +47,28 @@ interface Generation {
   knownFrom: number
 }
 
+/** What else is known of the address space. */
+export interface Registrations {
+  /** The first of pages first .. end-1 that was registered before all of the events, as far as events tell; -1: none. */
+  before(first: number, end: number): number
+  /** Whether a page is registered with the userfaultfd, when no change is under way. Seldom asked. */
+  now(page: number): boolean
+}
+
 /**
- * @param before whether a page was registered before all of these, as far as events tell
- * @param now whether a page is registered with the userfaultfd, when no change is under way; seldom asked
+ * @param nrInherited so many of the first events are a parent's: what it said after the fork is missing
  * @returns indices of `events` in the order of their changes
  */
 export function trueOrder(
   events: readonly MapEvent[],
-  before: (page: number) => boolean,
-  now: (page: number) => boolean,
+  registrations: Registrations,
+  nrInherited = 0,
 ): number[] {
-  const closings = closingsOf(events)
+  const closings = closingsOf(events, nrInherited)
   const after: number[][] = events.map(() => [])
   let isMixed = false
-  for (const [page, touches] of places(events.flatMap(touchesOf))) {
-    const ordered = byGeneration(touches, closings, page, before, now)
+  for (const place of places(events.flatMap(touchesOf))) {
+    const ordered = byGeneration(place, closings, registrations, nrInherited > 0)
     for (let i = 1; i < ordered.length; i++) {
       after[ordered[i - 1]].push(ordered[i])
       isMixed ||= ordered[i - 1] > ordered[i]
@@ -80,8 +87,11 @@ function touchesOf(event: MapEvent, index: number): Touch[] {
   ]
 }
 
-/** For each REMAP the UNMAP of the place that it left; without one (MREMAP_DONTUNMAP) there is no entry. */
-function closingsOf(events: readonly MapEvent[]): Map<number, number> {
+/**
+ * For each REMAP the UNMAP of the place that it left; without one (MREMAP_DONTUNMAP) there is no entry. One that only the
+ * parent has heard comes after everything.
+ */
+function closingsOf(events: readonly MapEvent[], nrInherited: number): Map<number, number> {
   const closings = new Map<number, number>()
   const open = new Map<string, number[]>()
   for (const [index, event] of events.entries()) {
@@ -91,58 +101,69 @@ function closingsOf(events: readonly MapEvent[]): Map<number, number> {
       if (others === undefined) open.set(key, [index])
       else others.push(index)
     } else if (event.type === 'unmap') {
-      const remap = open.get(`${event.first} ${event.nr}`)?.pop()
+      const remap = open.get(`${event.first} ${event.nr}`)?.shift()
       if (remap !== undefined) closings.set(remap, index)
     }
   }
+  for (const index of [...open.values()].flat()) if (index < nrInherited) closings.set(index, events.length)
   return closings
 }
 
-/** The stretches where several things happened, if memory arrived anywhere: [first page, what happened]. */
-function places(touches: readonly Touch[]): Array<[page: number, touches: Touch[]]> {
-  const found: Array<[number, Touch[]]> = []
+interface Place {
+  first: number
+  end: number
+  /** In the order of reading. */
+  touches: Touch[]
+}
+
+/** The stretches where several things happened, if memory arrived anywhere. */
+function places(touches: readonly Touch[]): Place[] {
+  const found: Place[] = []
   if (!touches.some(({ kind }) => kind === 'arrive')) return found
   const borders = [...new Set(touches.flatMap(({ first, end }) => [first, end]))].sort((a, b) => a - b)
   const begins = touches.slice().sort((a, b) => a.first - b.first)
   let open: Touch[] = []
   let next = 0
-  for (const border of borders) {
-    open = open.filter(({ end }) => end > border)
-    for (; next < begins.length && begins[next].first === border; next++) open.push(begins[next])
-    if (open.length > 1) found.push([border, open.slice().sort((a, b) => a.index - b.index)])
+  for (const [i, first] of borders.entries()) {
+    open = open.filter(({ end }) => end > first)
+    for (; next < begins.length && begins[next].first === first; next++) open.push(begins[next])
+    if (open.length > 1)
+      found.push({ first, end: borders[i + 1], touches: open.slice().sort((a, b) => a.index - b.index) })
   }
   return found
 }
 
 /** The events of one place, oldest generation first, and as they were read within each. */
 function byGeneration(
-  touches: readonly Touch[],
+  { first: page, end, touches }: Place,
   closings: ReadonlyMap<number, number>,
-  page: number,
-  before: (page: number) => boolean,
-  now: (page: number) => boolean,
+  { before, now }: Registrations,
+  isIncomplete: boolean,
 ): number[] {
   const firstArrival = touches.findIndex(({ kind }) => kind === 'arrive')
   if (firstArrival < 0 || !touches.some((touch, i) => i > firstArrival && isDeparture(touch)))
     return touches.map(({ index }) => index)
   const count = (wanted: Touch['kind']) => touches.filter(({ kind }) => kind === wanted).length
-  const wasThere = before(page)
+  const oldPage = before(page, end)
+  const wasThere = oldPage >= 0
   /** How many have come without an event. Less than none: what should have been there before was not. */
-  const silent = () => Number(now(page)) - Number(wasThere) - count('arrive') + count('unmap')
-  const isOld = wasThere && silent() >= 0
+  const silent = () =>
+    Number(now(wasThere ? oldPage : page)) - Number(wasThere) - count('arrive') + count('unmap')
+  const isOld = wasThere && (isIncomplete || silent() >= 0)
   const generations: Generation[] = [{ events: [], first: 0, isAlive: isOld, hasMoved: false, knownFrom: 0 }]
-  for (const { index, kind, first } of touches) {
+  for (const [i, touch] of touches.entries()) {
+    const { index, kind, first } = touch
     const newest = generations[generations.length - 1]
     const older = generations.slice(0, -1)
-    /** Nobody else knows what is new, and what it is moved or unmapped with lies where it has arrived. */
-    const isOlder = index < newest.knownFrom || first < newest.first
+    const isOlder = isOfOlder(touch, newest)
     const untold = () => (silent() > 0 ? older[older.length - 1] : undefined)
     if (kind === 'arrive') {
       const knownFrom = closings.get(index) ?? 0
       generations.push({ events: [index], first, isAlive: true, hasMoved: false, knownFrom })
     } else if (kind === 'remove') newest.events.push(index)
     else if (kind === 'unmap') {
-      const overdue = older.find(({ isAlive }) => isAlive)
+      const claimed = isOlder ? 0 : claims(touches.slice(i + 1), newest)
+      const overdue = older.filter(({ isAlive }) => isAlive).at(claimed)
       const ending = overdue ?? (isOlder ? untold() : undefined) ?? newest
       ending.isAlive = false
       ending.events.push(index)
@@ -158,27 +179,51 @@ function byGeneration(
   return generations.flatMap(({ events }) => events)
 }
 
+/** Nobody else knows what is new, and what it is moved or unmapped with lies where it has arrived. */
+function isOfOlder({ index, first }: Touch, newest: Generation): boolean {
+  return index < newest.knownFrom || first < newest.first
+}
+
+/** How many UNMAPs that come before the next arrival are certainly not about the newest. */
+function claims(later: readonly Touch[], newest: Generation): number {
+  const next = later.findIndex(({ kind }) => kind === 'arrive')
+  const meanwhile = next < 0 ? later : later.slice(0, next)
+  return meanwhile.filter((touch) => touch.kind === 'unmap' && isOfOlder(touch, newest)).length
+}
+
 function isDeparture({ kind }: Touch): boolean {
   return kind === 'unmap' || kind === 'leave'
 }
 
-/** Each before those that follow it; as they were read where nothing else is said, or where it contradicts itself. */
+/** Each before those that follow it, otherwise as they were read. Where places contradict each other, one gives way. */
 function sorted(after: readonly number[][]): number[] {
-  const waitsFor = new Array<number>(after.length).fill(0)
-  for (const followers of after) for (const follower of followers) waitsFor[follower]++
+  const before: number[][] = after.map(() => [])
+  for (const [index, followers] of after.entries()) for (const each of followers) before[each].push(index)
+  const waitsFor = before.map(({ length }) => length)
   const left = new Set(after.keys())
   const order: number[] = []
   while (left.size > 0) {
-    let next = -1
-    for (const index of left) {
-      if (next < 0) next = index
-      if (waitsFor[index] > 0) continue
-      next = index
-      break
-    }
+    const next = firstWhere(left, (index) => waitsFor[index] === 0) ?? firstOfCycle(left, before)
     left.delete(next)
     order.push(next)
     for (const follower of after[next]) waitsFor[follower]--
   }
   return order
+}
+
+function firstWhere(indices: Iterable<number>, condition: (index: number) => boolean): number | undefined {
+  for (const index of indices) if (condition(index)) return index
+  return undefined
+}
+
+/** Each of those that are left waits for another one: the lowest number of some that wait for each other. */
+function firstOfCycle(left: ReadonlySet<number>, before: readonly number[][]): number {
+  const path: number[] = []
+  let [index] = left as Iterable<number> as [number]
+  for (;;) {
+    const seen = path.indexOf(index)
+    if (seen >= 0) return Math.min(...path.slice(seen))
+    path.push(index)
+    index = before[index].find((each) => left.has(each)) ?? index
+  }
 }

@@ -59,11 +59,12 @@ export class LazyMap {
   }
 
   /**
-   * Whether the userfaultfd watches over a page, pending or not, as far as events tell: memory that grows in place says
-   * nothing.
+   * The first of pages first .. end-1 that the userfaultfd watches over, pending or not, as far as events tell: memory
+   * that grows in place says nothing. -1: none.
    */
-  isRegistered(page: number): boolean {
-    return this.#registered.has(page)
+  firstRegistered(first: number, end: number): number {
+    const page = this.#registered.firstFrom(first)
+    return page < end ? page : -1
   }
 
   /**

@@ -10,34 +10,56 @@ const unmap = (first: number, nr: number): MapEvent => ({ type: 'unmap', first, 
 
 type Range = readonly [first: number, nr: number]
 
-/** As the kernel or the LazyMap answers: these are registered. */
-const only =
-  (...ranges: Range[]) =>
-  (page: number) =>
-    ranges.some(([first, nr]) => page >= first && page < first + nr)
+const order = (events: MapEvent[], before: Range[], now: Range[], nrInherited = 0) => {
+  const [was, is] = [PageSet.of(...before), PageSet.of(...now)]
+  const registrations = {
+    before: (first: number, end: number) => new LazyMap(was).firstRegistered(first, end),
+    now: (page: number) => is.has(page),
+  }
+  return trueOrder(events, registrations, nrInherited)
+}
 
 t.test('an UNMAP of what lay there before, read after the arrival', async (t) => {
   const events = [remap(0, 20, 4), unmap(18, 4), unmap(0, 4)]
-  const before = only([0, 4], [18, 4])
-  t.same(trueOrder(events, before, only([20, 4])), [1, 0, 2])
-  t.same(
-    trueOrder(events, only([0, 4]), only([20, 4])),
-    [1, 0, 2],
-    'of what had grown in place, without any event',
-  )
+  const before: Range[] = [
+    [0, 4],
+    [18, 4],
+  ]
+  t.same(order(events, before, [[20, 4]]), [1, 0, 2])
+  t.same(order(events, [[0, 4]], [[20, 4]]), [1, 0, 2], 'of what had grown in place, without any event')
 })
 
 t.test('an UNMAP of what has arrived', async (t) => {
   const events = [remap(0, 20, 4), unmap(0, 4), unmap(20, 2)]
-  t.same(trueOrder(events, only([0, 4]), only([22, 2])), [0, 1, 2])
-  t.same(trueOrder(events, only([0, 4]), only([20, 4])), [0, 1, 2], 'something has grown in its place')
+  t.same(order(events, [[0, 4]], [[22, 2]]), [0, 1, 2])
+  t.same(order(events, [[0, 4]], [[20, 4]]), [0, 1, 2], 'something has grown in its place')
 })
 
 t.test('a REMAP of what lay there before, read after the arrival', async (t) => {
   const events = [remap(0, 20, 4), remap(20, 40, 4), unmap(20, 4), unmap(0, 4)]
-  t.same(trueOrder(events, only([0, 4], [20, 4]), only([20, 4], [40, 4])), [1, 2, 0, 3])
   t.same(
-    trueOrder(events, only([0, 4]), only([20, 4], [40, 4])),
+    order(
+      events,
+      [
+        [0, 4],
+        [20, 4],
+      ],
+      [
+        [20, 4],
+        [40, 4],
+      ],
+    ),
+    [1, 2, 0, 3],
+  )
+  t.same(
+    order(
+      events,
+      [[0, 4]],
+      [
+        [20, 4],
+        [40, 4],
+      ],
+    ),
     [1, 2, 0, 3],
     'nobody else can have moved it before its own UNMAP',
   )
@@ -45,10 +67,21 @@ t.test('a REMAP of what lay there before, read after the arrival', async (t) => 
 
 t.test('one thread alone stays in its order', async (t) => {
   const events = [remap(0, 20, 4), unmap(0, 4), remap(20, 40, 4), unmap(20, 4)]
-  t.same(trueOrder(events, only([0, 4]), only([40, 4])), [0, 1, 2, 3], 'moved on')
-  t.same(trueOrder(events, only([0, 4]), only([20, 1], [40, 4])), [0, 1, 2, 3], 'and something grew there')
+  t.same(order(events, [[0, 4]], [[40, 4]]), [0, 1, 2, 3], 'moved on')
+  t.same(
+    order(
+      events,
+      [[0, 4]],
+      [
+        [20, 1],
+        [40, 4],
+      ],
+    ),
+    [0, 1, 2, 3],
+    'and something grew there',
+  )
   const again = [...events, unmap(20, 4)]
-  t.same(trueOrder(again, only([0, 4]), only([40, 4])), [0, 1, 2, 3, 4], 'and went away again')
+  t.same(order(again, [[0, 4]], [[40, 4]]), [0, 1, 2, 3, 4], 'and went away again')
 })
 
 t.test(
@@ -57,14 +90,34 @@ t.test(
     const events = [remap(0, 20, 4), unmap(0, 4), remap(20, 40, 4), unmap(20, 4)]
     const [arrival, closing, , late] = events as [MapEvent, MapEvent, MapEvent, MapEvent]
     const read = [arrival, closing, remap(20, 40, 2), late]
-    t.same(trueOrder(read, only([0, 4], [20, 4]), only([20, 4], [40, 2])), [3, 0, 1, 2])
+    t.same(
+      order(
+        read,
+        [
+          [0, 4],
+          [20, 4],
+        ],
+        [
+          [20, 4],
+          [40, 2],
+        ],
+      ),
+      [3, 0, 1, 2],
+    )
   },
 )
 
 t.test('an UNMAP over a hole and more', async (t) => {
   const events = [unmap(20, 4), remap(0, 20, 4), unmap(16, 8), unmap(0, 4)]
-  const order = trueOrder(events, only([0, 4], [16, 8]), only([20, 4]))
-  t.ok(order.indexOf(2) < order.indexOf(1))
+  const found = order(
+    events,
+    [
+      [0, 4],
+      [16, 8],
+    ],
+    [[20, 4]],
+  )
+  t.ok(found.indexOf(2) < found.indexOf(1))
 })
 
 t.test('moved on before the UNMAP of a move away was read', async (t) => {
@@ -76,12 +129,69 @@ t.test('moved on before the UNMAP of a move away was read', async (t) => {
     unmap(20, 4),
     unmap(20, 4),
   ]
-  const order = trueOrder(events, only([0, 4], [20, 4]), only([40, 4], [60, 4]))
+  const found = order(
+    events,
+    [
+      [0, 4],
+      [20, 4],
+    ],
+    [
+      [40, 4],
+      [60, 4],
+    ],
+  )
   const lazy = new LazyMap(PageSet.of([0, 4], [20, 4]))
-  for (const index of order) lazy.apply(events[index])
+  for (const index of found) lazy.apply(events[index])
   t.equal(lazy.lookup(41), 21)
   t.equal(lazy.lookup(61), 1)
   t.equal(lazy.lookup(21), 'zero')
+})
+
+t.test('what the parent says after the fork is missing', async (t) => {
+  const events = [remap(0, 20, 4), unmap(0, 4), remap(20, 40, 4)]
+  t.same(
+    order(
+      events,
+      [[0, 4]],
+      [
+        [20, 4],
+        [40, 4],
+      ],
+      3,
+    ),
+    [0, 1, 2],
+  )
+  t.same(
+    order(
+      events,
+      [
+        [0, 4],
+        [20, 4],
+      ],
+      [
+        [20, 4],
+        [40, 4],
+      ],
+      3,
+    ),
+    [2, 0, 1],
+    'it will unmap 20',
+  )
+  t.same(
+    order(
+      events,
+      [
+        [0, 4],
+        [20, 4],
+      ],
+      [
+        [20, 4],
+        [40, 4],
+      ],
+    ),
+    [0, 1, 2],
+    'it was moved and stays',
+  )
 })
 
 // Threads whose changes happen at once and whose events come when they come.
@@ -143,9 +253,12 @@ t.test('whatever the order of reading, every page that is mapped has what belong
         threads.some(({ events: [next] }) =>
           next?.type === 'remap' ? overlaps({ first: next.from, nr: next.nr }, first, nr) : false,
         )
-      const isUnread = (page: number) =>
-        threads.some(({ events }) =>
-          events.some((e) => overlaps(e.type === 'remap' ? { first: e.from, nr: e.nr } : e, page, 1)),
+      const rangesOf = (e: MapEvent) =>
+        e.type === 'remap' ? [e.from, e.to].map((first) => ({ first, nr: e.nr })) : [e]
+      /** What grows where something is under way may be taken for what was there. */
+      const isTouched = (page: number) =>
+        [read, ...threads.map(({ events }) => events)].some((events) =>
+          events.flatMap(rangesOf).some((range) => overlaps(range, page, 1)),
         )
       const leaving = () =>
         threads.flatMap(({ events }) => events.flatMap((e) => (e.type === 'remap' ? e.from : e.first)))
@@ -164,7 +277,7 @@ t.test('whatever the order of reading, every page that is mapped has what belong
           thread.atReturn = () => {}
         } else if (call === 'grow') {
           const end = first + nr
-          if (area.isLeft || end >= size || truth.has(end) || isUnread(end)) return
+          if (area.isLeft || end >= size || truth.has(end) || isTouched(end)) return
           truth.set(end, 'zero')
           area.nr++
         } else if (call === 'madvise') {
@@ -201,11 +314,10 @@ t.test('whatever the order of reading, every page that is mapped has what belong
         if (thread.events.length === 0) thread.atReturn()
       }
       const settle = () => {
-        const order = trueOrder(
-          read,
-          (page) => lazy.isRegistered(page),
-          (page) => truth.has(page),
-        )
+        const order = trueOrder(read, {
+          before: (first, end) => lazy.firstRegistered(first, end),
+          now: (page) => truth.has(page),
+        })
         if (order.some((index, i) => index !== i)) nrMixed++
         for (const index of order) lazy.apply(read[index])
         trace.push(`settled ${order}`)

@@ -17,6 +17,8 @@ export interface Space {
   readonly lazy: LazyMap
   /** Changes that were read and are not in the LazyMap yet: their order is known when the address space is quiet. */
   unsettled: MapEvent[]
+  /** So many of these were its parent's when it was forked. */
+  nrInherited: number
   /** Faults that wait for that, each page once. */
   faults: Fault[]
   /** Of the bulk lanes; null: only the worker itself installs there. */
@@ -61,7 +63,7 @@ function newSpace(
   gate: InstallGate | null,
   journal: EventJournal,
 ): Space {
-  return { name, uffd: uffdFd, ...known, faults: [], gate, journal, poller: null }
+  return { name, uffd: uffdFd, ...known, nrInherited: 0, faults: [], gate, journal, poller: null }
 }
 
 /** For pages that lie where they lay at the source, and that no event has named; the others are said to be there. */
@@ -92,7 +94,9 @@ export function holdChild(keeper: Holder, parent: Space, fd: number, log: Logger
   const name = `${parent.name}.${parent.journal.nextFork()}`
   hold(keeper, name, fd, log)
   parent.journal.settleForks()
-  return withJournal(keeper, name, fd, childOf(parent.lazy, parent.unsettled), log)
+  const child = withJournal(keeper, name, fd, childOf(parent.lazy, parent.unsettled), log)
+  child.nrInherited = child.unsettled.length
+  return child
 }
 
 function hold(keeper: Holder, name: string, fd: number, log: Logger): void {
@@ -237,17 +241,18 @@ export function settle(
 }
 
 /** True if the address space was quiet all the while. */
-function likelyOrder({ unsettled, lazy, uffd: fd }: Space): number[] {
-  return trueOrder(
-    unsettled,
-    (page) => lazy.isRegistered(page),
-    (page) => uffd.isRegistered(fd, BigInt(page) * BigInt(pageBytes)),
-  )
+function likelyOrder({ unsettled, nrInherited, lazy, uffd: fd }: Space): number[] {
+  const registrations = {
+    before: (first: number, end: number) => lazy.firstRegistered(first, end),
+    now: (page: number) => uffd.isRegistered(fd, BigInt(page) * BigInt(pageBytes)),
+  }
+  return trueOrder(unsettled, registrations, nrInherited)
 }
 
 function enter(space: Space, order: Iterable<number>, onChange: (event: MapEvent) => void): void {
   const { unsettled, lazy } = space
   space.unsettled = []
+  space.nrInherited = 0
   for (const index of order) {
     onChange(unsettled[index])
     lazy.apply(unsettled[index])
