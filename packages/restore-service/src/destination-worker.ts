@@ -349,6 +349,7 @@ export class DestinationWorker {
         this.#status.show({ phase: 'postcopy', pendingPages, totalPages })
       },
       onForkRead: () => this.#phases.reach('fork-event'),
+      process: this.#process,
     })
     this.#postcopy = postcopy
     if (this.#lanes.fault !== null) postcopy.attachFaultLane(this.#lanes.fault)

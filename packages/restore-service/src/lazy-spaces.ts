@@ -21,6 +21,8 @@ export interface Space {
   nrInherited: number
   /** Faults that wait for that, each page once. */
   faults: Fault[]
+  /** Since when something waits for a moment without a change, as performance.now() says; null: nothing does. */
+  waitsSince: number | null
   /** Of the bulk lanes; null: only the worker itself installs there. */
   readonly gate: InstallGate | null
   journal: EventJournal
@@ -63,7 +65,17 @@ function newSpace(
   gate: InstallGate | null,
   journal: EventJournal,
 ): Space {
-  return { name, uffd: uffdFd, ...known, nrInherited: 0, faults: [], gate, journal, poller: null }
+  return {
+    name,
+    uffd: uffdFd,
+    ...known,
+    nrInherited: 0,
+    faults: [],
+    waitsSince: null,
+    gate,
+    journal,
+    poller: null,
+  }
 }
 
 /** For pages that lie where they lay at the source, and that no event has named; the others are said to be there. */

@@ -21,6 +21,8 @@ import {
   wakeRange,
 } from './lazy-spaces.js'
 import { maxPagesAhead, ReadAhead } from './read-ahead.js'
+import type { RestoredProcess } from './restored-process.js'
+import { Standstill } from './standstill.js'
 import type { Verifier } from './verifier.js'
 
 export interface PostcopyOptions {
@@ -38,6 +40,7 @@ export interface PostcopyOptions {
   onProgress(pending: number, faults: number, installed: number): void
   /** A fork's event was read, and its userfaultfd is in our table only. For an injected fault. */
   onForkRead(): void
+  process: Pick<RestoredProcess, 'holdStill' | 'thaw'>
 }
 
 /** More samples than this are not kept; the count goes on. 8 bytes each. */
@@ -76,6 +79,7 @@ export class Postcopy {
   #requestId = 0
   #faultLane: Lane | null = null
   readonly #ahead: ReadAhead | null
+  readonly #standstill: Standstill
   /** What is still to be asked for without a fault, and the requests under way. */
   #toPull: PageSet | null = null
   readonly #pulls = new Set<number>()
@@ -97,6 +101,8 @@ export class Postcopy {
     this.#options = options
     this.#spaces = options.spaces
     this.#pushBegan = options.takenOver
+    this.#standstill = new Standstill(options.process)
+    if (options.takenOver) this.#standstill.end()
     this.#ahead = options.prefetch
       ? new ReadAhead((page, nrPages) => this.#request(page, nrPages, true))
       : null
@@ -117,6 +123,7 @@ export class Postcopy {
       this.#checkDrained()
     }).finally(() => {
       clearInterval(stalled)
+      if (this.#standstill.isHeld) this.#standstill.end()
       for (const space of this.#spaces) space.poller?.close()
     })
   }
@@ -188,6 +195,8 @@ export class Postcopy {
     // What cannot be served after all is put off anew.
     for (const fault of [...space.faults.splice(0), ...faults]) this.#onFault(space, fault)
     if (!this.#lost.isEmpty && space === this.#spaces[0]) this.#noteLost(space)
+    if (!this.#looking.has(space)) space.waitsSince = null
+    if (space.gate?.takeStarving() === true) this.#standstill.isWanted(Number.NEGATIVE_INFINITY)
   }
 
   #settle(space: Space): boolean {
@@ -198,6 +207,8 @@ export class Postcopy {
 
   /** A thread that goes on after its change says nothing. */
   #lookAgain(space: Space): void {
+    space.waitsSince ??= performance.now()
+    this.#standstill.isWanted(space.waitsSince)
     if (this.#looking.has(space)) return
     this.#looking.add(space)
     setImmediate(() => {
@@ -392,9 +403,12 @@ export class Postcopy {
 
   #installRun(space: Space, source: number, nr: number, data: Uint8Array | null): number {
     let installed = 0
+    let waitsSince: number | null = null
     for (;;) {
       // Looked up anew after every event: what was waiting may have been discarded or moved.
       if (!this.#settle(space)) {
+        waitsSince ??= performance.now()
+        this.#standstill.isWanted(waitsSince)
         this.#readEvents(space)
         continue
       }
@@ -411,11 +425,14 @@ export class Postcopy {
       if (outcome.pages > 0) {
         space.lazy.installed(Float64Array.of(current, outcome.pages))
         installed += outcome.pages
+        waitsSince = null
       }
       switch (outcome.state) {
         case 'done':
           break
         case 'again':
+          waitsSince ??= performance.now()
+          this.#standstill.isWanted(waitsSince)
           this.#readEvents(space)
           break
         case 'no-range':
