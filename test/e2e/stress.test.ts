@@ -7,10 +7,9 @@
 
 import { type LinkOptions, withLink } from '@pageferry/bench'
 import type { Lab } from '@pageferry/lab'
-import type { Status } from '@pageferry/service'
 import type { Test } from 'tap'
-import { Driver, kill9 } from '../faults/harness.js'
-import { baseSeed, inLab, type Mode, randomFrom, users, Workload } from './harness.js'
+import { killsOfWorker } from '../faults/harness.js'
+import { baseSeed, inLab, type Mode, users, Workload } from './harness.js'
 
 const soak = process.env.PAGEFERRY_SOAK === '1'
 const seeds = Number(process.env.PAGEFERRY_SEEDS ?? (soak ? 50 : 5))
@@ -55,32 +54,6 @@ function linkFor(variant: Variant): LinkOptions | undefined {
   return { rttMs: 0, jitterMs: 0, rateMbit: Math.ceil((allPages * pageBits) / 1e6 / variant.lastsS) }
 }
 
-/** kill -9 of the restore worker, some times, while the workload runs there and its memory is on the way. */
-function killer(
-  lab: Lab,
-  nrKills: number,
-  seed: number,
-): { onStatus(status: Status): void; nrKilled: number } {
-  const driver = new Driver(lab)
-  const random = randomFrom(seed)
-  let began = false
-  const state = {
-    nrKilled: 0,
-    onStatus: ({ role, state: at, id }: Status) => {
-      if (began || role !== 'destination' || at !== 'running') return
-      began = true
-      let after = 0
-      for (let kill = 0; kill < nrKills; kill++) {
-        after += (random() * seconds * 1000) / nrKills
-        setTimeout(() => {
-          if (kill9(driver.worker('b', 'destination', id))) state.nrKilled++
-        }, after)
-      }
-    },
-  }
-  return state
-}
-
 async function underStress(t: Test, lab: Lab, seed: number, variant: Variant, uid?: number): Promise<void> {
   const { lastsS, ...migration } = variant
   const nrKills = killsOf(seed)
@@ -88,7 +61,7 @@ async function underStress(t: Test, lab: Lab, seed: number, variant: Variant, ui
   const args = [String(lastsS), String(pagesFor(variant)), ...extra]
   const workload = await Workload.start(lab, 'stress', { uid, seed, args })
   await workload.steps(20)
-  const killing = killer(lab, nrKills, seed)
+  const killing = killsOfWorker(lab, nrKills, seconds * 1000, seed)
   const { report } = await withLink(lab.a, linkFor(variant), (via) =>
     workload.migrate({ ...migration, via }, killing.onStatus),
   )

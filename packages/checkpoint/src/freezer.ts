@@ -100,9 +100,9 @@ export class Freezer {
     }
   }
 
-  /** As `freeze`, but does not wait: some threads may be held only when they have been served. */
+  /** As `freeze`, but does not wait: some threads can stop only when they have been served. */
   beginFreezing(): void {
-    this.#set(true)
+    if (existsSync(this.record.path)) this.#set(true)
   }
 
   isFrozen(): boolean {
