@@ -196,7 +196,7 @@ export class Postcopy {
     for (const fault of [...space.faults.splice(0), ...faults]) this.#onFault(space, fault)
     if (!this.#lost.isEmpty && space === this.#spaces[0]) this.#noteLost(space)
     if (!this.#looking.has(space)) space.waitsSince = null
-    if (space.gate?.takeStarving() === true) this.#standstill.isWanted(Number.NEGATIVE_INFINITY)
+    if (space.gate?.takeStarving() === true) this.#standstill.beginAfter(Number.NEGATIVE_INFINITY)
   }
 
   #settle(space: Space): boolean {
@@ -208,7 +208,7 @@ export class Postcopy {
   /** A thread that goes on after its change says nothing. */
   #lookAgain(space: Space): void {
     space.waitsSince ??= performance.now()
-    this.#standstill.isWanted(space.waitsSince)
+    this.#standstill.beginAfter(space.waitsSince)
     if (this.#looking.has(space)) return
     this.#looking.add(space)
     setImmediate(() => {
@@ -404,12 +404,15 @@ export class Postcopy {
   #installRun(space: Space, source: number, nr: number, data: Uint8Array | null): number {
     let installed = 0
     let waitsSince: number | null = null
+    const waitAndRead = (): void => {
+      waitsSince ??= performance.now()
+      this.#standstill.beginAfter(waitsSince)
+      this.#readEvents(space)
+    }
     for (;;) {
       // Looked up anew after every event: what was waiting may have been discarded or moved.
       if (!this.#settle(space)) {
-        waitsSince ??= performance.now()
-        this.#standstill.isWanted(waitsSince)
-        this.#readEvents(space)
+        waitAndRead()
         continue
       }
       const waiting = space.lazy.sourceRunsPendingFor(Float64Array.of(source, nr))
@@ -431,14 +434,12 @@ export class Postcopy {
         case 'done':
           break
         case 'again':
-          waitsSince ??= performance.now()
-          this.#standstill.isWanted(waitsSince)
-          this.#readEvents(space)
+          waitAndRead()
           break
         case 'no-range':
           // Unmapped, or about to be said to have moved.
           if (!isQuiet(space)) {
-            this.#readEvents(space)
+            waitAndRead()
             break
           }
           space.lazy.unmap(current + outcome.pages, 1)

@@ -25,8 +25,8 @@ export class Standstill {
     this.#process = process
   }
 
-  /** Something has been waiting since then. Begins one, if that is too long. */
-  isWanted(since: number): void {
+  /** Something has been waiting since then, as performance.now() says. Begins one, if that is too long. */
+  beginAfter(since: number): void {
     if (this.#isHeld) return
     const now = performance.now()
     const isGoingOn = now - this.#endedAt < patienceMs
