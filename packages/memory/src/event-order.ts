@@ -23,8 +23,9 @@ import type { LazyEvent } from './lazy-map.js'
  * - Memory may come to X without any event: what grows in place, or grows while it moves. Its UNMAP is told from that of
  *   what arrived then only where it must be.
  *
- * Left open is which of two generations a REMAP away from X moves, while the UNMAPs of both are still to come. It is
- * taken for the older one's, whose UNMAP is overdue.
+ * Left open is which of two generations a REMAP away from X moves, while the UNMAPs of both are still to come: it is
+ * taken for the older one's, whose UNMAP is overdue. And what grows where others have come and gone since `before` may be
+ * taken for one of them.
  */
 export type MapEvent = Exclude<LazyEvent, { type: 'installed' }>
 
