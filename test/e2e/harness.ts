@@ -191,14 +191,18 @@ export class Workload {
    * threads all the time may come with a thread id that something on the other host has, too: then it runs on here and
    * is moved again.
    */
-  async migrate(options: MigrationOptions = {}, mayCollide = 3): Promise<Migrated> {
-    const result = await this.tryMigrate(options).catch((cause: Error) => {
+  async migrate(
+    options: MigrationOptions = {},
+    onStatus?: (status: Status) => void,
+    mayCollide = 3,
+  ): Promise<Migrated> {
+    const result = await this.tryMigrate(options, onStatus).catch((cause: Error) => {
       throw new Error(`${this.name}: ${cause.message} (${this.#said})`, { cause })
     })
     const report = reportOf(result)
     if (!result.migrated && mayCollide > 0 && /thread id \d+ is taken/.test(failureOf(result).message)) {
       await this.steps(1)
-      return this.migrate(options, mayCollide - 1)
+      return this.migrate(options, onStatus, mayCollide - 1)
     }
     if (!result.migrated || report === null) {
       throw new Error(`${this.name} was not migrated: ${failureOf(result).message} (${this.#said})`)

@@ -245,6 +245,36 @@ export function kill9(pid: number | undefined): boolean {
   }
 }
 
+/**
+ * kill -9 of the restore worker, some times within so many milliseconds after the handover.
+ * @returns `onStatus` is for whoever watches the migration; `nrKilled` says how often there was one to kill
+ */
+export function killsOfWorker(
+  lab: Lab,
+  nrKills: number,
+  withinMs: number,
+  seed: number,
+): { onStatus(status: Status): void; nrKilled: number } {
+  const driver = new Driver(lab)
+  const random = randomFrom(seed)
+  let began = false
+  const kills = {
+    nrKilled: 0,
+    onStatus: ({ role, state, id }: Status) => {
+      if (began || role !== 'destination' || state !== 'running') return
+      began = true
+      let afterMs = 0
+      for (let kill = 0; kill < nrKills; kill++) {
+        afterMs += (random() * withinMs) / nrKills
+        setTimeout(() => {
+          if (kill9(driver.worker('b', 'destination', id))) kills.nrKilled++
+        }, afterMs)
+      }
+    },
+  }
+  return kills
+}
+
 /** A service that was asked while it is down or has just come up says nothing for a while. */
 export async function statusOf(client: ServiceClient, id: string): Promise<Status | undefined> {
   try {

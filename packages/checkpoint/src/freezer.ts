@@ -100,6 +100,11 @@ export class Freezer {
     }
   }
 
+  /** As `freeze`, but does not wait: some threads can stop only when they have been served. */
+  beginFreezing(): void {
+    if (existsSync(this.record.path)) this.#set(true)
+  }
+
   isFrozen(): boolean {
     if (this.record.version === 1) {
       return readFileSync(`${this.record.path}/freezer.state`, 'utf8').trim() === 'FROZEN'

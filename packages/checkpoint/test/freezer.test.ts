@@ -58,6 +58,13 @@ for (const version of [1, 2] as const) {
     another.thaw()
     another.thaw()
     await eventually('a successor thaws it', () => count() > frozen)
+
+    freezer.beginFreezing()
+    await eventually('it stands still in a moment', () => freezer.isFrozen())
+    const still = count()
+    freezer.thaw()
+    await eventually('and goes on', () => count() > still)
+    new Freezer({ ...freezer.record, path: `${freezer.record.path}-gone` }).beginFreezing()
     another.dissolve()
     t.notOk(existsSync(freezer.record.path))
     t.equal(cgroups(pid), before, 'it is where it came from')

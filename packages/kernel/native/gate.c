@@ -36,7 +36,9 @@ struct gate {
 	uint32_t others;
 	/* Threads that sleep for one of the words above. */
 	uint32_t sleepers;
-	uint32_t reserved[8];
+	/* Somebody has got nowhere for long; src/install-gate.ts only. */
+	uint32_t starving;
+	uint32_t reserved[7];
 	/* Chunk numbers, ascending; behind them the chunks. */
 	uint32_t keys[];
 };

@@ -216,6 +216,27 @@ static napi_value uffd_zero_runs(napi_env env, napi_callback_info info)
 	return fill_and_report(env, &f, runs, nr_runs);
 }
 
+/*
+ * (fd, address): whether the page there is registered, from UFFDIO_COPY of a page that cannot be read. The kernel first
+ * sees whether the map is changing (EAGAIN), then looks for the area (ENOENT), and only then at what is to be copied.
+ */
+static napi_value uffd_is_registered(napi_env env, napi_callback_info info)
+{
+	struct uffdio_copy copy = { .src = 0, .len = PF_PAGE };
+	napi_value argv[2];
+	uint64_t address;
+	int fd;
+
+	if (!pf_args(env, info, 2, argv) || !pf_int(env, argv[0], &fd) || !pf_u64(env, argv[1], &address))
+		return NULL;
+	copy.dst = address;
+	if (ioctl(fd, UFFDIO_COPY, &copy) == 0 || errno == EFAULT || errno == EEXIST)
+		return pf_number(env, 1);
+	if (errno == EAGAIN || errno == ENOENT || errno == ESRCH || errno == ENOSPC)
+		return pf_number(env, 0);
+	return pf_throw(env, "ioctl(UFFDIO_COPY)", errno, 0);
+}
+
 static void set_type(napi_env env, napi_value event, const char *type)
 {
 	napi_value name;
@@ -480,6 +501,7 @@ void init_uffd(napi_env env, napi_value exports)
 	pf_export(env, uffd, "writeProtect", uffd_write_protect);
 	pf_export(env, uffd, "installRuns", uffd_install_runs);
 	pf_export(env, uffd, "zeroRuns", uffd_zero_runs);
+	pf_export(env, uffd, "isRegistered", uffd_is_registered);
 	pf_export(env, uffd, "readEvents", uffd_read_events);
 	pf_export(env, uffd, "formatJournal", uffd_format_journal);
 	pf_export(env, uffd, "readIntoJournal", uffd_read_into_journal);

@@ -1,3 +1,4 @@
+import { performance } from 'node:perf_hooks'
 import { addon } from './addon.js'
 
 interface Native {
@@ -16,11 +17,14 @@ interface Native {
 
 const native = addon.gate as Native
 
-/** As native/gate.c: pages of a chunk, its 32-bit words, the words of the head, and where in it `others` is. */
+/** As native/gate.c: pages of a chunk, its 32-bit words, the words of the head, and where in it `others` and `starving` are. */
 const chunkPages = 32_768
 const chunkWords = chunkPages / 32
 const headWords = 16
 const othersAt = 6
+const starvingAt = 8
+/** How long `install` may get nowhere before it says so, in milliseconds. */
+const patienceMs = 50
 
 /** Answers of `install` that are no page. */
 const closed = -1
@@ -131,6 +135,11 @@ export class InstallGate {
     Atomics.store(this.#words, othersAt, 1)
   }
 
+  /** Once: somebody has got nowhere for long, since changes of the address space are under way all the time. */
+  takeStarving(): boolean {
+    return Atomics.exchange(this.#words, starvingAt, 0) !== 0
+  }
+
   /** When this returns nobody uses the userfaultfd for installing, nor will. Called by the thread that reads the events. */
   close(): void {
     native.close(this.area)
@@ -147,11 +156,16 @@ export class InstallGate {
     let nrPages = 0
     for (let r = 0; r < runs.length; r += 2) nrPages += runs[r + 1]
     let from = 0
+    let wentOnAt = performance.now()
     for (;;) {
       const end = native.install(this.area, uffd, runs, runs.length >> 1, data, from, counts)
       if (end === closed || end === nrPages) return { installed: counts[0], lost, isClosed: end === closed }
-      if (end === again) from = counts[1]
-      else {
+      if (end === again) {
+        const now = performance.now()
+        if (counts[1] > from) wentOnAt = now
+        else if (now - wentOnAt > patienceMs) Atomics.store(this.#words, starvingAt, 1)
+        from = counts[1]
+      } else {
         lost.push(pageAt(runs, end))
         from = end + 1
       }

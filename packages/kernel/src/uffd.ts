@@ -72,6 +72,7 @@ interface Binding {
     wake: boolean,
   ): Outcome
   zeroRuns(fd: number, runs: Float64Array, nrRuns: number, wake: boolean): Outcome
+  isRegistered(fd: number, address: bigint): number
   readEvents(fd: number, max: number): UffdEvent[]
   formatJournal(area: Uint8Array, capacity: number): void
   readIntoJournal(fd: number, area: Uint8Array, gate: Uint8Array | undefined): UffdEvent[]
@@ -130,6 +131,11 @@ export function installRuns(
 /** UFFDIO_ZEROPAGE of the pages of a run table; pages that are there are kept and count as `existing`. */
 export function zeroRuns(fd: number, runs: Float64Array, nrRuns: number, wake: boolean): Outcome {
   return native.zeroRuns(fd, runs, nrRuns, wake)
+}
+
+/** Whether a page is registered with the userfaultfd. Says no, too, while the address space is changing. */
+export function isRegistered(fd: number, address: bigint): boolean {
+  return native.isRegistered(fd, address) !== 0
 }
 
 /**

@@ -200,6 +200,38 @@ t.test('unmap and remap move the ranges; gone is gone', async (t) => {
   t.equal(zero(pageOf(to) + 1).state, 'gone')
 })
 
+t.test(
+  'whether a page is registered is known when nothing is under way, and asking changes nothing',
+  async (t) => {
+    const { child, first } = registered(t)
+    const isRegistered = (page: number) => uffd.isRegistered(child.uffd, addressOf(first + page))
+    t.ok(isRegistered(0))
+    t.ok(isRegistered(nrPages - 1))
+    uffd.installRuns(child.uffd, -1, Float64Array.of(first, 1), 1, contents(1, 9), 'keep', true)
+    t.ok(isRegistered(0), 'a page that is there')
+    const other = pageOf(child.call('a', 0n, BigInt(4 * pageBytes)))
+    t.notOk(uffd.isRegistered(child.uffd, addressOf(other + 1)), 'mapped, and not registered')
+    t.notOk(uffd.isRegistered(child.uffd, 0x1000n), 'nothing')
+
+    child.start('d', child.area, BigInt(pageBytes))
+    let asked = 0
+    while (isRegistered(1) && asked < 1_000_000) asked++
+    t.notOk(isRegistered(1), 'an event waits to be read')
+    t.match(nextEvents(child.uffd), [{ type: 'remove' }])
+    t.equal(child.answer(), 0n)
+    t.ok(isRegistered(1))
+    child.start('r', addressOf(first + 1))
+    t.match(nextEvents(child.uffd), [{ type: 'pagefault' }], 'nothing was installed')
+    uffd.zeroRuns(child.uffd, Float64Array.of(first + 1, 1), 1, true)
+    t.equal(child.answer(), 0n)
+
+    child.start('u', addressOf(first + 4), BigInt(2 * pageBytes))
+    t.match(nextEvents(child.uffd), [{ type: 'unmap' }])
+    t.equal(child.answer(), 0n)
+    t.same([3, 4, 5, 6].map(isRegistered), [true, false, false, true])
+  },
+)
+
 t.test('fork: the child comes with its own descriptor', async (t) => {
   const { child, first } = registered(t)
   child.start('f', child.area)

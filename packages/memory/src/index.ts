@@ -1,6 +1,7 @@
 export * from './areas.js'
 export * from './bandwidth-limit.js'
 export * from './compression-rule.js'
+export * from './event-order.js'
 export * from './final-pagemap.js'
 export * from './flight-window.js'
 export * from './lazy-map.js'

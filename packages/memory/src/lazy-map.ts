@@ -27,13 +27,22 @@ export type LazyEvent =
   | { type: 'unmap'; first: number; nr: number }
   | { type: 'remap'; from: number; to: number; nr: number }
 
+/** In a table: a stretch of registered pages. */
+const noSource = -1
+
 export class LazyMap {
   readonly #pending: PageSet
+  readonly #registered: PageSet
   readonly #moved: MovedPages
 
-  /** `lazy`: the PE_LAZY pages of the final pagemap; the set is taken over. */
-  constructor(lazy: PageSet, moved = new MovedPages()) {
+  /**
+   * The sets are taken over.
+   * @param lazy the PE_LAZY pages of the final pagemap
+   * @param registered pages that the userfaultfd watches over, at least those of `lazy`
+   */
+  constructor(lazy: PageSet, registered = lazy.clone(), moved = new MovedPages()) {
     this.#pending = lazy
+    this.#registered = registered
     this.#moved = moved
   }
 
@@ -47,6 +56,15 @@ export class LazyMap {
 
   isPending(page: number): boolean {
     return this.#pending.has(page)
+  }
+
+  /**
+   * The first of pages first .. end-1 that the userfaultfd watches over, pending or not, as far as events tell: memory
+   * that grows in place says nothing. -1: none.
+   */
+  firstRegistered(first: number, end: number): number {
+    const page = this.#registered.firstFrom(first)
+    return page < end ? page : -1
   }
 
   /**
@@ -75,9 +93,10 @@ export class LazyMap {
 
   unmap(first: number, nr: number): void {
     this.remove(first, nr)
+    this.#registered.removeRange(first, nr)
   }
 
-  /** mremap moved nr pages. The kernel lets the two ranges not overlap. */
+  /** mremap moved nr pages. The kernel lets the two ranges not overlap. That the old place is gone is another event. */
   remap(from: number, to: number, nr: number): void {
     const pieces: Piece[] = []
     const arriving: Array<[first: number, nr: number]> = []
@@ -91,17 +110,19 @@ export class LazyMap {
     this.remove(from, nr)
     this.remove(to, nr)
     for (const [first, length] of arriving) this.#pending.addRange(first, length)
+    this.#registered.addRange(to, nr)
     this.#moved.add(pieces)
   }
 
   /** The child's map at the moment of the fork: both have the same pages to come. */
   fork(): LazyMap {
-    return new LazyMap(this.#pending.clone(), this.#moved.clone())
+    return new LazyMap(this.#pending.clone(), this.#registered.clone(), this.#moved.clone())
   }
 
   /** exec or exit: the address space is gone. */
   clear(): void {
     this.#pending.clear()
+    this.#registered.clear()
     this.#moved.cut(0, Number.MAX_SAFE_INTEGER)
   }
 
@@ -180,18 +201,30 @@ export class LazyMap {
     })
   }
 
-  /** The opposite: a map with exactly these stretches, three numbers each. */
-  static fromPending(stretches: Float64Array): LazyMap {
+  /** All of it as a table, three numbers for each stretch: what is still to come, then what is registered. */
+  toTable(): Float64Array {
+    const stretches: number[] = []
+    this.forEachPending((page, source, nr) => stretches.push(page, source, nr))
+    this.#registered.forEachRun((first, nr) => stretches.push(first, noSource, nr))
+    return Float64Array.from(stretches)
+  }
+
+  static fromTable(stretches: Float64Array): LazyMap {
     const pending = new PageSet()
+    const registered = new PageSet()
     const pieces: Piece[] = []
     for (let i = 0; i < stretches.length; i += 3) {
       const [first, source, nr] = stretches.subarray(i, i + 3)
+      if (source === noSource) {
+        registered.addRange(first, nr)
+        continue
+      }
       pending.addRange(first, nr)
       if (first !== source) pieces.push({ first, nr, source })
     }
     const moved = new MovedPages()
     moved.add(pieces)
-    return new LazyMap(pending, moved)
+    return new LazyMap(pending, registered, moved)
   }
 
   /** What is pending, by current page; a copy. */

@@ -296,7 +296,8 @@ export class DestinationWorker {
       restorer.restoreState(this.#images)
       this.#process.freeze()
     })
-    this.#spaces = [holdMain(keeper, restorer.uffd, new LazyMap(sets.lazy.clone()))]
+    const lazy = new LazyMap(sets.lazy.clone(), restorer.map.registered.clone())
+    this.#spaces = [holdMain(keeper, restorer.uffd, lazy)]
     this.#verifier?.save(this.#hashesFile)
     this.#report.blackout.restoreMs = performance.now() - began // for a successor, who does not see the rest
     this.#records.saveRestore({ pid, finalRound: rounds.round, report: this.#report })
@@ -350,6 +351,7 @@ export class DestinationWorker {
         this.#status.show({ phase: 'postcopy', pendingPages, totalPages })
       },
       onForkRead: () => this.#phases.reach('fork-event'),
+      process: this.#process,
     })
     this.#postcopy = postcopy
     if (this.#lanes.fault !== null) postcopy.attachFaultLane(this.#lanes.fault)

@@ -1,8 +1,13 @@
 import { closeSync } from 'node:fs'
-import { isKernelError, type Logger } from '@pageferry/base'
+import { isKernelError, type Logger, pageBytes } from '@pageferry/base'
 import { type Heir, InstallGate, type KeeperClient, type Poller, uffd } from '@pageferry/kernel'
-import type { LazyMap } from '@pageferry/memory'
-import { applyEvent, EventJournal, type ForkFound } from './event-journal.js'
+import { type LazyMap, type MapEvent, trueOrder } from '@pageferry/memory'
+import { childOf, EventJournal, type ForkFound, mapEvents } from './event-journal.js'
+
+export interface Fault {
+  page: number
+  tid: number
+}
 
 /** One address space that still has lazy pages: the workload's, and those of children that it forked. */
 export interface Space {
@@ -10,6 +15,14 @@ export interface Space {
   readonly name: string
   readonly uffd: number
   readonly lazy: LazyMap
+  /** Changes that were read and are not in the LazyMap yet: their order is known when the address space is quiet. */
+  unsettled: MapEvent[]
+  /** So many of these were its parent's when it was forked. */
+  nrInherited: number
+  /** Faults that wait for that, each page once. */
+  faults: Fault[]
+  /** Since when something waits for a moment without a change, as performance.now() says; null: nothing does. */
+  waitsSince: number | null
   /** Of the bulk lanes; null: only the worker itself installs there. */
   readonly gate: InstallGate | null
   journal: EventJournal
@@ -23,6 +36,8 @@ export type Holder = Pick<KeeperClient, 'hold' | 'fetch' | 'drop' | 'list'>
 export type UserfaultfdOwner = Pick<Heir, 'takeUserfaultfd'>
 
 const mainName = 'uffd'
+/** Half of what a journal has room for. */
+const maxUnsettled = 8192
 const logOf = (name: string): string => `${name}.log`
 
 /** Every address a userfaultfd accepts: from the lowest that may be mapped (vm.mmap_min_addr) to TASK_SIZE. */
@@ -40,11 +55,38 @@ export function holdUserfaultfd(keeper: Pick<Holder, 'hold'>, uffdFd: number): v
 export function holdMain(keeper: Pick<Holder, 'hold'>, uffdFd: number, lazy: LazyMap): Space {
   const journal = EventJournal.create(lazy)
   keeper.hold(logOf(mainName), journal.fd)
-  return { name: mainName, uffd: uffdFd, lazy, gate: gateFor(lazy), journal, poller: null }
+  return newSpace(mainName, uffdFd, { lazy, unsettled: [] }, gateFor(lazy, []), journal)
 }
 
-/** For pages that lie where they lay at the source; the others are said to be there. */
-function gateFor(lazy: LazyMap): InstallGate {
+function newSpace(
+  name: string,
+  uffdFd: number,
+  known: Pick<Space, 'lazy' | 'unsettled'>,
+  gate: InstallGate | null,
+  journal: EventJournal,
+): Space {
+  return {
+    name,
+    uffd: uffdFd,
+    ...known,
+    nrInherited: 0,
+    faults: [],
+    waitsSince: null,
+    gate,
+    journal,
+    poller: null,
+  }
+}
+
+/** For pages that lie where they lay at the source, and that no event has named; the others are said to be there. */
+function gateFor(all: LazyMap, unsettled: readonly MapEvent[]): InstallGate {
+  const lazy = all.fork()
+  for (const event of unsettled) {
+    if (event.type === 'remap') {
+      lazy.remove(event.from, event.nr)
+      lazy.remove(event.to, event.nr)
+    } else lazy.remove(event.first, event.nr)
+  }
   const runs: number[] = []
   let nrMoved = 0
   lazy.forEachPending((page, source, nr) => {
@@ -52,7 +94,7 @@ function gateFor(lazy: LazyMap): InstallGate {
     else nrMoved += nr
   })
   const gate = InstallGate.create(Float64Array.from(runs))
-  if (nrMoved > 0) gate.noteOthers()
+  if (nrMoved > 0 || unsettled.length > 0) gate.noteOthers()
   return gate
 }
 
@@ -64,7 +106,9 @@ export function holdChild(keeper: Holder, parent: Space, fd: number, log: Logger
   const name = `${parent.name}.${parent.journal.nextFork()}`
   hold(keeper, name, fd, log)
   parent.journal.settleForks()
-  return withJournal(keeper, name, fd, parent.lazy.fork(), log)
+  const child = withJournal(keeper, name, fd, childOf(parent.lazy, parent.unsettled), log)
+  child.nrInherited = child.unsettled.length
+  return child
 }
 
 function hold(keeper: Holder, name: string, fd: number, log: Logger): void {
@@ -77,8 +121,14 @@ function hold(keeper: Holder, name: string, fd: number, log: Logger): void {
 }
 
 /** A child without a journal is rebuilt from its parent's: until it has one, nothing was read from it. */
-function withJournal(keeper: Holder, name: string, fd: number, lazy: LazyMap, log: Logger): Space {
-  const journal = EventJournal.create(lazy)
+function withJournal(
+  keeper: Holder,
+  name: string,
+  fd: number,
+  { lazy, unsettled }: Pick<Space, 'lazy' | 'unsettled'>,
+  log: Logger,
+): Space {
+  const journal = EventJournal.create(lazy, 0, unsettled)
   try {
     keeper.hold(logOf(name), journal.fd)
   } catch (error) {
@@ -86,7 +136,7 @@ function withJournal(keeper: Holder, name: string, fd: number, lazy: LazyMap, lo
     // Without it a successor would rebuild the child as it was born, and bring back what it has discarded since.
     dropQuietly(keeper, name)
   }
-  return { name, uffd: fd, lazy, gate: null, journal, poller: null }
+  return newSpace(name, fd, { lazy, unsettled }, null, journal)
 }
 
 /**
@@ -100,9 +150,9 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
   const spaces: Space[] = []
   const adopt = (name: string): void => {
     const fd = keeper.fetch(name)
-    const { journal, lazy, forks } = EventJournal.open(keeper.fetch(logOf(name)))
-    const gate = name === mainName ? gateFor(lazy) : null
-    spaces.push({ name, uffd: fd, lazy, gate, journal, poller: null })
+    const { journal, lazy, unsettled, forks } = EventJournal.open(keeper.fetch(logOf(name)))
+    const gate = name === mainName ? gateFor(lazy, unsettled) : null
+    spaces.push(newSpace(name, fd, { lazy, unsettled }, gate, journal))
     for (const fork of forks) adoptChild(`${name}.${fork.ordinal}`, fork)
     journal.settleForks()
   }
@@ -110,7 +160,7 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
     // With a journal it has its own turn. With a settled fork and neither it has ended, or has drained.
     if (held.has(logOf(name))) return
     if (held.has(name)) {
-      spaces.push(withJournal(keeper, name, keeper.fetch(name), fork.lazy, log))
+      spaces.push(withJournal(keeper, name, keeper.fetch(name), fork, log))
     } else if (!fork.isSettled) {
       const fd = heir?.takeUserfaultfd(fork.fd)
       if (fd === undefined) {
@@ -122,7 +172,7 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
       }
       log.info({ name, fd: fork.fd }, 'the userfaultfd of a child was in the table of the dead worker only')
       hold(keeper, name, fd, log)
-      spaces.push(withJournal(keeper, name, fd, fork.lazy, log))
+      spaces.push(withJournal(keeper, name, fd, fork, log))
     }
   }
   const names = [...held].filter((name) => name === mainName || name.startsWith(`${mainName}.`))
@@ -136,26 +186,99 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
   return spaces
 }
 
+/** Those of one page wait together; a thread that was woken in between comes again. */
+export function putOff(space: Space, faults: Iterable<Fault>): void {
+  const byPage = new Map(space.faults.map((fault) => [fault.page, fault]))
+  for (const fault of faults) byPage.set(fault.page, fault)
+  space.faults = [...byPage.values()]
+}
+
 /** Reads what is pending into the journal, which is renewed when it is full. */
-export function readSpace(keeper: Holder, space: Space): uffd.UffdEvent[] {
+export function readSpace(keeper: Pick<Holder, 'hold'>, space: Space): uffd.UffdEvent[] {
   if (space.journal.isFull) {
-    const next = EventJournal.create(space.lazy, space.journal.forks)
-    keeper.hold(logOf(space.name), next.fd)
-    space.journal.close()
-    space.journal = next
+    // Never quiet in so many events: the best guess, before there is no room for them.
+    if (space.unsettled.length > maxUnsettled) enter(space, likelyOrder(space), () => {})
+    renewJournal(keeper, space)
   }
   return space.journal.read(space.uffd, space.gate ?? undefined)
 }
 
+function renewJournal(keeper: Pick<Holder, 'hold'>, space: Space): void {
+  const next = EventJournal.create(space.lazy, space.journal.forks, space.unsettled)
+  try {
+    keeper.hold(logOf(space.name), next.fd)
+  } catch (error) {
+    next.close()
+    throw error
+  }
+  space.journal.close()
+  space.journal = next
+}
+
 /**
- * Enters an event other than a fault or a fork. Threads that wait for a page there are let go: they fault again
+ * Notes an event other than a fault or a fork, for `settle`. Threads that wait for a page there are let go: they fault again
  * where the page is now, or find that it is gone. The page itself will never be installed at the old place.
  */
 export function changeSpace(space: Space, event: uffd.UffdEvent): void {
-  applyEvent(space.lazy, event)
+  space.unsettled.push(...mapEvents(event))
   if (event.type === 'remap') wakeRange(space, event.from, event.length)
   else if (event.type === 'remove' || event.type === 'unmap')
     wakeRange(space, event.start, event.end - event.start)
+}
+
+/**
+ * Enters the changes into the LazyMap, in the order in which they happened. False: some thread has made a change whose
+ * event it has yet to queue, or has not gone on after it. Then nothing can be installed either, and what was read is not
+ * all that there is to know. Without a move, nothing that is still to come can belong in front of what was read.
+ * @param onChange called before each is entered
+ */
+export function settle(
+  keeper: Pick<Holder, 'hold'>,
+  space: Space,
+  onChange: (event: MapEvent) => void = () => {},
+): boolean {
+  const { unsettled } = space
+  if (unsettled.length === 0) return true
+  let order: number[] | null = null
+  if (unsettled.some(({ type }) => type === 'remap')) {
+    if (!isQuiet(space)) return false
+    order = likelyOrder(space)
+    // A change in between may have made an answer wrong: it would still be under way.
+    if (!isQuiet(space)) return false
+  }
+  enter(space, order ?? unsettled.keys(), onChange)
+  if (order?.every((index, i) => index === i) ?? true) space.journal.noteEntered()
+  else renewJournal(keeper, space)
+  return true
+}
+
+/** True if the address space was quiet all the while. */
+function likelyOrder({ unsettled, nrInherited, lazy, uffd: fd }: Space): number[] {
+  const registrations = {
+    before: (first: number, end: number) => lazy.firstRegistered(first, end),
+    now: (page: number) => uffd.isRegistered(fd, BigInt(page) * BigInt(pageBytes)),
+  }
+  return trueOrder(unsettled, registrations, nrInherited)
+}
+
+function enter(space: Space, order: Iterable<number>, onChange: (event: MapEvent) => void): void {
+  const { unsettled, lazy } = space
+  space.unsettled = []
+  space.nrInherited = 0
+  for (const index of order) {
+    onChange(unsettled[index])
+    lazy.apply(unsettled[index])
+  }
+}
+
+/** Installs nothing. */
+function probe(space: Space): uffd.Outcome {
+  return uffd.zeroRuns(space.uffd, Float64Array.of(probePage, 1), 1, false)
+}
+
+/** No change is under way: every event has been read, and nothing that it names can be the next one's. */
+export function isQuiet(space: Space): boolean {
+  return probe(space).state !== 'again'
 }
 
 export function wakeRange(space: Space, address: bigint, length: bigint): void {
@@ -164,7 +287,7 @@ export function wakeRange(space: Space, address: bigint, length: bigint): void {
 
 /** True when the address space does not exist any more (exec, exit); a userfaultfd never says so by itself. */
 export function isGone(space: Space): boolean {
-  return uffd.zeroRuns(space.uffd, Float64Array.of(probePage, 1), 1, false).state === 'gone'
+  return probe(space).state === 'gone'
 }
 
 /**

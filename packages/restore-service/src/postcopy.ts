@@ -1,22 +1,28 @@
 import { performance } from 'node:perf_hooks'
 import { type Logger, pageBytes, pageOf } from '@pageferry/base'
 import { type InstallGate, Poller, uffd } from '@pageferry/kernel'
-import { PageSet, pagesInRuns } from '@pageferry/memory'
+import { type MapEvent, PageSet, pagesInRuns } from '@pageferry/memory'
 import { type DestinationReport, faultsFromSamples } from '@pageferry/migration'
 import type { Lane } from '@pageferry/service/worker'
 import { type FrameOf, faultPendingMax, maxFaultPages, maxRunsPerDiscard, WireError } from '@pageferry/wire'
 import type { Pushed } from './bulk-messages.js'
 import {
   changeSpace,
+  type Fault,
   type Holder,
   holdChild,
   isGone,
+  isQuiet,
+  putOff,
   readSpace,
   releaseSpace,
   type Space,
+  settle,
   wakeRange,
 } from './lazy-spaces.js'
 import { maxPagesAhead, ReadAhead } from './read-ahead.js'
+import type { RestoredProcess } from './restored-process.js'
+import { Standstill } from './standstill.js'
 import type { Verifier } from './verifier.js'
 
 export interface PostcopyOptions {
@@ -34,6 +40,7 @@ export interface PostcopyOptions {
   onProgress(pending: number, faults: number, installed: number): void
   /** A fork's event was read, and its userfaultfd is in our table only. For an injected fault. */
   onForkRead(): void
+  process: Pick<RestoredProcess, 'holdStill' | 'thaw'>
 }
 
 /** More samples than this are not kept; the count goes on. 8 bytes each. */
@@ -72,11 +79,16 @@ export class Postcopy {
   #requestId = 0
   #faultLane: Lane | null = null
   readonly #ahead: ReadAhead | null
+  readonly #standstill: Standstill
   /** What is still to be asked for without a fault, and the requests under way. */
   #toPull: PageSet | null = null
   readonly #pulls = new Set<number>()
   /** Source pages that the workload has given back before they came. */
   readonly #discarded = new PageSet()
+  /** Pages of the workload that a bulk lane found in no area. */
+  readonly #lost = new PageSet()
+  /** Address spaces that were not quiet, and will be looked at again soon. */
+  readonly #looking = new Set<Space>()
   #lastPending = -1
   #pushBegan: boolean
   #done: () => void = () => {}
@@ -89,6 +101,8 @@ export class Postcopy {
     this.#options = options
     this.#spaces = options.spaces
     this.#pushBegan = options.takenOver
+    this.#standstill = new Standstill(options.process)
+    if (options.takenOver) this.#standstill.end()
     this.#ahead = options.prefetch
       ? new ReadAhead((page, nrPages) => this.#request(page, nrPages, true))
       : null
@@ -101,11 +115,15 @@ export class Postcopy {
       this.#done = resolve
       this.#failed = reject
       signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true })
-      for (const space of this.#spaces) this.#watch(space)
+      for (const space of this.#spaces) {
+        this.#watch(space)
+        this.#lookAgain(space)
+      }
       if (this.#options.takenOver) this.#pull()
       this.#checkDrained()
     }).finally(() => {
       clearInterval(stalled)
+      if (this.#standstill.isHeld) this.#standstill.end()
       for (const space of this.#spaces) space.poller?.close()
     })
   }
@@ -163,23 +181,50 @@ export class Postcopy {
    */
   #readEvents(space: Space): void {
     const events = readSpace(this.#options.keeper, space)
+    const faults: Fault[] = []
     for (const event of events) {
       if (event.type === 'fork') this.#onFork(space, event.fd)
-      else if (event.type !== 'pagefault') {
-        if (event.type === 'remove' || event.type === 'unmap') this.#noteDiscard(space, event)
-        changeSpace(space, event)
-      }
+      else if (event.type === 'pagefault') faults.push({ page: pageOf(event.address), tid: event.tid })
+      else changeSpace(space, event)
     }
+    if (!this.#settle(space)) {
+      putOff(space, faults)
+      this.#lookAgain(space)
+      return
+    }
+    // What cannot be served after all is put off anew.
+    for (const fault of [...space.faults.splice(0), ...faults]) this.#onFault(space, fault)
+    if (!this.#lost.isEmpty && space === this.#spaces[0]) this.#noteLost(space)
+    if (!this.#looking.has(space)) space.waitsSince = null
+    if (space.gate?.takeStarving() === true) this.#standstill.beginAfter(Number.NEGATIVE_INFINITY)
+  }
+
+  #settle(space: Space): boolean {
+    if (!settle(this.#options.keeper, space, (event) => this.#noteDiscard(space, event))) return false
     this.#sayDiscarded()
-    for (const event of events)
-      if (event.type === 'pagefault') this.#onFault(space, pageOf(event.address), event.tid)
+    return true
+  }
+
+  /** A thread that goes on after its change says nothing. */
+  #lookAgain(space: Space): void {
+    space.waitsSince ??= performance.now()
+    this.#standstill.beginAfter(space.waitsSince)
+    if (this.#looking.has(space)) return
+    this.#looking.add(space)
+    setImmediate(() => {
+      this.#looking.delete(space)
+      if (!this.#spaces.includes(space)) return
+      this.#guard(() => {
+        this.#readEvents(space)
+        this.#checkDrained()
+      })
+    })
   }
 
   /** A child that was forked before may still need what its parent has given back: then nothing is said. */
-  #noteDiscard({ lazy }: Space, { start, end }: { start: bigint; end: bigint }): void {
-    if (this.#spaces.length > 1) return
-    const first = pageOf(start)
-    lazy.forEachPendingIn(first, pageOf(end) - first, (source, nr) => this.#discarded.addRange(source, nr))
+  #noteDiscard({ lazy }: Space, event: MapEvent): void {
+    if (this.#spaces.length > 1 || event.type === 'remap') return
+    lazy.forEachPendingIn(event.first, event.nr, (source, nr) => this.#discarded.addRange(source, nr))
   }
 
   /** Spares the network what nobody will read. Should it get lost, the pages come and are dropped. */
@@ -199,15 +244,17 @@ export class Postcopy {
     const child = holdChild(this.#options.keeper, parent, fd, this.#options.log)
     this.#spaces.push(child)
     this.#watch(child)
+    if (child.unsettled.length > 0) this.#lookAgain(child)
     if (this.#spaces.length < manySpaces) return
     for (const space of this.#spaces) if (space !== child && isGone(space)) space.lazy.clear()
   }
 
   /** The page itself is asked for first, so that the thread is woken first. */
-  #onFault(space: Space, page: number, tid: number): void {
+  #onFault(space: Space, fault: Fault): void {
+    const { page, tid } = fault
     const source = space.lazy.lookup(page)
     if (source === 'zero') {
-      this.#zero(space, page)
+      this.#zero(space, fault)
       return
     }
     this.#faults++
@@ -224,22 +271,16 @@ export class Postcopy {
   }
 
   /** Stack growth, a grown mapping, a hole, or discarded memory. */
-  #zero(space: Space, page: number): void {
-    const table = Float64Array.of(page, 1)
-    for (;;) {
-      const { state } = uffd.zeroRuns(space.uffd, table, 1, true)
-      if (state === 'done' || state === 'gone') return
-      if (state === 'no-range') {
-        // Unmapped meanwhile, or mapped anew without us: the thread has to look again.
-        wakeRange(space, BigInt(page) * BigInt(pageBytes), BigInt(pageBytes))
-        return
-      }
-      this.#readEvents(space)
-      if (space.lazy.lookup(page) !== 'zero') {
-        // Meanwhile memory that is still to come was moved there: the thread has to look again.
-        wakeRange(space, BigInt(page) * BigInt(pageBytes), BigInt(pageBytes))
-        return
-      }
+  #zero(space: Space, fault: Fault): void {
+    const { page } = fault
+    const { state } = uffd.zeroRuns(space.uffd, Float64Array.of(page, 1), 1, true)
+    if (state === 'again') {
+      // Something else may lie there by then.
+      putOff(space, [fault])
+      this.#lookAgain(space)
+    } else if (state === 'no-range') {
+      // Unmapped meanwhile, or mapped anew without us: the thread has to look again.
+      wakeRange(space, BigInt(page) * BigInt(pageBytes), BigInt(pageBytes))
     }
   }
 
@@ -333,6 +374,8 @@ export class Postcopy {
     const workload = this.#spaces[0]
     if (workload === undefined) return
     if (workload.gate !== null) noteInstalled(workload, workload.gate, batch)
+    for (const page of batch.lost) this.#lost.addRange(page, 1)
+    if (batch.lost.length > 0) this.#lookAgain(workload)
     if (batch.isClosed && isGone(workload)) workload.lazy.clear()
     // Pages that have moved, and children: nobody else knows where they go.
     if (payload !== undefined) this.#pushed += this.#install(batch, payload)
@@ -360,8 +403,18 @@ export class Postcopy {
 
   #installRun(space: Space, source: number, nr: number, data: Uint8Array | null): number {
     let installed = 0
+    let waitsSince: number | null = null
+    const waitAndRead = (): void => {
+      waitsSince ??= performance.now()
+      this.#standstill.beginAfter(waitsSince)
+      this.#readEvents(space)
+    }
     for (;;) {
       // Looked up anew after every event: what was waiting may have been discarded or moved.
+      if (!this.#settle(space)) {
+        waitAndRead()
+        continue
+      }
       const waiting = space.lazy.sourceRunsPendingFor(Float64Array.of(source, nr))
       const next = waiting[0]
       if (next === undefined) return installed
@@ -375,15 +428,20 @@ export class Postcopy {
       if (outcome.pages > 0) {
         space.lazy.installed(Float64Array.of(current, outcome.pages))
         installed += outcome.pages
+        waitsSince = null
       }
       switch (outcome.state) {
         case 'done':
           break
         case 'again':
-          this.#readEvents(space)
+          waitAndRead()
           break
         case 'no-range':
-          // Unmapped, and its event was read or is about to be; nobody can fault here any more.
+          // Unmapped, or about to be said to have moved.
+          if (!isQuiet(space)) {
+            waitAndRead()
+            break
+          }
           space.lazy.unmap(current + outcome.pages, 1)
           wakeRange(space, BigInt(current + outcome.pages) * BigInt(pageBytes), BigInt(pageBytes))
           break
@@ -392,6 +450,21 @@ export class Postcopy {
           break
       }
     }
+  }
+
+  /** In no area, and no event that was under way then has said so: nobody can fault there any more. */
+  #noteLost(workload: Space): void {
+    if (!isQuiet(workload)) {
+      this.#lookAgain(workload)
+      return
+    }
+    this.#lost.forEachRun((first, nr) => {
+      workload.gate?.forEachOpen(first, nr, (page, length) => {
+        workload.lazy.unmap(page, length)
+        wakeRange(workload, BigInt(page) * BigInt(pageBytes), BigInt(length) * BigInt(pageBytes))
+      })
+    })
+    this.#lost.clear()
   }
 
   #checkIdentity(frame: { asId: number; round: number }): void {
@@ -432,17 +505,16 @@ export class Postcopy {
   }
 }
 
-function noteInstalled({ lazy, uffd: fd }: Space, gate: InstallGate, { runs, zeroRuns, lost }: Pushed): void {
-  for (const page of lost) {
-    gate.forEachOpen(page, 1, () => {
-      // In no area, and no event said so: nobody can fault there any more.
-      lazy.unmap(page, 1)
-      uffd.wake(fd, BigInt(page) * BigInt(pageBytes), BigInt(pageBytes))
-    })
+/** What was found in no area may be about to be said to have moved: that stays as it is. */
+function noteInstalled({ lazy }: Space, gate: InstallGate, { runs, zeroRuns, lost }: Pushed): void {
+  const missing = new Set(lost)
+  const note = (first: number, nr: number) => lazy.installed(Float64Array.of(first, nr))
+  const noteAllBut = (first: number, nr: number) => {
+    for (let page = first; page < first + nr; page++) if (!missing.has(page)) note(page, 1)
   }
   for (const table of [runs, zeroRuns]) {
     for (let r = 0; r < table.length; r += 2) {
-      gate.forEachOpen(table[r], table[r + 1], (first, nr) => lazy.installed(Float64Array.of(first, nr)))
+      gate.forEachOpen(table[r], table[r + 1], missing.size === 0 ? note : noteAllBut)
     }
   }
 }

@@ -144,6 +144,11 @@ export class RestoredProcess {
     this.#freezer?.freeze()
   }
 
+  /** For a moment in the lazy phase: each thread stops when it comes back from the kernel. `thaw` lets them go on. */
+  holdStill(): void {
+    this.#freezer?.beginFreezing()
+  }
+
   /** Must be frozen; ends the tracing. From here the process outlives this worker. */
   release(): void {
     if (this.#restorer === null || this.#freezer === null) throw new PageferryError('INTERNAL', 'no skeleton')

@@ -1,7 +1,7 @@
 import { closeSync } from 'node:fs'
 import { createLogger } from '@pageferry/base'
 import { fds, uffd } from '@pageferry/kernel'
-import { LazyMap, PageSet } from '@pageferry/memory'
+import { LazyMap, type MapEvent, PageSet } from '@pageferry/memory'
 import t from 'tap'
 import { EventJournal } from '../src/event-journal.js'
 import { adoptSpaces, type Holder } from '../src/lazy-spaces.js'
@@ -26,6 +26,22 @@ t.test('the snapshot is the address space as it was, with what has moved', async
   t.same(found.forks, [])
   t.equal(found.journal.forks, 3)
   t.equal(found.journal.isFull, false)
+})
+
+t.test('events that wait for their order are in the next journal', async (t) => {
+  const unsettled: MapEvent[] = [
+    { type: 'remap', from: 0x100, to: 0x300, nr: 4 },
+    { type: 'unmap', first: 0x300, nr: 4 },
+    { type: 'remove', first: 0x102, nr: 1 },
+  ]
+  const journal = EventJournal.create(new LazyMap(PageSet.of([0x100, 4])), 2, unsettled)
+  t.teardown(() => journal.close())
+  forkIsRead(journal, [33])
+  const found = EventJournal.open(fds.dup(journal.fd))
+  t.teardown(() => found.journal.close())
+  t.same(found.unsettled, unsettled)
+  t.same(stretches(found.lazy), [[0x100, 0x100, 4]])
+  t.match(found.forks, [{ ordinal: 3, unsettled }], 'and are known to the child')
 })
 
 t.test('an empty address space', async (t) => {

@@ -1,0 +1,28 @@
+// test-timeout-s: 300
+// Whatever the threads of a program do to its memory map, and however fast: who waits for a page gets it.
+
+import { killsOfWorker } from '../faults/harness.js'
+import { baseSeed, inLab, Workload } from './harness.js'
+
+/** The kernel lets nobody install a page while a change is under way: with more threads there is hardly a moment. */
+const cases = [
+  { nrThreads: 1, nrKills: 0 },
+  { nrThreads: 8, nrKills: 0 },
+  // It is likely to leave the process held still.
+  { nrThreads: 8, nrKills: 3 },
+]
+const killsWithinMs = 3000
+
+await inLab('a storm of moves in the lazy phase', async (t, lab) => {
+  for (const { nrThreads, nrKills } of cases) {
+    await t.test(`${nrThreads} threads, ${nrKills} kills of the restore worker`, async (t) => {
+      const workload = await Workload.start(lab, 'movers', { args: [String(nrThreads)] })
+      await workload.steps(3)
+      const kills = killsOfWorker(lab, nrKills, killsWithinMs, baseSeed)
+      const { report } = await workload.migrate({ mode: 'postcopy' }, kills.onStatus)
+      t.comment(`drained after ${report.drainMs} ms, ${report.faults.count} faults, ${kills.nrKilled} kills`)
+      t.equal(report.verify?.mismatches, 0)
+      await workload.finish()
+    })
+  }
+})
