@@ -9,9 +9,8 @@ import { type LinkOptions, withLink } from '@pageferry/bench'
 import type { Lab } from '@pageferry/lab'
 import type { Test } from 'tap'
 import { killsOfWorker } from '../faults/harness.js'
-import { baseSeed, inLab, type Mode, users, Workload } from './harness.js'
+import { baseSeed, inLab, type Mode, soak, users, Workload } from './harness.js'
 
-const soak = process.env.PAGEFERRY_SOAK === '1'
 const seeds = Number(process.env.PAGEFERRY_SEEDS ?? (soak ? 50 : 5))
 const seconds = Number(process.env.PAGEFERRY_SECONDS ?? (soak ? 60 : 4))
 const { PAGEFERRY_ROAMING, PAGEFERRY_KILLS } = process.env

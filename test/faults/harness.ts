@@ -19,6 +19,7 @@ import { fileURLToPath } from 'node:url'
 import { type HostName, type Lab, type MigrationOptions, waitForExit } from '@pageferry/lab'
 import { type CreatedMigration, isFinal, type Role, ServiceClient, type Status } from '@pageferry/service'
 import type { Test } from 'tap'
+import { randomFrom } from '../seeds.js'
 
 export { baseSeed, randomFrom, soak } from '../seeds.js'
 

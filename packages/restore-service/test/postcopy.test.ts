@@ -31,6 +31,8 @@ async function setUp(test: Test, lazyOf: (first: number) => LazyMap, prefetch = 
     log: createLogger('test', 'silent'),
     onProgress: () => {},
     onForkRead: () => {},
+    // Nothing changes its memory map all the time.
+    process: { holdStill: () => test.fail('it was held still'), thaw: () => {} },
   })
   const { source, destination } = await lanePair(test, 'fault')
   const requests: FrameOf<'pageRequest'>[] = []
