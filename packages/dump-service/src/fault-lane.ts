@@ -1,9 +1,10 @@
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { Worker } from 'node:worker_threads'
+import type { Worker } from 'node:worker_threads'
 import { Gathering, PageferryError } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
 import type { CompressedReport } from '@pageferry/migration'
+import { startLaneThread } from '@pageferry/service/worker'
 import type { FaultTarget, FaultThreadData, FromFaultThread, ToFaultThread } from './fault-messages.js'
 import type { FaultEvents } from './fault-server.js'
 import type { UpgradeRequest } from './lane-greeter.js'
@@ -31,12 +32,8 @@ export class FaultLane {
 
   constructor(data: FaultThreadData, events: FaultLaneEvents) {
     this.#events = events
-    this.#thread = new Worker(new URL('./fault-thread.js', import.meta.url), { workerData: data })
+    this.#thread = startLaneThread(new URL('./fault-thread.js', import.meta.url), { workerData: data })
     this.#thread.on('message', (message: FromFaultThread) => this.#on(message))
-    // A defect of ours: the whole worker starts anew.
-    this.#thread.on('error', (error) => {
-      throw error
-    })
   }
 
   /** As of the last page that was asked for. */

@@ -1,5 +1,6 @@
-import { Worker } from 'node:worker_threads'
+import type { Worker } from 'node:worker_threads'
 import { PageferryError, toErrorInfo } from '@pageferry/base'
+import { startLaneThread } from '@pageferry/service/worker'
 import type { FromBulkThread, Pushed, Target, ToBulkThread } from './bulk-messages.js'
 import type { DialOptions } from './dial.js'
 
@@ -20,13 +21,9 @@ export class BulkLane {
   constructor(index: number, events: BulkLaneEvents) {
     this.index = index
     this.#events = events
-    this.#thread = new Worker(new URL('./bulk-thread.js', import.meta.url))
+    this.#thread = startLaneThread(new URL('./bulk-thread.js', import.meta.url))
     this.#thread.on('message', (messages: FromBulkThread[]) => {
       for (const message of messages) this.#on(message)
-    })
-    // A defect of ours: the whole worker starts anew.
-    this.#thread.on('error', (error) => {
-      throw error
     })
   }
 
