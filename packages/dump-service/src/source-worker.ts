@@ -35,6 +35,7 @@ import {
 } from '@pageferry/migration'
 import type { DumpRequest } from '@pageferry/service'
 import {
+  collectYoungGarbage,
   Inbox,
   StatusReporter,
   type WorkerChannel,
@@ -256,6 +257,7 @@ export class SourceWorker {
     this.#records.createFiles()
     this.#chooseScratch()
     this.#status.beQuiet()
+    collectYoungGarbage()
     const { threads } = this.#original.stop(() => this.#report.noteFreeze())
     this.#report.noteFrozen(threads.length)
   }

@@ -3,6 +3,7 @@ import { PageferryError } from '@pageferry/base'
 import type { ProcessImages, Restorer } from '@pageferry/checkpoint'
 import { decodePagemap, imageFileName } from '@pageferry/images'
 import { type PageSet, readPagemapEntries, reconcile } from '@pageferry/memory'
+import { collectYoungGarbage } from '@pageferry/service/worker'
 import { type FrameOf, WireError } from '@pageferry/wire'
 import type { RoundTarget } from './bulk-messages.js'
 import { installRanges } from './page-installer.js'
@@ -150,6 +151,7 @@ export class RoundReceiver {
     if (this.#open || this.#final !== null) return
     try {
       this.#present = { pages: this.#restorer.presentPages(), changes: this.#restorer.map.changes }
+      collectYoungGarbage()
     } catch {
       // The skeleton is gone: whoever needs it next says so.
     }
