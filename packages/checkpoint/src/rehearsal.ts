@@ -109,7 +109,9 @@ function capture(pid: number): ProcessImages {
   stopped.leave()
   stopped.detach()
   const images = new ProcessImages()
-  for (const { name, bytes } of captured.imagesWith(new PageSet())) images.set(name, bytes)
+  for (const { name, bytes } of [...captured.images, captured.mapImage(new PageSet())]) {
+    images.set(name, bytes)
+  }
   return images
 }
 
@@ -118,7 +120,8 @@ function restoreDummy(keeper: KeeperClient, images: ProcessImages, nsPid: number
   const map = restorer.applyMap(images)
   restorer.presentPages()
   restorer.map.discard(map.pages(({ lazyEligible }) => lazyEligible))
-  restorer.restoreState(images)
+  restorer.beginState(images)
+  restorer.finishState()
   closeSync(restorer.uffd)
   closeSync(restorer.skeleton.pidfd)
   return restorer.pid

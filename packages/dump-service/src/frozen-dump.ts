@@ -29,14 +29,14 @@ export interface FrozenDumpOptions {
   hotPages?: number
   /** First page of the scratch area, chosen and written down before the freeze. */
   scratch: number
+  /** Sends images that are finished: the destination takes them in while memory is scanned here. */
+  send(images: NamedImage[]): void
   /** Chooses and writes down another one: since then the workload has mapped something there. */
   chooseScratch(): number
 }
 
 export interface FrozenDump {
   final: FinalPagemap
-  /** Everything about the process but the contents of its memory. */
-  images: NamedImage[]
   /** pagemap-PID.img, the authority on the contents. */
   pagemap: NamedImage
   map: AreaMap
@@ -54,8 +54,10 @@ export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
   const map = finalMap(pid, rounds)
   mapScratch(stopped, options)
   const captured = captureProcess(stopped, map, descriptors, files)
+  options.send(captured.images)
   stopped.leave()
   const scan = tracker?.scan(map) ?? scanPresent(pid, map)
+  options.send([captured.mapImage(scan.guards)])
   const pages = rounds?.pages ?? new SourcePages()
   const final = pages.finalPagemap({
     areas: map,
@@ -69,8 +71,7 @@ export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
     history: rounds?.history,
     presentBudgetPages: options.hotPages ?? rounds?.freezeBudgetPages,
   })
-  const images = captured.imagesWith(scan.guards)
-  return { final, images, pagemap: pagemapImage(original.facts.nsPid, final), map }
+  return { final, pagemap: pagemapImage(original.facts.nsPid, final), map }
 }
 
 function mapScratch(stopped: StoppedProcess, { scratch, chooseScratch }: FrozenDumpOptions): void {

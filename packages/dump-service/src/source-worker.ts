@@ -264,7 +264,7 @@ export class SourceWorker {
 
   async #dump(signal: AbortSignal): Promise<void> {
     const round = (this.#rounds?.lastRound ?? 0) + 1
-    const dump = await this.#phases.run('capture', () => this.#capture())
+    const dump = await this.#phases.run('capture', () => this.#capture(round))
     this.#report.noteCaptured(dump.final.counts)
     this.#lazy = dump.final.lazy
     const original = this.#original
@@ -283,7 +283,7 @@ export class SourceWorker {
   }
 
   /** From the stop until its threads are themselves again. */
-  #capture(): FrozenDump {
+  #capture(round: number): FrozenDump {
     const dump = dumpFrozen({
       original: this.#original,
       files: this.#files,
@@ -292,6 +292,9 @@ export class SourceWorker {
       mode: this.#settings.mode,
       scratch: this.#scratch,
       chooseScratch: () => this.#chooseScratch(),
+      send: (images) => {
+        for (const image of images) this.#lanes.sendImage(image, round)
+      },
     })
     this.#pagemap = dump.pagemap.bytes
     return dump

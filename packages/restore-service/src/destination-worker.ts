@@ -73,6 +73,7 @@ export class DestinationWorker {
   readonly #stored: StoredImages | null
   readonly #rounds = new RoundInlet({
     onRoundApplied: (frame) => this.#lanes.send(frame),
+    onFinalMap: (sets) => this.#beginRestore(sets),
     onRoundFailed: (error) =>
       this.#driver.post({ type: 'stepFailed', step: 'prepare', error: error.toInfo() }),
   })
@@ -279,10 +280,18 @@ export class DestinationWorker {
     })
   }
 
-  /** Afterwards the skeleton is the workload, frozen at the instruction where the original stands. */
-  async #restore(signal: AbortSignal): Promise<void> {
+  /** What needs no page: the last ones are being installed meanwhile. */
+  #beginRestore({ lazy }: FinalSets): void {
     const { restorer, keeper } = this.#process
     if (restorer === null || keeper === null) throw new PageferryError('INTERNAL', 'no skeleton')
+    restorer.beginState(this.#images)
+    this.#spaces = [holdMain(keeper, restorer.uffd, new LazyMap(lazy.clone()))]
+  }
+
+  /** Afterwards the skeleton is the workload, frozen at the instruction where the original stands. */
+  async #restore(signal: AbortSignal): Promise<void> {
+    const { restorer } = this.#process
+    if (restorer === null) throw new PageferryError('INTERNAL', 'no skeleton')
     const rounds = this.#rounds.receiver
     const sets = await rounds.finalSets(signal)
     const began = performance.now()
@@ -291,10 +300,9 @@ export class DestinationWorker {
     this.#stored?.storePages({ pid, memFd, nsPid: restorer.nsPid }, sets)
     const verified = performance.now()
     await this.#phases.run('restore', () => {
-      restorer.restoreState(this.#images)
+      restorer.finishState()
       this.#process.freeze()
     })
-    this.#spaces = [holdMain(keeper, restorer.uffd, new LazyMap(sets.lazy.clone()))]
     this.#verifier?.save(this.#hashesFile)
     this.#report.blackout.restoreMs = performance.now() - began // for a successor, who does not see the rest
     this.#records.saveRestore({ pid, finalRound: rounds.round, report: this.#report })

@@ -67,7 +67,8 @@ export class RoundReceiver {
     })
   }
 
-  begin(frame: FrameOf<'roundBegin'>): void {
+  /** Answers what the final round says of each page; null: this is another one. */
+  begin(frame: FrameOf<'roundBegin'>): FinalSets | null {
     this.#checkSpace(frame.asId)
     if (this.#open || this.#final !== null || frame.round !== this.#round + 1) {
       throw new WireError('OUT_OF_ORDER', `round ${frame.round} begins after round ${this.#round}`)
@@ -96,6 +97,7 @@ export class RoundReceiver {
     const { pid, uffd } = this.#restorer
     const ranges = installRanges(this.#restorer.map)
     this.#installers.open({ kind: 'round', asId: this.#asId, round: this.#round, pid, uffd, ranges })
+    return this.#final
   }
 
   /**
