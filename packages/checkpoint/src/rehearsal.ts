@@ -1,10 +1,11 @@
 import { closeSync, existsSync, readdirSync } from 'node:fs'
-import { decodePagemap, encodePagemap, PE_LAZY, PE_PARENT, PE_PRESENT } from '@pageferry/images'
+import { encodeImage } from '@pageferry/images'
 import { connectKeeper, fds, type KeeperClient, launchKeeper, ptrace } from '@pageferry/kernel'
-import { PageSet, rehearseFreeze } from '@pageferry/memory'
+import { AreaMap, diffAreas, PageSet, rehearseFreeze } from '@pageferry/memory'
 import { captureProcess } from './capture.js'
 import { FileTable } from './kinds/file-table.js'
-import { dumpMemoryMap } from './kinds/memory-map.js'
+import { areasFromVmas, dumpMemoryMap } from './kinds/memory-map.js'
+import { decodePagemapEntries, encodePagemapEntries } from './pagemap-image.js'
 import { readFds } from './proc/fdinfo.js'
 import { readVmFlags } from './proc/maps.js'
 import { StoppedProcess } from './remote/stopped-process.js'
@@ -16,7 +17,7 @@ import { ProcessImages, Restorer } from './restore.js'
  */
 const capturePasses = 16
 const restorePasses = 8
-const pagemapPasses = 3
+const imagePasses = 15
 const reapTimeoutMs = 5_000
 
 /**
@@ -25,8 +26,7 @@ const reapTimeoutMs = 5_000
  * measured, 30 ms of a 45 ms capture and restore. `dir` gets one directory per dummy.
  */
 export async function rehearse(dir: string, what: 'capture' | 'restore'): Promise<void> {
-  rehearseFreeze()
-  rehearsePagemap()
+  rehearseFreeze((entries) => decodePagemapEntries(encodePagemapEntries(entries)))
   const dummy = await launchKeeper({ dir: `${dir}/capture`, newPidNamespace: true })
   let captured: CapturedDummy
   try {
@@ -34,6 +34,7 @@ export async function rehearse(dir: string, what: 'capture' | 'restore'): Promis
   } finally {
     dismiss(dummy)
   }
+  rehearseImages(captured.images, captured.nsPid)
   if (what === 'restore') {
     for (let pass = 0; pass < restorePasses; pass++) await rehearseRestore(`${dir}/restore-${pass}`, captured)
   }
@@ -50,15 +51,21 @@ async function rehearseRestore(dir: string, { images, nsPid }: CapturedDummy): P
   }
 }
 
-/** The pagemap image of some thousand runs, as both sides meet it. */
-function rehearsePagemap(): void {
-  const nrRuns = 4096
-  const runs = Float64Array.from({ length: 2 * nrRuns }, (_, i) =>
-    i % 2 === 0 ? 0x1000 + 4 * i : 1 + (i % 3),
-  )
-  const flags = Uint8Array.from({ length: nrRuns }, (_, i) => [PE_PARENT, PE_LAZY, PE_PRESENT][i % 3])
-  for (let pass = 0; pass < pagemapPasses; pass++)
-    decodePagemap(encodePagemap({ pagesId: 1, runs, nrRuns, flags }))
+/** The files that describe a process, both ways, and what its memory map is compared with. */
+function rehearseImages(images: ProcessImages, nsPid: number): void {
+  for (let pass = 0; pass < imagePasses; pass++) {
+    const received = new ProcessImages()
+    for (const name of images.names) received.set(name, images.get(name))
+    const mm = received.mm(nsPid)
+    diffAreas(new AreaMap(), areasFromVmas(mm.vmas, received.files()))
+    encodeImage('mm', mm)
+    encodeImage('core', received.core(nsPid))
+    encodeImage('files', received.files())
+    encodeImage('fs', received.fs(nsPid))
+    encodeImage('fdinfo', received.fdinfo(received.core(nsPid).ids?.filesId ?? 1))
+    encodeImage('pipes-data', received.pipesData())
+    encodeImage('pstree', [received.pstree()])
+  }
 }
 
 /** Ends the dummies of a rehearsal whose worker was killed in the middle of it. */
@@ -109,9 +116,8 @@ function capture(pid: number): ProcessImages {
   stopped.leave()
   stopped.detach()
   const images = new ProcessImages()
-  for (const { name, bytes } of [...captured.images, captured.mapImage(new PageSet())]) {
+  for (const { name, bytes } of [...captured.images, captured.mapImage(new PageSet())])
     images.set(name, bytes)
-  }
   return images
 }
 

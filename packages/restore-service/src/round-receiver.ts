@@ -1,7 +1,7 @@
 import { performance } from 'node:perf_hooks'
 import { PageferryError } from '@pageferry/base'
-import type { ProcessImages, Restorer } from '@pageferry/checkpoint'
-import { decodePagemap, imageFileName } from '@pageferry/images'
+import { decodePagemapEntries, type ProcessImages, type Restorer } from '@pageferry/checkpoint'
+import { imageFileName } from '@pageferry/images'
 import { type PageSet, readPagemapEntries, reconcile } from '@pageferry/memory'
 import { collectYoungGarbage } from '@pageferry/service/worker'
 import { type FrameOf, WireError } from '@pageferry/wire'
@@ -83,7 +83,8 @@ export class RoundReceiver {
     const present = this.#present?.changes === this.#restorer.map.changes ? this.#present.pages : null
     this.#present = null
     if (frame.final) {
-      const sets = readPagemap(this.#images.get(imageFileName('pagemap', this.#restorer.nsPid)))
+      const image = this.#images.get(imageFileName('pagemap', this.#restorer.nsPid))
+      const sets = readPagemapEntries(decodePagemapEntries(image))
       const { discard, missing } = reconcile(present ?? this.#restorer.presentPages(), sets, map)
       if (!missing.isEmpty) {
         throw new PageferryError(
@@ -162,12 +163,4 @@ export class RoundReceiver {
   #checkSpace(asId: number): void {
     if (asId !== this.#asId) throw new WireError('OUTSIDE_PROCESS', `address space ${asId} is unknown`)
   }
-}
-
-function readPagemap(bytes: Uint8Array): FinalSets {
-  const { runs, nrRuns, flags } = decodePagemap(bytes)
-  function* entries() {
-    for (let i = 0; i < nrRuns; i++) yield { first: runs[2 * i], nr: runs[2 * i + 1], flags: flags[i] }
-  }
-  return readPagemapEntries(entries())
 }
