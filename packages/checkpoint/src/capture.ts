@@ -22,8 +22,10 @@ export interface NamedImage {
 }
 
 export interface CapturedProcess {
-  /** Guard regions are found by the scan of the memory, which comes later. */
-  imagesWith(guards: PageSet): NamedImage[]
+  /** All but that of the memory map. */
+  images: NamedImage[]
+  /** That of the memory map. Guard regions are found by the scan of the memory, which comes later. */
+  mapImage(guards: PageSet): NamedImage
   /** Pages that threads need to run and to exit: never lazy. */
   neverLazy: PageSet
 }
@@ -99,11 +101,9 @@ export function captureProcess(
     named('pipes-data', encodeImage('pipes-data', pipesData)),
     named('timens', encodeImage('timens', toTimens(clocksOf(pid))), 0),
   ]
-  const imagesWith = (guards: PageSet): NamedImage[] => [
-    ...images,
-    mmImage(nsPid, { ...mm, vmas: [...mm.vmas, ...guardsToVmas(guards)] }),
-  ]
-  return { imagesWith, neverLazy }
+  const mapImage = (guards: PageSet): NamedImage =>
+    mmImage(nsPid, { ...mm, vmas: [...mm.vmas, ...guardsToVmas(guards)] })
+  return { images, mapImage, neverLazy }
 }
 
 export function mmImage(nsPid: number, mm: MmEntry): NamedImage {

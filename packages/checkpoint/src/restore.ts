@@ -6,6 +6,8 @@ import {
   type FdinfoEntry,
   type FileEntry,
   type FsEntry,
+  type ImageContent,
+  type ImageKindName,
   imageFileName,
   type MmEntry,
   type PipeData,
@@ -51,9 +53,12 @@ const uffdFeatures =
 /** The image files of one process, by name. They come from a peer: decoding checks their form. */
 export class ProcessImages {
   readonly #bytes = new Map<string, Uint8Array>()
+  /** What is asked for more than once in a freeze: the map of memory, the files. */
+  readonly #decoded = new Map<string, unknown>()
 
   set(name: string, bytes: Uint8Array): void {
     this.#bytes.set(name, bytes)
+    this.#decoded.delete(name)
   }
 
   get(name: string): Uint8Array {
@@ -67,36 +72,60 @@ export class ProcessImages {
   }
 
   mm(pid: number): MmEntry {
-    return decodeImage('mm', this.get(imageFileName('mm', pid)))
+    return this.#decode('mm', pid)
   }
 
   core(tid: number): CoreEntry {
-    return decodeImage('core', this.get(imageFileName('core', tid)))
+    return this.#decode('core', tid)
   }
 
   files(): FileEntry[] {
-    return decodeImage('files', this.get(imageFileName('files')))
+    return this.#decode('files')
   }
 
   fdinfo(id: number): FdinfoEntry[] {
-    return decodeImage('fdinfo', this.get(imageFileName('fdinfo', id)))
+    return this.#decode('fdinfo', id)
   }
 
   fs(pid: number): FsEntry {
-    return decodeImage('fs', this.get(imageFileName('fs', pid)))
+    return this.#decode('fs', pid)
   }
 
   pipesData(): PipeData[] {
-    return decodeImage('pipes-data', this.get(imageFileName('pipes-data')))
+    return this.#decode('pipes-data')
+  }
+
+  #decode<K extends ImageKindName>(kind: K, id?: number): ImageContent<K> {
+    const name = imageFileName(kind, id)
+    const known = this.#decoded.get(name) as ImageContent<K> | undefined
+    if (known !== undefined) return known
+    const content = decodeImage(kind, this.get(name))
+    this.#decoded.set(name, content)
+    return content
   }
 
   pstree(): PstreeEntry {
-    const [root, ...more] = decodeImage('pstree', this.get(imageFileName('pstree')))
+    const [root, ...more] = this.#decode('pstree')
     if (root === undefined || more.length > 0) {
       throw new PageferryError('PROTOCOL', 'the process tree has not exactly one process')
     }
     return root
   }
+}
+
+interface RestoredThread {
+  /** As the tracer sees it. */
+  tid: number
+  /** As the workload sees it. */
+  nsTid: number
+  core: CoreEntry
+}
+
+/** What `beginState` has read and made, for `finishState`. */
+interface BegunState {
+  task: TaskCoreEntry
+  mm: MmEntry
+  threads: RestoredThread[]
 }
 
 /**
@@ -109,7 +138,7 @@ export class Restorer {
   readonly map: SkeletonMap
   /** The workload's own pid, in its pid namespace. */
   readonly nsPid: number
-  readonly #tids: number[] = []
+  #begun: BegunState | null = null
 
   private constructor(skeleton: SkeletonProcess, uffdFd: number, nsPid: number) {
     this.skeleton = skeleton
@@ -169,25 +198,23 @@ export class Restorer {
   }
 
   /**
-   * Everything but memory. Every page that the kernel touches on behalf of these calls (TLS, rseq) must be
-   * installed: nobody would serve a fault that we cause ourselves.
+   * What does not look at the contents of the memory: threads, descriptors, and what the process has beside them. So it is
+   * done while the last pages are on their way. The memory map must be the final one.
    */
-  restoreState(images: ProcessImages): void {
+  beginState(images: ProcessImages): void {
     const { skeleton } = this
     const tree = images.pstree()
     const leader = images.core(this.nsPid)
     if (leader.tc === undefined) throw new PageferryError('PROTOCOL', 'the core image lacks the task')
-    const task: TaskCoreEntry = leader.tc
     const files = images.files()
     const mm = images.mm(this.nsPid)
 
     ptrace.setSigmask(this.pid, allSignals)
-    const threads: { tid: number; nsTid: number; core: CoreEntry }[] = []
+    const threads: RestoredThread[] = []
     for (const nsTid of tree.threads) {
       const core = nsTid === this.nsPid ? leader : images.core(nsTid)
       const tid = nsTid === this.nsPid ? this.pid : skeleton.createThread(nsTid)
       ptrace.setSigmask(tid, allSignals)
-      this.#tids.push(tid)
       threads.push({ tid, nsTid, core })
     }
     const tids = new Map(threads.map(({ nsTid, tid }) => [nsTid, tid]))
@@ -195,8 +222,20 @@ export class Restorer {
     // What is queued in the skeleton runs together, thread by thread: each run costs two stops.
     restoreDescriptors(skeleton, fdinfo, files, images.pipesData(), tids)
     restoreAddressSpace(skeleton, mm, files, lowestFreeFd(skeleton, fdinfo))
-    restoreProcessState(skeleton, task, images.fs(this.nsPid), files)
-    restoreSignalActions(skeleton, task.sigactions)
+    restoreProcessState(skeleton, leader.tc, images.fs(this.nsPid), files)
+    restoreSignalActions(skeleton, leader.tc.sigactions)
+    skeleton.flush()
+    this.#begun = { task: leader.tc, mm, threads }
+  }
+
+  /**
+   * The rest, behind `beginState`. Every page that the kernel touches on behalf of these calls (TLS, rseq) must be
+   * installed: nobody would serve a fault that we cause ourselves.
+   */
+  finishState(): void {
+    const { skeleton } = this
+    if (this.#begun === null) throw new PageferryError('INTERNAL', 'the state was not begun')
+    const { task, mm, threads } = this.#begun
     this.map.finish(guardsFromVmas(mm.vmas, this.map.map))
     restoreFutureLocks(skeleton, mm)
     restoreLimits(skeleton, task)
@@ -256,7 +295,8 @@ export class Restorer {
   /** Frozen in its own cgroup and no longer traced: from here only a thaw makes it run. */
   release(freezer: Freezer): void {
     if (!freezer.isFrozen()) throw new PageferryError('INTERNAL', 'a skeleton is released that is not frozen')
-    for (const tid of this.#tids) ptrace.setOptions(tid, 0)
-    for (const tid of this.#tids) ptrace.detach(tid, 0)
+    const threads = this.#begun?.threads ?? []
+    for (const { tid } of threads) ptrace.setOptions(tid, 0)
+    for (const { tid } of threads) ptrace.detach(tid, 0)
   }
 }

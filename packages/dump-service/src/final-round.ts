@@ -16,12 +16,15 @@ export interface FinalRoundOptions {
   signal: AbortSignal
 }
 
-/** Everything that the destination needs to let the workload run there; the workload stands still meanwhile. */
+/**
+ * What the destination still needs to let the workload run there, behind the images of its state; the workload stands still
+ * meanwhile.
+ */
 export async function sendFinalRound(dump: FrozenDump, options: FinalRoundOptions): Promise<void> {
   const { lanes, round, verify, signal } = options
   const { pid, memFd } = options.original
-  const { final, images, pagemap, map } = dump
-  for (const image of [...images, pagemap]) lanes.sendImage(image, round)
+  const { final, pagemap, map } = dump
+  lanes.sendImage(pagemap, round)
   lanes.sendRoundBegin(round, true)
   const reader = new PageReader(pid, memFd, null)
   const sent = await sendPages(final.present, reader, lanes.bulk, { asId, round, map, final: true, signal })

@@ -1,7 +1,9 @@
 import { PageferryError } from '@pageferry/base'
 import {
   captureProcess,
+  decodePagemapEntries,
   dumpMemoryMap,
+  encodePagemapEntries,
   type FileTable,
   hasUntrackedWriters,
   lockedPages,
@@ -12,7 +14,7 @@ import {
   type StoppedProcess,
   scanPresent,
 } from '@pageferry/checkpoint'
-import { decodePagemap, encodePagemap, imageFileName, PE_LAZY } from '@pageferry/images'
+import { imageFileName, PE_LAZY } from '@pageferry/images'
 import { type AreaMap, type FinalPagemap, PageSet, pagemapEntries, SourcePages } from '@pageferry/memory'
 import type { Mode } from '@pageferry/migration'
 import type { OriginalProcess } from './original-process.js'
@@ -29,14 +31,14 @@ export interface FrozenDumpOptions {
   hotPages?: number
   /** First page of the scratch area, chosen and written down before the freeze. */
   scratch: number
+  /** Sends images that are finished: the destination takes them in while memory is scanned here. */
+  send(images: NamedImage[]): void
   /** Chooses and writes down another one: since then the workload has mapped something there. */
   chooseScratch(): number
 }
 
 export interface FrozenDump {
   final: FinalPagemap
-  /** Everything about the process but the contents of its memory. */
-  images: NamedImage[]
   /** pagemap-PID.img, the authority on the contents. */
   pagemap: NamedImage
   map: AreaMap
@@ -54,8 +56,10 @@ export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
   const map = finalMap(pid, rounds)
   mapScratch(stopped, options)
   const captured = captureProcess(stopped, map, descriptors, files)
+  options.send(captured.images)
   stopped.leave()
   const scan = tracker?.scan(map) ?? scanPresent(pid, map)
+  options.send([captured.mapImage(scan.guards)])
   const pages = rounds?.pages ?? new SourcePages()
   const final = pages.finalPagemap({
     areas: map,
@@ -69,8 +73,7 @@ export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
     history: rounds?.history,
     presentBudgetPages: options.hotPages ?? rounds?.freezeBudgetPages,
   })
-  const images = captured.imagesWith(scan.guards)
-  return { final, images, pagemap: pagemapImage(original.facts.nsPid, final), map }
+  return { final, pagemap: pagemapImage(original.facts.nsPid, final), map }
 }
 
 function mapScratch(stopped: StoppedProcess, { scratch, chooseScratch }: FrozenDumpOptions): void {
@@ -115,24 +118,14 @@ function sameAreas(a: AreaMap, b: AreaMap): boolean {
 }
 
 function pagemapImage(nsPid: number, final: FinalPagemap): NamedImage {
-  const entries = [...pagemapEntries(final)]
-  const runs = new Float64Array(entries.length * 2)
-  const flags = new Uint8Array(entries.length)
-  for (const [i, entry] of entries.entries()) {
-    runs[2 * i] = entry.first
-    runs[2 * i + 1] = entry.nr
-    flags[i] = entry.flags
-  }
-  return {
-    name: imageFileName('pagemap', nsPid),
-    bytes: encodePagemap({ pagesId: 1, runs, nrRuns: entries.length, flags }),
-  }
+  return { name: imageFileName('pagemap', nsPid), bytes: encodePagemapEntries(pagemapEntries(final)) }
 }
 
 /** The lazy pages in a pagemap image, for a dump whose worker died. */
 export function lazyPagesOf(image: Uint8Array): PageSet {
-  const { runs, nrRuns, flags } = decodePagemap(image)
   const lazy = new PageSet()
-  for (let i = 0; i < nrRuns; i++) if ((flags[i] & PE_LAZY) !== 0) lazy.addRange(runs[2 * i], runs[2 * i + 1])
+  for (const { first, nr, flags } of decodePagemapEntries(image)) {
+    if ((flags & PE_LAZY) !== 0) lazy.addRange(first, nr)
+  }
   return lazy
 }

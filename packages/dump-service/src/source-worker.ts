@@ -34,6 +34,7 @@ import {
 } from '@pageferry/migration'
 import type { DumpRequest } from '@pageferry/service'
 import {
+  collectYoungGarbage,
   Inbox,
   StatusReporter,
   type WorkerChannel,
@@ -255,13 +256,14 @@ export class SourceWorker {
     this.#records.createFiles()
     this.#chooseScratch()
     this.#status.beQuiet()
+    collectYoungGarbage()
     const { threads } = this.#original.stop(() => this.#report.noteFreeze())
     this.#report.noteFrozen(threads.length)
   }
 
   async #dump(signal: AbortSignal): Promise<void> {
     const round = (this.#rounds?.lastRound ?? 0) + 1
-    const dump = await this.#phases.run('capture', () => this.#capture())
+    const dump = await this.#phases.run('capture', () => this.#capture(round))
     this.#report.noteCaptured(dump.final.counts)
     this.#lazy = dump.final.lazy
     const original = this.#original
@@ -280,7 +282,7 @@ export class SourceWorker {
   }
 
   /** From the stop until its threads are themselves again. */
-  #capture(): FrozenDump {
+  #capture(round: number): FrozenDump {
     const dump = dumpFrozen({
       original: this.#original,
       files: this.#files,
@@ -289,6 +291,9 @@ export class SourceWorker {
       mode: this.#settings.mode,
       scratch: this.#scratch,
       chooseScratch: () => this.#chooseScratch(),
+      send: (images) => {
+        for (const image of images) this.#lanes.sendImage(image, round)
+      },
     })
     this.#pagemap = dump.pagemap.bytes
     return dump

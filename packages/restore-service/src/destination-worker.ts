@@ -75,6 +75,7 @@ export class DestinationWorker {
   readonly #stored: StoredImages | null
   readonly #rounds = new RoundInlet({
     onRoundApplied: (frame) => this.#lanes.send(frame),
+    onFinalMap: (sets) => this.#beginRestore(sets),
     onRoundFailed: (error) =>
       this.#driver.post({ type: 'stepFailed', step: 'prepare', error: error.toInfo() }),
   })
@@ -281,10 +282,19 @@ export class DestinationWorker {
     })
   }
 
-  /** Afterwards the skeleton is the workload, frozen at the instruction where the original stands. */
-  async #restore(signal: AbortSignal): Promise<void> {
+  /** What needs no page: the last ones are being installed meanwhile. */
+  #beginRestore({ lazy }: FinalSets): void {
     const { restorer, keeper } = this.#process
     if (restorer === null || keeper === null) throw new PageferryError('INTERNAL', 'no skeleton')
+    restorer.beginState(this.#images)
+    const map = new LazyMap(lazy.clone(), restorer.map.registered.clone())
+    this.#spaces = [holdMain(keeper, restorer.uffd, map)]
+  }
+
+  /** Afterwards the skeleton is the workload, frozen at the instruction where the original stands. */
+  async #restore(signal: AbortSignal): Promise<void> {
+    const { restorer } = this.#process
+    if (restorer === null) throw new PageferryError('INTERNAL', 'no skeleton')
     const rounds = this.#rounds.receiver
     const sets = await rounds.finalSets(signal)
     const began = performance.now()
@@ -293,11 +303,9 @@ export class DestinationWorker {
     this.#stored?.storePages({ pid, memFd, nsPid: restorer.nsPid }, sets)
     const verified = performance.now()
     await this.#phases.run('restore', () => {
-      restorer.restoreState(this.#images)
+      restorer.finishState()
       this.#process.freeze()
     })
-    const lazy = new LazyMap(sets.lazy.clone(), restorer.map.registered.clone())
-    this.#spaces = [holdMain(keeper, restorer.uffd, lazy)]
     this.#verifier?.save(this.#hashesFile)
     this.#report.blackout.restoreMs = performance.now() - began // for a successor, who does not see the rest
     this.#records.saveRestore({ pid, finalRound: rounds.round, report: this.#report })

@@ -1,10 +1,12 @@
 import { PageferryError } from '@pageferry/base'
 import type { FrameOf } from '@pageferry/wire'
-import type { RoundReceiver } from './round-receiver.js'
+import type { FinalSets, RoundReceiver } from './round-receiver.js'
 
 export interface RoundEvents {
   /** A whole round is installed. */
   onRoundApplied(frame: FrameOf<'roundApplied'>): void
+  /** The memory map is the final one, and the last pages are being installed. May throw as the round itself does. */
+  onFinalMap(sets: FinalSets): void
   onRoundFailed(error: PageferryError): void
 }
 
@@ -28,7 +30,10 @@ export class RoundInlet {
   }
 
   begin(frame: FrameOf<'roundBegin'>): void {
-    this.#apply((rounds) => rounds.begin(frame))
+    this.#apply((rounds) => {
+      const final = rounds.begin(frame)
+      if (final !== null) this.#events.onFinalMap(final)
+    })
   }
 
   end(frame: FrameOf<'roundEnd'>): void {

@@ -1,8 +1,9 @@
 import { performance } from 'node:perf_hooks'
 import { PageferryError } from '@pageferry/base'
-import type { ProcessImages, Restorer } from '@pageferry/checkpoint'
-import { decodePagemap, imageFileName } from '@pageferry/images'
+import { decodePagemapEntries, type ProcessImages, type Restorer } from '@pageferry/checkpoint'
+import { imageFileName } from '@pageferry/images'
 import { type PageSet, readPagemapEntries, reconcile } from '@pageferry/memory'
+import { collectYoungGarbage } from '@pageferry/service/worker'
 import { type FrameOf, WireError } from '@pageferry/wire'
 import type { RoundTarget } from './bulk-messages.js'
 import { installRanges } from './page-installer.js'
@@ -66,7 +67,8 @@ export class RoundReceiver {
     })
   }
 
-  begin(frame: FrameOf<'roundBegin'>): void {
+  /** Answers what the final round says of each page; null: this is another one. */
+  begin(frame: FrameOf<'roundBegin'>): FinalSets | null {
     this.#checkSpace(frame.asId)
     if (this.#open || this.#final !== null || frame.round !== this.#round + 1) {
       throw new WireError('OUT_OF_ORDER', `round ${frame.round} begins after round ${this.#round}`)
@@ -81,7 +83,8 @@ export class RoundReceiver {
     const present = this.#present?.changes === this.#restorer.map.changes ? this.#present.pages : null
     this.#present = null
     if (frame.final) {
-      const sets = readPagemap(this.#images.get(imageFileName('pagemap', this.#restorer.nsPid)))
+      const image = this.#images.get(imageFileName('pagemap', this.#restorer.nsPid))
+      const sets = readPagemapEntries(decodePagemapEntries(image))
       const { discard, missing } = reconcile(present ?? this.#restorer.presentPages(), sets, map)
       if (!missing.isEmpty) {
         throw new PageferryError(
@@ -95,6 +98,7 @@ export class RoundReceiver {
     const { pid, uffd } = this.#restorer
     const ranges = installRanges(this.#restorer.map)
     this.#installers.open({ kind: 'round', asId: this.#asId, round: this.#round, pid, uffd, ranges })
+    return this.#final
   }
 
   /**
@@ -150,6 +154,7 @@ export class RoundReceiver {
     if (this.#open || this.#final !== null) return
     try {
       this.#present = { pages: this.#restorer.presentPages(), changes: this.#restorer.map.changes }
+      collectYoungGarbage()
     } catch {
       // The skeleton is gone: whoever needs it next says so.
     }
@@ -158,12 +163,4 @@ export class RoundReceiver {
   #checkSpace(asId: number): void {
     if (asId !== this.#asId) throw new WireError('OUTSIDE_PROCESS', `address space ${asId} is unknown`)
   }
-}
-
-function readPagemap(bytes: Uint8Array): FinalSets {
-  const { runs, nrRuns, flags } = decodePagemap(bytes)
-  function* entries() {
-    for (let i = 0; i < nrRuns; i++) yield { first: runs[2 * i], nr: runs[2 * i + 1], flags: flags[i] }
-  }
-  return readPagemapEntries(entries())
 }
