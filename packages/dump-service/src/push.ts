@@ -82,7 +82,7 @@ export class Push {
       const { lanes, pacing } = this.#options
       if (await pacing?.turn(signal)) for (const each of lanes) each.noteHeldBack()
       const lane = lanes.find((each) => each.hasRoomToPush)
-      if (this.#order.isEmpty) await this.#moreToPush()
+      if (this.#order.isEmpty) await this.#moreToPush(signal)
       else if (lane === undefined) await BulkLane.changed(lanes, signal)
       else {
         const { nrRuns, nrPages } = this.#order.next(
@@ -107,9 +107,11 @@ export class Push {
     this.pushedPages += read.nrPages + read.nrZeroPages
   }
 
-  #moreToPush(): Promise<void> {
+  /** Also when the signal has fired while something else was waited for. */
+  #moreToPush(signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       this.#more = resolve
+      if (signal.aborted) resolve()
     })
   }
 }

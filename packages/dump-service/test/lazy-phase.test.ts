@@ -403,6 +403,34 @@ t.test('serving', async (t) => {
     t.equal(push.pushedPages, 0)
   })
 
+  await t.test('one that waits for its turn when everything has come ends with it', async (t) => {
+    const stop = new AbortController()
+    const pacing: Pace = {
+      batchPages: maxBatchPages,
+      sent: () => {},
+      turn: (signal) => new Promise((resolve) => signal.addEventListener('abort', () => resolve(true))),
+    }
+    const lazy = PageSet.of([workload.first, 1])
+    const push = new Push({
+      ...{
+        pid: workload.pid,
+        memFd: workload.memFd,
+        asId,
+        round,
+        lazy,
+        lanes: [new BulkLane()],
+        log,
+        pacing,
+      },
+    })
+    const running = push.run(stop.signal)
+    // It was asked for: nothing is left to push.
+    push.served(workload.first, 1)
+    stop.abort()
+    await running
+    t.equal(push.pushedPages, 0)
+  })
+
   await t.test('a peer that asks and does not take the replies is cut off', async (t) => {
     const { fault, replies, request } = await setUp(t, workload, all)
     fault.pause()
