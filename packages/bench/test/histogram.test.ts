@@ -1,16 +1,6 @@
 import t from 'tap'
+import { randomFrom } from '../../../test/seeds.js'
 import { encode, fromBuckets, fromSamples, merge, percentileCurve, percentileUs } from '../src/histogram.js'
-
-/** Numbers that a seed determines: mulberry32, as in the other tests. */
-function randomFrom(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
-}
 
 t.test('merged histograms are the histogram of everything', async (t) => {
   const random = randomFrom(1)

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { memory, ptrace } from '@pageferry/kernel'
 import t from 'tap'
+import { randomFrom } from '../../../test/seeds.js'
 import { readMaps } from '../src/proc/maps.js'
 import { readStatus } from '../src/proc/status.js'
 import { readTids } from '../src/proc/tasks.js'
@@ -130,17 +131,6 @@ async function startTracer(pid: number): Promise<Tracer> {
   }
 }
 
-/** A generator whose moments can be repeated: mulberry32. */
-function seeded(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let x = Math.imul(state ^ (state >>> 15), 1 | state)
-    x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x
-    return ((x ^ (x >>> 14)) >>> 0) / 4294967296
-  }
-}
-
 t.test(
   'the tracer is killed at any moment and the workload never notices',
   { timeout: 90_000 },
@@ -151,7 +141,7 @@ t.test(
     await eventually('its threads run', () => readTids(pid).length === 7)
     await sleep(100) // pthread_create blocks all signals for a moment
     const seed = Number(process.env.PAGEFERRY_SEED ?? 20161104)
-    const random = seeded(seed)
+    const random = randomFrom(seed)
     const masks = () => new Map(readTids(pid).map((tid) => [tid, readStatus(pid, tid).sigBlocked]))
     const before = masks()
     t.equal(before.get(pid), (1n << 9n) | (1n << 63n))

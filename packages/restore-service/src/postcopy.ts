@@ -40,6 +40,7 @@ export interface PostcopyOptions {
   onProgress(pending: number, faults: number, installed: number): void
   /** A fork's event was read, and its userfaultfd is in our table only. For an injected fault. */
   onForkRead(): void
+  /** To be held still for moments, see Standstill. */
   process: Pick<RestoredProcess, 'holdStill' | 'thaw'>
 }
 

@@ -2,7 +2,7 @@ import { Worker, type WorkerOptions } from 'node:worker_threads'
 
 /**
  * Room for young objects, in MiB. A thread of a lane keeps next to nothing, and each may have as much as the whole worker
- * by default: three times 16 MiB, and a worker has up to 17 of them.
+ * by default: three times 16 MiB, and a worker has up to 16 of them.
  */
 const maxYoungGenerationSizeMb = 6
 
