@@ -56,6 +56,8 @@ static napi_value zstd_create_compressor(napi_env env, napi_callback_info info)
 		return pf_throw(env, "ZSTD_createCCtx", ENOMEM, 0);
 	/* zstd takes the nearest level that it has. */
 	ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, level);
+	/* Without, four damaged frames of five still decode, to other pages. */
+	ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1);
 	return context_object(env, context, free_compressor, &compressor_tag);
 }
 
@@ -82,7 +84,7 @@ static napi_value zstd_compress(napi_env env, napi_callback_info info)
 	if (context == NULL || !pf_bytes(env, argv[1], &from, &from_bytes) || !pf_bytes(env, argv[2], &to, &to_bytes))
 		return NULL;
 	written = ZSTD_compress2(context, to, to_bytes, from, from_bytes);
-	/* Of an input that is there as a whole and a context with nothing but a level, room is all that can be missing. */
+	/* Of an input that is there as a whole and a context with nothing but these, room is all that can be missing. */
 	return pf_number(env, ZSTD_isError(written) ? 0 : (double)written);
 }
 

@@ -79,18 +79,18 @@ t.test('a frame that was cut anywhere is refused, and so is one with something b
   t.equal(decompress(skipped, bytes.length), null, 'and alone')
 })
 
-t.test('damage is refused, or stays inside the buffer', async (t) => {
-  let refused = 0
+t.test('damage is refused', async () => {
   const at = fc.array(fc.tuple(fc.nat(), fc.integer({ min: 1, max: 255 })), { minLength: 1, maxLength: 4 })
   fc.assert(
     fc.property(pages, at, (bytes, damage) => {
       const frame = Buffer.from(compress(bytes))
       for (const [where, bits] of damage) frame[where % frame.length] ^= bits
-      if (decompress(frame, bytes.length) === null) refused++
+      // Not every bit of a frame means something, and two changes may undo each other.
+      const content = decompress(frame, bytes.length)
+      return content === null || content.equals(bytes)
     }),
     { seed, numRuns: 500 },
   )
-  t.ok(refused > 100, `${refused} of 500 were noticed`)
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 2000 }), (noise) => decompress(noise, pageBytes) === null),
     { seed },
