@@ -195,8 +195,11 @@ static void wait_for_move(void)
 		before.work[slot]++;
 		before.dirtied[slot] += before.nr_dirtied - already;
 		cpu = now(CLOCK_THREAD_CPUTIME_ID);
-		before.cpu_us[slot] += (cpu - last_cpu) / US;
-		last_cpu = cpu;
+		/* Seen to go backwards by some us, on a virtual machine whose host had the processor meanwhile. */
+		if (cpu > last_cpu) {
+			before.cpu_us[slot] += (cpu - last_cpu) / US;
+			last_cpu = cpu;
+		}
 		before.nr_work_slots = slot + 1;
 	}
 }

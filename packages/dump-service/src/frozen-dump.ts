@@ -15,7 +15,14 @@ import {
   scanPresent,
 } from '@pageferry/checkpoint'
 import { imageFileName, PE_LAZY } from '@pageferry/images'
-import { type AreaMap, type FinalPagemap, PageSet, pagemapEntries, SourcePages } from '@pageferry/memory'
+import {
+  type AreaMap,
+  type FinalPagemap,
+  PageSet,
+  pagemapEntries,
+  SourcePages,
+  sameAreas,
+} from '@pageferry/memory'
 import type { Mode } from '@pageferry/migration'
 import type { OriginalProcess } from './original-process.js'
 import type { RoundsResult } from './rounds.js'
@@ -100,21 +107,6 @@ function finalMap(pid: number, rounds: RoundsResult | null): AreaMap {
     })
   }
   return map
-}
-
-function sameAreas(a: AreaMap, b: AreaMap): boolean {
-  if (a.areas.length !== b.areas.length) return false
-  return a.areas.every((area, i) => {
-    const other = b.areas[i]
-    return (
-      area.start === other.start &&
-      area.nrPages === other.nrPages &&
-      area.prot === other.prot &&
-      area.kind === other.kind &&
-      area.backingId === other.backingId &&
-      area.offset === other.offset
-    )
-  })
 }
 
 function pagemapImage(nsPid: number, final: FinalPagemap): NamedImage {

@@ -1,6 +1,7 @@
 import { performance } from 'node:perf_hooks'
 import {
   dumpMemoryMap,
+  emptyScan,
   type FileTable,
   filesImage,
   hasUntrackedWriters,
@@ -11,7 +12,7 @@ import {
   type Tracker,
   type VmFlags,
 } from '@pageferry/checkpoint'
-import { type AreaMap, PageSet, SourcePages, StopRule, WriteHistory } from '@pageferry/memory'
+import { AreaMap, SourcePages, StopRule, sameAreas, WriteHistory } from '@pageferry/memory'
 import type { RoundReport, Settings } from '@pageferry/migration'
 import type { FrameOf } from '@pageferry/wire'
 import type { OriginalProcess } from './original-process.js'
@@ -52,7 +53,9 @@ export interface RoundsResult {
 /**
  * The pre-dump rounds. Each one: look at the map and tell the destination, scan what was written and protect
  * it again, *then* read it and send it. A page that is written in between is sent torn and reported by the next
- * scan, so it is sent again.
+ * scan, so it is sent again. The scan at a round's end says whether there is another one, and serves as its first: a
+ * scan interrupts every processor that runs the workload once for each 2 MiB with a written page. Only where the map has
+ * changed meanwhile there is one more, for the new areas.
  */
 export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
   const { original, tracker, lanes, signal } = options
@@ -61,24 +64,28 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
   const history = new WriteHistory()
   const { mode, maxRounds, maxDowntimeMs } = options.settings
   const rule = new StopRule({ maxRounds, maxDowntimeMs, canFollowLazily: mode !== 'precopy' })
-  let vmFlags = readVmFlags(pid)
-  let map = dumpMemoryMap(pid, vmFlags, { tracked: true }).map
+  let vmFlags: VmFlags = new Map()
+  let map = new AreaMap()
   let untracked = false
-  /** Written during the round before, up to its end. */
-  let dirty = new PageSet()
+  /** At the end of the round before. */
+  let scan = emptyScan()
   let round = 0
   for (;;) {
     round++
     const result = await options.phase(async () => {
       const began = performance.now()
+      const mapBefore = map
       vmFlags = readVmFlags(pid)
       map = dumpMemoryMap(pid, vmFlags, { tracked: true }).map
       announce(map, round, options)
       pages.noteAreas(map)
-      const scan = tracker.scan(map)
-      pages.noteWrittenPages(scan.written)
-      // Those of the round before are recorded already, and a page counts once in each.
-      if (round > 1) history.record(scan.written.clone().subtract(dirty), round)
+      if (round === 1 || !sameAreas(map, mapBefore)) {
+        const { written } = scan
+        scan = tracker.scan(map)
+        pages.noteWrittenPages(scan.written)
+        // Those of the round before are recorded already, and a page counts once in each.
+        if (round > 1) history.record(scan.written.clone().subtract(written), round)
+      }
       const todo = pages.roundTodo().intersect(scan.present.clone().union(scan.doubtful))
       const total = todo.count
       const reader = new PageReader(pid, memFd, tracker)
@@ -105,9 +112,9 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
     })
     signal.throwIfAborted()
     // A scan forgets what it reports, so its result is entered into the bookkeeping at once.
-    dirty = tracker.scan(map).written
-    pages.noteWrittenPages(dirty)
-    history.record(dirty, round + 1)
+    scan = tracker.scan(map)
+    pages.noteWrittenPages(scan.written)
+    history.record(scan.written, round + 1)
     const decision = rule.decide({
       pagesSent: result.pages,
       dirtyNow: pages.dirtyCount,

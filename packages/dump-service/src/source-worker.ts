@@ -11,6 +11,7 @@ import {
   endRehearsal,
   exits,
   FileTable,
+  Niceness,
   readClocks,
   rehearse,
   requireCapabilities,
@@ -75,6 +76,7 @@ export class SourceWorker {
   readonly #journal: RecordFile
   readonly #driver: Driver<SourceState, SourceEvent, SourceEffect>
   readonly #status: StatusReporter
+  readonly #niceness = new Niceness()
   readonly #phases: Phases
   readonly #records: SourceRecords
   readonly #original: OriginalProcess
@@ -210,6 +212,7 @@ export class SourceWorker {
   /** The workload runs and is not touched: a refusal costs it nothing. */
   async #prepare(): Promise<void> {
     requireCapabilities('source')
+    this.#niceness.yieldProcessors()
     const original = this.#original
     original.open()
     const { port, url } = await this.#lanes.listen(0)
@@ -257,6 +260,7 @@ export class SourceWorker {
     this.#chooseScratch()
     this.#status.beQuiet()
     collectYoungGarbage()
+    this.#niceness.standEqual()
     const { threads } = this.#original.stop(() => this.#report.noteFreeze())
     this.#report.noteFrozen(threads.length)
   }

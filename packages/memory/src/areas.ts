@@ -86,6 +86,22 @@ export function travelsInRounds(area: Area): boolean {
   return isPrivateAnon(area) || area.kind === 'file-private'
 }
 
+/** The same areas of the same objects, as maps shows them: advice and locks, which it does not, are not compared. */
+export function sameAreas(a: AreaMap, b: AreaMap): boolean {
+  if (a.areas.length !== b.areas.length) return false
+  return a.areas.every((area, i) => {
+    const other = b.areas[i]
+    return (
+      area.start === other.start &&
+      area.nrPages === other.nrPages &&
+      area.prot === other.prot &&
+      area.kind === other.kind &&
+      area.backingId === other.backingId &&
+      area.offset === other.offset
+    )
+  })
+}
+
 /** The part of an area inside first .. first+nr-1, with its offset moved along. */
 export function sliceArea(area: Area, first: number, nr: number): Area {
   const skipped = first - area.start

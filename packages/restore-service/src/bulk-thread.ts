@@ -1,5 +1,5 @@
 /** Program of a worker thread: one bulk lane, see bulk-messages.ts. */
-import { setPriority } from 'node:os'
+import { getPriority, setPriority } from 'node:os'
 import { parentPort } from 'node:worker_threads'
 import { Gathering, PageferryError, toErrorInfo } from '@pageferry/base'
 import type { Lane } from '@pageferry/service/worker'
@@ -7,7 +7,10 @@ import { BulkInstaller } from './bulk-installer.js'
 import type { FromBulkThread, ToBulkThread } from './bulk-messages.js'
 import { type DialOptions, dial } from './dial.js'
 
-/** Of this thread only (setpriority(2), "C library/kernel differences"): whoever serves a fault goes first. */
+/**
+ * Of this thread only (setpriority(2), "C library/kernel differences"): whoever serves a fault goes first. On top of what
+ * the worker has at the moment (checkpoint/src/niceness.ts).
+ */
 const niceness = 5
 
 const port = parentPort
@@ -60,4 +63,4 @@ port.on('message', (message: ToBulkThread) => {
       current?.close(PageferryError.fromInfo(message.error))
   }
 })
-setPriority(niceness)
+setPriority(getPriority() + niceness)
