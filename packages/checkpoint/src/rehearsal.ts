@@ -124,10 +124,10 @@ function capture(pid: number): ProcessImages {
 function restoreDummy(keeper: KeeperClient, images: ProcessImages, nsPid: number): number {
   const restorer = Restorer.create(keeper, nsPid, [])
   const map = restorer.applyMap(images)
+  restorer.beginState(images)
   restorer.presentPages()
   restorer.map.discard(map.pages(({ lazyEligible }) => lazyEligible))
-  restorer.beginState(images)
-  restorer.finishState()
+  restorer.finishState(images)
   closeSync(restorer.uffd)
   closeSync(restorer.skeleton.pidfd)
   return restorer.pid

@@ -124,7 +124,6 @@ interface RestoredThread {
 /** What `beginState` has read and made, for `finishState`. */
 interface BegunState {
   task: TaskCoreEntry
-  mm: MmEntry
   threads: RestoredThread[]
 }
 
@@ -199,7 +198,7 @@ export class Restorer {
 
   /**
    * What does not look at the contents of the memory: threads, descriptors, and what the process has beside them. So it is
-   * done while the last pages are on their way. The memory map must be the final one.
+   * done while the last pages are found and sent. The memory map must be the final one.
    */
   beginState(images: ProcessImages): void {
     const { skeleton } = this
@@ -225,17 +224,18 @@ export class Restorer {
     restoreProcessState(skeleton, leader.tc, images.fs(this.nsPid), files)
     restoreSignalActions(skeleton, leader.tc.sigactions)
     skeleton.flush()
-    this.#begun = { task: leader.tc, mm, threads }
+    this.#begun = { task: leader.tc, threads }
   }
 
   /**
    * The rest, behind `beginState`. Every page that the kernel touches on behalf of these calls (TLS, rseq) must be
-   * installed: nobody would serve a fault that we cause ourselves.
+   * installed: nobody would serve a fault that we cause ourselves. Guard regions may have become known since.
    */
-  finishState(): void {
+  finishState(images: ProcessImages): void {
     const { skeleton } = this
     if (this.#begun === null) throw new PageferryError('INTERNAL', 'the state was not begun')
-    const { task, mm, threads } = this.#begun
+    const { task, threads } = this.#begun
+    const mm = images.mm(this.nsPid)
     this.map.finish(guardsFromVmas(mm.vmas, this.map.map))
     restoreFutureLocks(skeleton, mm)
     restoreLimits(skeleton, task)

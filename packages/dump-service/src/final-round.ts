@@ -17,15 +17,14 @@ export interface FinalRoundOptions {
 }
 
 /**
- * What the destination still needs to let the workload run there, behind the images of its state; the workload stands still
- * meanwhile.
+ * What the destination still needs to let the workload run there: the state and the RoundBegin behind it have been sent. The
+ * workload stands still meanwhile.
  */
 export async function sendFinalRound(dump: FrozenDump, options: FinalRoundOptions): Promise<void> {
   const { lanes, round, verify, signal } = options
   const { pid, memFd } = options.original
   const { final, pagemap, map } = dump
   lanes.sendImage(pagemap, round)
-  lanes.sendRoundBegin(round, true)
   const reader = new PageReader(pid, memFd, null)
   const sent = await sendPages(final.present, reader, lanes.bulk, { asId, round, map, final: true, signal })
   if (verify) {

@@ -38,8 +38,10 @@ export interface FrozenDumpOptions {
   hotPages?: number
   /** First page of the scratch area, chosen and written down before the freeze. */
   scratch: number
-  /** Sends images that are finished: the destination takes them in while memory is scanned here. */
-  send(images: NamedImage[]): void
+  /** Sends the state with the memory map: the destination restores it while memory is scanned here. */
+  sendState(images: NamedImage[]): void
+  /** Sends the map again: guard regions were found by the scan. */
+  sendMap(image: NamedImage): void
   /** Chooses and writes down another one: since then the workload has mapped something there. */
   chooseScratch(): number
 }
@@ -63,10 +65,10 @@ export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
   const map = finalMap(pid, rounds)
   mapScratch(stopped, options)
   const captured = captureProcess(stopped, map, descriptors, files)
-  options.send(captured.images)
+  options.sendState([...captured.images, captured.mapImage(new PageSet())])
   stopped.leave()
   const scan = tracker?.scan(map) ?? scanPresent(pid, map)
-  options.send([captured.mapImage(scan.guards)])
+  if (!scan.guards.isEmpty) options.sendMap(captured.mapImage(scan.guards))
   const pages = rounds?.pages ?? new SourcePages()
   const final = pages.finalPagemap({
     areas: map,

@@ -295,9 +295,11 @@ export class SourceWorker {
       mode: this.#settings.mode,
       scratch: this.#scratch,
       chooseScratch: () => this.#chooseScratch(),
-      send: (images) => {
+      sendState: (images) => {
         for (const image of images) this.#lanes.sendImage(image, round)
+        this.#lanes.sendRoundBegin(round, true)
       },
+      sendMap: (image) => this.#lanes.sendImage(image, round),
     })
     this.#pagemap = dump.pagemap.bytes
     return dump

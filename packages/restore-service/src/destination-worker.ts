@@ -83,7 +83,8 @@ export class DestinationWorker {
   readonly #stored: StoredImages | null
   readonly #rounds = new RoundInlet({
     onRoundApplied: (frame) => this.#lanes.send(frame),
-    onFinalMap: (sets) => this.#beginRestore(sets),
+    onFinalMap: () => this.#beginRestore(),
+    onFinalPagemap: (sets) => this.#noteLazy(sets),
     onRoundFailed: (error) =>
       this.#driver.post({ type: 'stepFailed', step: 'prepare', error: error.toInfo() }),
   })
@@ -114,6 +115,7 @@ export class DestinationWorker {
     this.#imageReceiver = new ImageReceiver((name, bytes) => {
       this.#images.set(name, bytes)
       this.#stored?.store(name, bytes)
+      this.#rounds.imageCame(name)
     })
     const source = { url: request.source, migrationId: id, token }
     this.#lanes = new DestinationLanes(source, this.#records.known.nrBulkLanes ?? 1, log, {
@@ -294,11 +296,16 @@ export class DestinationWorker {
     })
   }
 
-  /** What needs no page: the last ones are being installed meanwhile. */
-  #beginRestore({ lazy }: FinalSets): void {
+  /** What needs no page: the source looks through the memory meanwhile, and sends the last ones. */
+  #beginRestore(): void {
+    const { restorer } = this.#process
+    if (restorer === null) throw new PageferryError('INTERNAL', 'no skeleton')
+    restorer.beginState(this.#images)
+  }
+
+  #noteLazy({ lazy }: FinalSets): void {
     const { restorer, keeper } = this.#process
     if (restorer === null || keeper === null) throw new PageferryError('INTERNAL', 'no skeleton')
-    restorer.beginState(this.#images)
     const map = new LazyMap(lazy.clone(), restorer.map.registered.clone())
     this.#spaces = [holdMain(keeper, restorer.uffd, map)]
   }
@@ -315,7 +322,7 @@ export class DestinationWorker {
     this.#stored?.storePages({ pid, memFd, nsPid: restorer.nsPid }, sets)
     const verified = performance.now()
     await this.#phases.run('restore', () => {
-      restorer.finishState()
+      restorer.finishState(this.#images)
       this.#process.freeze()
     })
     this.#verifier?.save(this.#hashesFile)

@@ -5,8 +5,10 @@ import type { FinalSets, RoundReceiver } from './round-receiver.js'
 export interface RoundEvents {
   /** A whole round is installed. */
   onRoundApplied(frame: FrameOf<'roundApplied'>): void
-  /** The memory map is the final one, and the last pages are being installed. May throw as the round itself does. */
-  onFinalMap(sets: FinalSets): void
+  /** The memory map is the final one, and the images of the state are there. May throw as the round itself does. */
+  onFinalMap(): void
+  /** What becomes of each page is known, and the last ones are being installed. Likewise. */
+  onFinalPagemap(sets: FinalSets): void
   onRoundFailed(error: PageferryError): void
 }
 
@@ -31,8 +33,15 @@ export class RoundInlet {
 
   begin(frame: FrameOf<'roundBegin'>): void {
     this.#apply((rounds) => {
-      const final = rounds.begin(frame)
-      if (final !== null) this.#events.onFinalMap(final)
+      rounds.begin(frame)
+      if (frame.final) this.#events.onFinalMap()
+    })
+  }
+
+  imageCame(name: string): void {
+    this.#apply((rounds) => {
+      const sets = rounds.imageCame(name)
+      if (sets !== null) this.#events.onFinalPagemap(sets)
     })
   }
 

@@ -30,7 +30,10 @@ export class RoundReceiver {
   readonly #images: ProcessImages
   readonly #asId: number
   readonly #installers: RoundInstallers
+  /** The authority on the contents: its image comes within the final round, behind those of the state. */
+  readonly #pagemapName: string
   #round = 0
+  #isFinal = false
   #open = false
   #final: FinalSets | null = null
   #batches: number[] = []
@@ -48,6 +51,7 @@ export class RoundReceiver {
     this.#images = images
     this.#asId = asId
     this.#installers = installers
+    this.#pagemapName = imageFileName('pagemap', restorer.nsPid)
     this.#finalInstalled = new Promise((resolve) => {
       this.#installed = resolve
     })
@@ -67,38 +71,53 @@ export class RoundReceiver {
     })
   }
 
-  /** Answers what the final round says of each page; null: this is another one. */
-  begin(frame: FrameOf<'roundBegin'>): FinalSets | null {
+  /** Brings the memory map to that of the round. */
+  begin(frame: FrameOf<'roundBegin'>): void {
     this.#checkSpace(frame.asId)
-    if (this.#open || this.#final !== null || frame.round !== this.#round + 1) {
+    if (this.#open || this.#isFinal || frame.round !== this.#round + 1) {
       throw new WireError('OUT_OF_ORDER', `round ${frame.round} begins after round ${this.#round}`)
     }
     this.#round = frame.round
     this.#open = true
+    this.#isFinal = frame.final
     this.#batches = []
     this.#expected = null
     this.#pages = 0
     this.#began = performance.now()
-    const map = this.#restorer.applyMap(this.#images)
-    const present = this.#present?.changes === this.#restorer.map.changes ? this.#present.pages : null
-    this.#present = null
-    if (frame.final) {
-      const image = this.#images.get(imageFileName('pagemap', this.#restorer.nsPid))
-      const sets = readPagemapEntries(decodePagemapEntries(image))
-      const { discard, missing } = reconcile(present ?? this.#restorer.presentPages(), sets, map)
-      if (!missing.isEmpty) {
-        throw new PageferryError(
-          'INTERNAL',
-          `${missing.count} pages that the source calls unchanged are not here, the first is page 0x${missing.firstFrom(0).toString(16)}`,
-        )
-      }
-      this.#restorer.map.discard(discard)
-      this.#final = sets
+    this.#restorer.applyMap(this.#images)
+    if (!frame.final) this.#openInstallers()
+  }
+
+  /**
+   * An image is complete. That of the final round's pagemap says what becomes of each page: answers it, and discards what
+   * the source does not vouch for. null: it was another one.
+   */
+  imageCame(name: string): FinalSets | null {
+    if (name !== this.#pagemapName) return null
+    if (!this.#open || !this.#isFinal || this.#final !== null) {
+      throw new WireError('OUT_OF_ORDER', `${name} in round ${this.#round}`)
     }
-    const { pid, uffd } = this.#restorer
-    const ranges = installRanges(this.#restorer.map)
+    const { map } = this.#restorer
+    const sets = readPagemapEntries(decodePagemapEntries(this.#images.get(name)))
+    const there = this.#present?.changes === map.changes ? this.#present.pages : this.#restorer.presentPages()
+    const { discard, missing } = reconcile(there, sets, map.map)
+    if (!missing.isEmpty) {
+      throw new PageferryError(
+        'INTERNAL',
+        `${missing.count} pages that the source calls unchanged are not here, the first is page 0x${missing.firstFrom(0).toString(16)}`,
+      )
+    }
+    map.discard(discard)
+    this.#final = sets
+    this.#openInstallers()
+    return sets
+  }
+
+  #openInstallers(): void {
+    this.#present = null
+    const { pid, uffd, map } = this.#restorer
+    const ranges = installRanges(map)
     this.#installers.open({ kind: 'round', asId: this.#asId, round: this.#round, pid, uffd, ranges })
-    return this.#final
   }
 
   /**
@@ -151,7 +170,7 @@ export class RoundReceiver {
    * Nothing is installed before the next round begins, and if that changes the map it is looked again.
    */
   #lookAhead(): void {
-    if (this.#open || this.#final !== null) return
+    if (this.#open || this.#isFinal) return
     try {
       this.#present = { pages: this.#restorer.presentPages(), changes: this.#restorer.map.changes }
       collectYoungGarbage()

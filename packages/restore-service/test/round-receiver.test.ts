@@ -63,6 +63,11 @@ function end(
   setup.rounds.end(frame, (nrPages) => setup.applied.push(nrPages))
 }
 
+/** The final round's pagemap. */
+function pagemap({ images, rounds }: Setup, entries: Parameters<Images['setPagemap']>[0]): void {
+  rounds.imageCame(images.setPagemap(entries))
+}
+
 let sequence = 0
 
 /** A batch with pages that are each full of one byte. */
@@ -185,6 +190,8 @@ t.test('frames out of order, or of another process', async (t) => {
   t.throws(() => end(setup, 2, [0]), outOfOrder)
   t.throws(() => end(setup, 1, [0], other), foreign)
   t.throws(() => end(setup, 1, [0], { final: true }), outOfOrder, 'it began as another kind of round')
+  t.throws(() => pagemap(setup, []), outOfOrder, 'of a round that is not the final one')
+  t.equal(rounds.imageCame('mm-100.img'), null, 'other images have no order')
   t.same(relative(restorer.presentPages()), [], 'nothing of all that was applied')
   t.same(applied, [])
 
@@ -234,7 +241,7 @@ t.test('each round brings its own memory map', async (t) => {
 
 t.test('the final round: parents stay, what must not be there goes, the rest arrives', async (t) => {
   const setup = await setUp(t, 1)
-  const { restorer, images, rounds, applied } = setup
+  const { restorer, rounds, applied } = setup
   let installed = false
   void rounds.finalSets(new AbortController().signal).then(() => {
     installed = true
@@ -242,20 +249,27 @@ t.test('the final round: parents stay, what must not be there goes, the rest arr
   begin(setup, 1)
   batch(setup, 0, 1, 0, [1, 2, 3, 4, 5])
   end(setup, 1, [1])
-  images.setPagemap([
+  begin(setup, 2, { final: true })
+  t.throws(
+    () => end(setup, 2, [2], { final: true }),
+    outOfOrder,
+    'before it is known what becomes of the pages',
+  )
+  batch(setup, 0, 2, 3, [14])
+  t.same(read(restorer, 3, 1), [4], 'nothing is installed before that')
+  pagemap(setup, [
     [0, 2, PE_PARENT],
     [2, 1, PE_LAZY],
     [3, 1, PE_PRESENT],
     [50, 2, PE_PRESENT],
     [60, 9, PE_LAZY],
   ])
-  begin(setup, 2, { final: true })
+  t.throws(() => pagemap(setup, []), outOfOrder, 'twice')
   t.same(relative(restorer.presentPages()), [
     [0, 2],
     [3, 1],
   ])
   t.same(relative(restorer.map.registered), [[0, 2000]], 'everything is still registered')
-  batch(setup, 0, 2, 3, [14])
   end(setup, 2, [2], { final: true })
   await new Promise((resolve) => setImmediate(resolve))
   t.notOk(installed)
@@ -300,8 +314,8 @@ t.test(
       await new Promise((resolve) => setImmediate(resolve))
       t.equal(looks, 1)
       if (changed) images.setMap([area(0, 1, 'anon'), area(2, 2000, 'anon')])
-      images.setPagemap(changed ? [[0, 1, PE_PARENT]] : [[0, 2, PE_PARENT]])
       begin(setup, 3, { final: true })
+      pagemap(setup, changed ? [[0, 1, PE_PARENT]] : [[0, 2, PE_PARENT]])
       t.equal(looks, changed ? 2 : 1)
       t.same(relative(look()), changed ? [[0, 1]] : [[0, 2]], 'page 2 was discarded')
     }
@@ -313,6 +327,9 @@ t.test('a parent that is not there fails the migration', async (t) => {
   begin(setup, 1)
   batch(setup, 0, 1, 0, [1])
   end(setup, 1, [1])
-  setup.images.setPagemap([[0, 3, PE_PARENT]])
-  t.throws(() => begin(setup, 2, { final: true }), { code: 'INTERNAL', message: /^2 pages .* page 0x40001$/ })
+  begin(setup, 2, { final: true })
+  t.throws(() => pagemap(setup, [[0, 3, PE_PARENT]]), {
+    code: 'INTERNAL',
+    message: /^2 pages .* page 0x40001$/,
+  })
 })
