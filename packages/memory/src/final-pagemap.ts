@@ -47,7 +47,7 @@ export interface FinalPagemap {
     /** Every other page of private anonymous areas without an entry: never touched, or discarded. */
     hole: number
   }
-  /** How many of `present` could have been lazy and travel in the freeze because they are hot. */
+  /** How many of `present` could have been lazy and travel in the freeze because they are hot, or few. */
   promoted: number
 }
 
@@ -85,7 +85,9 @@ export function makeFinalPagemap(frozen: FrozenMemory, pages: KnownPages): Final
   if (mode !== 'precopy') {
     lazy.union(rest).intersect(eligible).subtract(neverLazy)
     if (mode === 'hybrid' && frozen.history !== undefined) {
-      const hot = frozen.history.hottest(lazy, frozen.presentBudgetPages ?? 0)
+      const budget = frozen.presentBudgetPages ?? 0
+      // Where all of them fit, nothing is left to discard or to fault on, and the source is free at once.
+      const hot = lazy.count <= budget ? lazy.clone() : frozen.history.hottest(lazy, budget)
       promoted = hot.count
       lazy.subtract(hot)
     }

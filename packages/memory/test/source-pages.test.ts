@@ -104,6 +104,18 @@ t.test('hot pages are promoted within the budget, in hybrid mode only', async (t
   )
   t.equal(final.promoted, 3)
   t.equal(afterRoundOne(areas).finalPagemap(frozen(areas, there, { ...hot, mode: 'postcopy' })).promoted, 0)
+  const written = PageSet.of([0x10, 8], [0x1e, 1])
+  const all = { ...hot, written, presentBudgetPages: 9 }
+  t.equal(afterRoundOne(areas).finalPagemap(frozen(areas, there, all)).counts.lazy, 0, 'few, hot or not')
+  const most = { ...all, presentBudgetPages: 8 }
+  t.same(
+    [
+      ...afterRoundOne(areas)
+        .finalPagemap(frozen(areas, there, most))
+        .lazy.runs(),
+    ],
+    [[0x1e, 1]],
+  )
 })
 
 t.test('nothing is PARENT or a known zero when tracking cannot be trusted', async (t) => {
