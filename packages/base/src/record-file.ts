@@ -11,9 +11,14 @@ import { PageferryError } from './errors.js'
  * past the end of the file or ends at it with a wrong checksum, or (blocks that never reached the disk) as
  * zeros up to the end; such a tail is cut off. Anything else that does not add up is damage: what stands behind
  * it may be a decision, so it is reported and never cut off.
+ *
+ * Behind the records there is room, written as zeros when the file is opened: an append that makes the file longer waits
+ * for the file system's journal and for what others have in it (1 to 2 ms in a freeze, instead of 0.2).
  */
 
 const headerBytes = 8
+/** Some twenty decisions. What does not fit makes the file longer. */
+const reservedBytes = 8192
 
 /** Bound of one record: journals hold decisions, not data. */
 export const maxRecordBytes = 64 * 1024
@@ -25,15 +30,13 @@ export interface RecordScan {
   records: unknown[]
   /** Where the next record goes. */
   endBytes: number
-  /** Length of the torn tail behind it. */
-  tornBytes: number
+  /** Length of what is behind it: a torn record, reserved room, or both. */
+  tailBytes: number
 }
 
 export class RecordFile {
   /** What the file held when it was opened. */
   readonly records: readonly unknown[]
-  /** What was cut off then. */
-  readonly tornBytes: number
   readonly path: string
   #fd: number
   #endBytes: number
@@ -45,7 +48,6 @@ export class RecordFile {
     this.#fd = fd
     this.#endBytes = scan.endBytes
     this.records = scan.records
-    this.tornBytes = scan.tornBytes
   }
 
   /**
@@ -57,7 +59,8 @@ export class RecordFile {
     const fd = fs.openSync(file, fs.constants.O_RDWR | fs.constants.O_CREAT, 0o600)
     try {
       const scan = scanRecords(fs.readFileSync(fd), file)
-      if (scan.tornBytes > 0) fs.ftruncateSync(fd, scan.endBytes)
+      if (scan.tailBytes > 0) fs.ftruncateSync(fd, scan.endBytes)
+      writeAll(fd, Buffer.alloc(reservedBytes), scan.endBytes)
       fs.fsyncSync(fd)
       syncDirectory(path.dirname(file))
       return new RecordFile(file, fd, scan)
@@ -154,7 +157,7 @@ export function scanRecords(content: Uint8Array, name = 'the file'): RecordScan 
     }
     at = end
   }
-  return { records, endBytes: at, tornBytes: bytes.length - at }
+  return { records, endBytes: at, tailBytes: bytes.length - at }
 }
 
 /**
