@@ -9,6 +9,13 @@
  *   localFault   a touch of a missing page that another thread of this process serves
  *
  * All memory is used once before it is measured: a virtual machine's host may have to find it first.
+ *
+ * With --install MIB it measures something else, and says how many milliseconds it took:
+ *
+ *   copyMs       UFFDIO_COPY of so much, beside a process that has as much: as a migration finds the machine's memory. A
+ *                virtual machine gives its host what is free for a moment (free page reporting), and what it takes again
+ *                costs several times a copy into pages that were used just before.
+ *   touchMs      the first touch of all these pages
  */
 #define _GNU_SOURCE
 #include "probe.h"
@@ -37,6 +44,7 @@
 
 static int uffd;
 static char *area, *source;
+static uint64_t area_bytes = AREA_BYTES;
 static struct record record;
 
 static _Noreturn void fail(const char *what)
@@ -65,14 +73,14 @@ static char *map(size_t bytes)
 
 static void empty_area(void)
 {
-	if (madvise(area, AREA_BYTES, MADV_DONTNEED) != 0)
+	if (madvise(area, area_bytes, MADV_DONTNEED) != 0)
 		fail("madvise");
 }
 
 static void open_uffd(void)
 {
 	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register range = { .range = { (uint64_t)area, AREA_BYTES }, .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_register range = { .range = { (uint64_t)area, area_bytes }, .mode = UFFDIO_REGISTER_MODE_MISSING };
 
 	uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
 	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api) != 0)
@@ -110,9 +118,9 @@ static void measure_copy(unsigned batch)
 	printf("]}");
 }
 
-static void measure_readv(void)
+/* A process that has written to all of `memory`, and is stopped. */
+static pid_t start_other(char *memory, uint64_t bytes)
 {
-	char *remote = map(AREA_BYTES);
 	pid_t child = fork();
 	int status;
 
@@ -120,12 +128,26 @@ static void measure_readv(void)
 		fail("fork");
 	if (child == 0) {
 		/* Pages of its own, not those it shares with us. */
-		memset(remote, 2, AREA_BYTES);
+		memset(memory, 2, bytes);
 		raise(SIGSTOP);
 		_exit(0);
 	}
 	if (waitpid(child, &status, WUNTRACED) != child || !WIFSTOPPED(status))
 		fail("waitpid");
+	return child;
+}
+
+static void end_other(pid_t child)
+{
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+}
+
+static void measure_readv(void)
+{
+	char *remote = map(AREA_BYTES);
+	pid_t child = start_other(remote, AREA_BYTES);
+
 	printf("\"readv\":{\"gigabytesPerS\":[");
 	for (int round = 0; round < ROUNDS; round++) {
 		uint64_t start = now();
@@ -139,8 +161,7 @@ static void measure_readv(void)
 		printf("%s%.3f", round == 0 ? "" : ",", gigabytes_per_s(AREA_BYTES, now() - start));
 	}
 	printf("]},");
-	kill(child, SIGKILL);
-	waitpid(child, &status, 0);
+	end_other(child);
 	munmap(remote, AREA_BYTES);
 }
 
@@ -200,10 +221,37 @@ static void measure_faults(void)
 	record_print(stdout, &record);
 }
 
-int main(void)
+static void measure_install(uint64_t bytes)
+{
+	uint64_t start, copied, touched;
+	pid_t other;
+
+	area_bytes = bytes;
+	area = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (area == MAP_FAILED)
+		fail("mmap");
+	other = start_other(area, bytes);
+	open_uffd();
+	start = now();
+	for (uint64_t offset = 0; offset < bytes; offset += SOURCE_BYTES)
+		copy(offset, SOURCE_BYTES);
+	copied = now();
+	for (uint64_t offset = 0; offset < bytes; offset += PAGE_BYTES)
+		(void)*(volatile char *)(area + offset);
+	touched = now();
+	end_other(other);
+	printf("{\"copyMs\":%.3f,\"touchMs\":%.3f}\n", (copied - start) / 1e6, (touched - copied) / 1e6);
+}
+
+int main(int argc, char **argv)
 {
 	static const unsigned batches[] = { 1, 16, 64, 256 };
 
+	if (argc == 3 && strcmp(argv[1], "--install") == 0) {
+		source = map(SOURCE_BYTES);
+		measure_install(strtoul(argv[2], NULL, 10) << 20);
+		return 0;
+	}
 	area = map(AREA_BYTES);
 	source = map(SOURCE_BYTES);
 	printf("{");

@@ -1,10 +1,10 @@
 import type { Lab, MigrationOptions } from '@pageferry/lab'
 import type { Histogram } from 'hdr-histogram-js'
 import { encode, fromBuckets, percentileUs } from './histogram.js'
-import type { Limits } from './limits.js'
+import { type InstallTimes, type Limits, measureInstall } from './limits.js'
 import { blackoutParts, installedOverTime, type Move, moveProbes, warmUp } from './moves.js'
 import type { ProbeOptions, ProbeResult, TouchRecord } from './probe.js'
-import { type Benchmark, emptyBenchmark, type Limit } from './result.js'
+import { type Benchmark, emptyBenchmark, type Limit, median } from './result.js'
 import { describeTransport, type TransportOptions, transportOf } from './transport.js'
 
 export interface FaultsOptions extends ProbeOptions, TransportOptions {
@@ -51,10 +51,11 @@ export async function benchFaults(
   signal?: AbortSignal,
 ): Promise<Benchmark> {
   await warmUp(lab, options.sizeMiB)
-  const { runs, link } = options
+  const { runs, link, sizeMiB } = options
+  const install = limits && (await measureInstall(lab, sizeMiB, runs))
   const probe = { ...options, stallUs: options.stallUs ?? (limits && stallThresholdUs(limits)) }
   const moves = await moveProbes(lab, runs, probe, migrationOf(options), { signal, link })
-  return faultsBenchmark(options, moves, limits)
+  return faultsBenchmark(options, moves, limits, install)
 }
 
 /** What the probe takes without being told, DEFAULT_STALL_NS of programs/probe.h. */
@@ -64,17 +65,15 @@ const leastStallUs = 3
  * Only a touch that takes longer than the first one of a page that is there has waited for a page. Under a hypervisor
  * with shadow page tables that first touch takes longer than the 3 µs which tell the two apart elsewhere.
  */
-export function stallThresholdUs({ firstTouch }: Limits): number {
-  return Math.max(leastStallUs, 2 * firstTouch.p50Us)
+export function stallThresholdUs({ firstTouchUs }: Limits): number {
+  return Math.max(leastStallUs, 2 * firstTouchUs)
 }
 
-/** What no migration can spare the workload: somebody has to install all pages, and the workload to touch them. */
-function installLimits(sizeMiB: number, { uffdCopyGigabytesPerS, firstTouch }: Limits): Limit[] {
-  const copyMs = (sizeMiB * 2 ** 20) / uffdCopyGigabytesPerS / 1e6
-  const touchMs = (sizeMiB * 256 * firstTouch.meanUs) / 1000
+function installLimits({ copyMs, touchMs }: InstallTimes): Limit[] {
+  const both = copyMs.map((ms, run) => ms + touchMs[run])
   return [
-    { name: 'UFFDIO_COPY of all pages', value: copyMs },
-    { name: 'UFFDIO_COPY + first touch of all pages', value: copyMs + touchMs },
+    { name: 'UFFDIO_COPY of all pages', value: median(copyMs) },
+    { name: 'UFFDIO_COPY + first touch of all pages', value: median(both) },
   ]
 }
 
@@ -89,9 +88,14 @@ function seriesOf({ touches }: ProbeResult): [number, number][] {
 }
 
 /** From any number of moves with the same options. */
-export function faultsBenchmark(options: FaultsOptions, moves: Move[], limits?: Limits): Benchmark {
+export function faultsBenchmark(
+  options: FaultsOptions,
+  moves: Move[],
+  limits?: Limits,
+  installTimes?: InstallTimes,
+): Benchmark {
   const benchmark = emptyBenchmark('faults', faultsTitle(options), { ...options })
-  const install = limits && installLimits(options.sizeMiB, limits)
+  const install = installTimes && installLimits(installTimes)
   const demand = limits && [{ name: 'ws round trip + local fault', value: limits.demandFaultUs }]
   const add = (name: string, unit: string, of: (move: Move) => number, limits?: Limit[]): void => {
     benchmark.metrics.push({ name, unit, better: 'lower', values: moves.map(of), limits })
@@ -100,6 +104,10 @@ export function faultsBenchmark(options: FaultsOptions, moves: Move[], limits?: 
   const stallAt = (p: number) => (move: Move) =>
     // A value of the histogram stands for up to one percent more.
     Math.min(percentileUs(stalls[moves.indexOf(move)] as Histogram, p), move.probe.touches.maxNs / 1000)
+  if (installTimes) {
+    const { copyMs: values } = installTimes
+    benchmark.metrics.push({ name: 'UFFDIO_COPY of all pages', unit: 'ms', better: 'lower', values })
+  }
   add('total stall', 'ms', ({ probe }) => probe.touches.stallNs / 1e6, install)
   add('touch phase', 'ms', ({ probe }) => probe.touchNs / 1e6, install)
   add('stall threshold', 'µs', ({ probe }) => probe.touches.stallThresholdNs / 1000)

@@ -24,14 +24,31 @@ interface KernelMeasurement {
 
 /** The numbers that others divide by. */
 export interface Limits {
-  /** The best batch size's. */
-  uffdCopyGigabytesPerS: number
-  /** The first touch of a page that UFFDIO_COPY has installed: the mean, for sums, and the median. */
-  firstTouch: { meanUs: number; p50Us: number }
+  /** The first touch of a page that UFFDIO_COPY has installed, the median. */
+  firstTouchUs: number
   /** Plain TCP, the better of both message sizes. */
   tcpGigabytesPerS: number
   /** Round trip of a small WebSocket message, and a fault that is served in its own process. */
   demandFaultUs: number
+}
+
+/** What no migration can spare a workload: somebody has to install all of its pages, and it has to touch them. */
+export interface InstallTimes {
+  /** UFFDIO_COPY of as much memory as the workload has, while another process has as much: one time for each run. */
+  copyMs: number[]
+  /** The first touch of all of it. */
+  touchMs: number[]
+}
+
+export async function measureInstall(lab: Lab, sizeMiB: number, runs: number): Promise<InstallTimes> {
+  const times: InstallTimes = { copyMs: [], touchMs: [] }
+  for (let run = 0; run < runs; run++) {
+    const command = [nativeProgram('kernel-limits'), '--install', String(sizeMiB)]
+    const { copyMs, touchMs } = (await runIn(lab, command)) as { copyMs: number; touchMs: number }
+    times.copyMs.push(copyMs)
+    times.touchMs.push(touchMs)
+  }
+  return times
 }
 
 async function runIn(lab: Lab, command: string[]): Promise<unknown> {
@@ -141,11 +158,7 @@ export async function measureLimits(
     Math.max(...rates.map(({ gigabytesPerS }) => median(gigabytesPerS)))
   const p50 = (encoded: string): number => percentileUs(merge([encoded]), 50)
   const limits = {
-    uffdCopyGigabytesPerS: best(kernel.uffdCopy),
-    firstTouch: {
-      meanUs: kernel.firstTouch.sumNs / kernel.firstTouch.count / 1000,
-      p50Us: p50(firstTouch),
-    },
+    firstTouchUs: p50(firstTouch),
     tcpGigabytesPerS: best(used.tcp.throughput),
     demandFaultUs: p50(used.ws.roundTrip) + p50(localFault),
   }
