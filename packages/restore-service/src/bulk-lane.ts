@@ -1,4 +1,5 @@
-import type { Worker } from 'node:worker_threads'
+import { availableParallelism } from 'node:os'
+import { MessageChannel, type MessagePort, type Worker } from 'node:worker_threads'
 import { PageferryError, toErrorInfo } from '@pageferry/base'
 import { startLaneThread } from '@pageferry/service/worker'
 import type { FromBulkThread, Pushed, Target, ToBulkThread } from './bulk-messages.js'
@@ -11,18 +12,35 @@ export interface BulkLaneEvents {
   onLost(error: PageferryError): void
 }
 
-/** One bulk lane with the thread that receives and installs what it brings. */
+/**
+ * Threads that receive and install what bulk lanes bring. No more than there are processors: each takes some 20 MiB, and
+ * two on one processor are slower than one.
+ */
+export class BulkThreads {
+  readonly #threads: Worker[] = []
+
+  /** The worker's end of a new lane. */
+  openLane(index: number): MessagePort {
+    const thread = index % availableParallelism()
+    this.#threads[thread] ??= startLaneThread(new URL('./bulk-thread.js', import.meta.url))
+    const { port1, port2 } = new MessageChannel()
+    this.#threads[thread].postMessage(port2, [port2])
+    return port1
+  }
+}
+
+/** One bulk lane, as the worker sees it. */
 export class BulkLane {
   readonly index: number
-  readonly #thread: Worker
+  readonly #port: MessagePort
   readonly #events: BulkLaneEvents
   #dialling: { resolve(): void; reject(error: Error): void } | null = null
 
-  constructor(index: number, events: BulkLaneEvents) {
+  constructor(index: number, threads: BulkThreads, events: BulkLaneEvents) {
     this.index = index
     this.#events = events
-    this.#thread = startLaneThread(new URL('./bulk-thread.js', import.meta.url))
-    this.#thread.on('message', (messages: FromBulkThread[]) => {
+    this.#port = threads.openLane(index)
+    this.#port.on('message', (messages: FromBulkThread[]) => {
       for (const message of messages) this.#on(message)
     })
   }
@@ -56,7 +74,7 @@ export class BulkLane {
   }
 
   #post(message: ToBulkThread): void {
-    this.#thread.postMessage(message)
+    this.#port.postMessage(message)
   }
 
   #on(message: FromBulkThread): void {

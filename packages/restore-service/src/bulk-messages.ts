@@ -2,7 +2,8 @@ import type { ErrorInfo } from '@pageferry/base'
 import type { DialOptions } from './dial.js'
 
 /*
- * What the worker and the threads of its bulk lanes say to each other; one thread carries one lane.
+ * What the worker and the threads of its bulk lanes say to each other, through a port for each lane. A thread is given the
+ * ports of the lanes that it carries.
  *
  *   worker                                        thread
  *      | dial                                       |

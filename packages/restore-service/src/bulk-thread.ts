@@ -1,6 +1,6 @@
-/** Program of a worker thread: one bulk lane, see bulk-messages.ts. */
+/** Program of a worker thread: bulk lanes, each with a port to the worker; see bulk-messages.ts. */
 import { getPriority, setPriority } from 'node:os'
-import { parentPort } from 'node:worker_threads'
+import { type MessagePort, parentPort } from 'node:worker_threads'
 import { Gathering, PageferryError, toErrorInfo } from '@pageferry/base'
 import type { Lane } from '@pageferry/service/worker'
 import { BulkInstaller } from './bulk-installer.js'
@@ -13,54 +13,56 @@ import { type DialOptions, dial } from './dial.js'
  */
 const niceness = 5
 
-const port = parentPort
-if (port === null) throw new PageferryError('INTERNAL', 'this is the program of a thread')
-
 /** The worker need not know at once of what is in its place: a page that is there is not faulted on. */
 const pushedDelayMs = 4
-const pushed = new Gathering<FromBulkThread>(pushedDelayMs, (messages) => port.postMessage(messages))
 
-function post(message: FromBulkThread, transfer: ArrayBuffer[] = []): void {
-  if (message.type === 'pushed' && message.batch.payload === undefined) pushed.add(message)
-  else port?.postMessage([...pushed.take(), message], transfer)
+/** One bulk lane, for as long as the worker lives. */
+function carryLane(port: MessagePort): void {
+  const pushed = new Gathering<FromBulkThread>(pushedDelayMs, (messages) => port.postMessage(messages))
+  const post = (message: FromBulkThread, transfer: ArrayBuffer[] = []): void => {
+    if (message.type === 'pushed' && message.batch.payload === undefined) pushed.add(message)
+    else port.postMessage([...pushed.take(), message], transfer)
+  }
+  const installer = new BulkInstaller(post)
+  let current: Lane | null = null
+
+  const connect = async (options: DialOptions): Promise<void> => {
+    try {
+      const { lane, nrBulkLanes } = await dial(options)
+      current = lane
+      lane.open({
+        onFrame: (frame, payload) => {
+          // The codec lets nothing else through on a bulk lane to the destination.
+          if (frame.type === 'pageBatch') installer.onBatch(lane, frame, payload)
+        },
+        onLost: (error) => post({ type: 'lost', error: toErrorInfo(error) }),
+      })
+      post({ type: 'dialled', nrBulkLanes })
+    } catch (error) {
+      post({ type: 'notDialled', error: toErrorInfo(error) })
+    }
+  }
+
+  port.on('message', (message: ToBulkThread) => {
+    switch (message.type) {
+      case 'dial':
+        void connect(message.options)
+        return
+      case 'open':
+        installer.open(message.target)
+        return
+      case 'close':
+        installer.close()
+        return
+      case 'taken':
+        installer.taken(message.sequence, message.bytes)
+        return
+      case 'refuse':
+        current?.close(PageferryError.fromInfo(message.error))
+    }
+  })
 }
 
-const installer = new BulkInstaller(post)
-let current: Lane | null = null
-
-async function connect(options: DialOptions): Promise<void> {
-  try {
-    const { lane, nrBulkLanes } = await dial(options)
-    current = lane
-    lane.open({
-      onFrame: (frame, payload) => {
-        // The codec lets nothing else through on a bulk lane to the destination.
-        if (frame.type === 'pageBatch') installer.onBatch(lane, frame, payload)
-      },
-      onLost: (error) => post({ type: 'lost', error: toErrorInfo(error) }),
-    })
-    post({ type: 'dialled', nrBulkLanes })
-  } catch (error) {
-    post({ type: 'notDialled', error: toErrorInfo(error) })
-  }
-}
-
-port.on('message', (message: ToBulkThread) => {
-  switch (message.type) {
-    case 'dial':
-      void connect(message.options)
-      return
-    case 'open':
-      installer.open(message.target)
-      return
-    case 'close':
-      installer.close()
-      return
-    case 'taken':
-      installer.taken(message.sequence, message.bytes)
-      return
-    case 'refuse':
-      current?.close(PageferryError.fromInfo(message.error))
-  }
-})
+if (parentPort === null) throw new PageferryError('INTERNAL', 'this is the program of a thread')
+parentPort.on('message', carryLane)
 setPriority(getPriority() + niceness)

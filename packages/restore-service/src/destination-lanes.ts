@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type ErrorInfo, type Logger, PageferryError } from '@pageferry/base'
 import type { Lane } from '@pageferry/service/worker'
 import { errorToFrame, type Frame, type Lane as LaneKind } from '@pageferry/wire'
-import { BulkLane } from './bulk-lane.js'
+import { BulkLane, BulkThreads } from './bulk-lane.js'
 import type { Pushed, Target } from './bulk-messages.js'
 import { type DialOptions, dial } from './dial.js'
 
@@ -40,6 +40,7 @@ export class DestinationLanes {
   readonly #redialling = new Set<string>()
   #nrBulkLanes: number
   readonly #bulk: BulkLane[] = []
+  readonly #bulkThreads = new BulkThreads()
   #target: Target | null = null
   #control: Lane | null = null
   #fault: Lane | null = null
@@ -143,7 +144,7 @@ export class DestinationLanes {
   }
 
   #startBulkLane(index: number): BulkLane {
-    const lane = new BulkLane(index, {
+    const lane = new BulkLane(index, this.#bulkThreads, {
       onInstalled: (round, pages) => orRefuse(() => this.#events.onInstalled(index, round, pages)),
       onPushed: (batch) => orRefuse(() => this.#events.onPushed(lane, batch)),
       onLost: (error) => this.#onLost('bulk', index, error),
