@@ -5,7 +5,7 @@
 // where another thread has just made room, all of them with PAGEFERRY_ROAMING=1, none with PAGEFERRY_ROAMING=0; and of
 // those some have the restore worker killed meanwhile, all with PAGEFERRY_KILLS=n, n times.
 
-import { type LinkOptions, withLink } from '@pageferry/bench'
+import { type LinkOptions, withRelay } from '@pageferry/bench'
 import type { Lab } from '@pageferry/lab'
 import type { Test } from 'tap'
 import { killsOfWorker } from '../faults/harness.js'
@@ -69,9 +69,10 @@ async function underStress(t: Test, lab: Lab, seed: number, variant: Variant, ui
   const workload = await Workload.start(lab, 'stress', { uid, seed, args })
   await workload.steps(20)
   const killing = killsOfWorker(lab, nrKills, seconds * 1000, seed)
-  const { report } = await withLink(lab.a, linkFor(variant), (via) =>
-    workload.migrate({ ...migration, via }, killing.onStatus),
-  )
+  const link = linkFor(variant)
+  const move = (via?: (dataUrl: string) => Promise<string>) =>
+    workload.migrate({ ...migration, via }, killing.onStatus)
+  const { report } = await (link === undefined ? move() : withRelay(lab.a, link, move))
   await workload.steps(20)
   workload.stop()
   await workload.ended(0)

@@ -1,6 +1,6 @@
 // How pages travel: compressed or not, in windows of a chosen size, and never more than the user allows.
 
-import { withLink } from '@pageferry/bench'
+import { withRelay } from '@pageferry/bench'
 import type { MigrationOptions } from '@pageferry/lab'
 import type { MigrationReport } from '@pageferry/migration'
 import { inLab, Workload } from './harness.js'
@@ -44,7 +44,7 @@ await inLab('how pages travel', async (t, lab) => {
   await t.test('a slow link turns it on', async (t) => {
     const link = { rttMs: 10, jitterMs: 0, rateMbit: 100 }
     for (const mode of ['precopy', 'postcopy'] as const) {
-      const { compressed } = await withLink(lab.a, link, (via) => idle(48, { mode, via }))
+      const { compressed } = await withRelay(lab.a, link, (via) => idle(48, { mode, via }))
       t.ok(compressed.pages > 1000, `${mode}: ${compressed.pages} pages travelled compressed`)
     }
   })

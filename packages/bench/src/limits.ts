@@ -2,8 +2,10 @@ import { join } from 'node:path'
 import { PageferryError } from '@pageferry/base'
 import type { Lab } from '@pageferry/lab'
 import { encode, fromBuckets, merge, percentileUs } from './histogram.js'
+import { describeLink, type LinkOptions, rateBytes } from './link/options.js'
 import { type LinkMeasurement, type LinkPlan, linkPorts } from './link/protocol.js'
-import { bareRelay, describeLink, type LinkOptions, rateBytes, startRelay } from './link/relay.js'
+import { shapeCable } from './link/qdisc.js'
+import { bareRelay, startRelay } from './link/relay.js'
 import { nativeProgram, packageRoot } from './native.js'
 import type { TouchRecord } from './probe.js'
 import { type Benchmark, emptyBenchmark, median } from './result.js'
@@ -76,18 +78,17 @@ function planFor(link: LinkOptions) {
   return { roundTrips, warmUpRoundTrips: 100, throughputBytes, throughputRounds: 1 }
 }
 
-/** Between the hosts, directly or through a relay. */
-async function measureLink(lab: Lab, link?: LinkOptions): Promise<LinkMeasurement> {
+/** Between the hosts, directly or through a relay, of a link that it knows. */
+async function measureLink(lab: Lab, link?: LinkOptions, relayed = false): Promise<LinkMeasurement> {
   const program = (name: string): string => join(packageRoot, 'dist/src/link', name)
   const { address } = lab.b
-  const plan: LinkPlan = link
-    ? { address, ports: relayPorts, ...planFor(link) }
-    : { address, ports: linkPorts, ...plainPlan }
+  const ports = relayed ? relayPorts : linkPorts
+  const plan: LinkPlan = { address, ports, ...(link ? planFor(link) : plainPlan) }
   const stops: (() => Promise<unknown>)[] = []
   try {
     const server = await lab.b.start([process.execPath, program('serve.js'), address], { cwd: '/' })
     stops.push(() => lab.b.run(['kill', '-KILL', String(server.pid)], { cwd: '/' }))
-    if (link !== undefined) {
+    if (link !== undefined && relayed) {
       for (const transport of ['tcp', 'ws'] as const) {
         stops.push(await startRelay(lab.b, relayPorts[transport], linkPorts[transport], link))
       }
@@ -96,6 +97,17 @@ async function measureLink(lab: Lab, link?: LinkOptions): Promise<LinkMeasuremen
     return measured as LinkMeasurement
   } finally {
     for (const stop of stops) await stop()
+  }
+}
+
+/** null: the kernel cannot do it. */
+async function measureShaped(lab: Lab, link: LinkOptions): Promise<LinkMeasurement | null> {
+  const undo = await shapeCable(lab, link)
+  if (undo === null) return null
+  try {
+    return await measureLink(lab, link)
+  } finally {
+    await undo()
   }
 }
 
@@ -130,8 +142,7 @@ export async function measureLimits(
 ): Promise<{ limits: Limits; benchmark: Benchmark }> {
   const kernel = (await runIn(lab, [nativeProgram('kernel-limits')])) as KernelMeasurement
   const plain = await measureLink(lab)
-  const title = `limits of this machine${link === undefined ? '' : `, ${describeLink(link)}`}`
-  const benchmark = emptyBenchmark('limits', title, { link })
+  const benchmark = emptyBenchmark('limits', 'limits of this machine', { link })
   for (const { batchPages, gigabytesPerS } of kernel.uffdCopy) {
     addThroughput(
       benchmark,
@@ -149,10 +160,14 @@ export async function measureLimits(
   benchmark.raw.push({ kernel, link: plain })
   let used = plain
   if (link !== undefined) {
-    // What the relay costs by itself is the difference to the lines above.
-    addLink(benchmark, await measureLink(lab, bareRelay), ` (${describeLink(bareRelay)})`)
-    used = await measureLink(lab, link)
+    const shaped = await measureShaped(lab, link)
+    if (shaped === null) {
+      // What the relay costs by itself is the difference to the lines above.
+      addLink(benchmark, await measureLink(lab, bareRelay, true), ` (${describeLink(bareRelay)})`)
+    }
+    used = shaped ?? (await measureLink(lab, link, true))
     addLink(benchmark, used, ` (${describeLink(link)})`)
+    benchmark.title += `, ${describeLink(link)} by ${shaped === null ? 'a relay: this kernel lacks netem or TBF' : 'the kernel'}`
   }
   const best = (rates: { gigabytesPerS: number[] }[]): number =>
     Math.max(...rates.map(({ gigabytesPerS }) => median(gigabytesPerS)))

@@ -14,7 +14,8 @@ import {
 } from '@pageferry/lab'
 import type { MigrationReport } from '@pageferry/migration'
 import type { Status } from '@pageferry/service'
-import { type LinkOptions, withLink } from './link/relay.js'
+import { withLink } from './link/link.js'
+import type { LinkOptions } from './link/options.js'
 import {
   DEFAULT_PROBE,
   type ProbeOptions,
@@ -103,7 +104,7 @@ export async function moveProbe(
     const note = (status: Status): void => {
       statuses.push({ atMs: Date.now(), status })
     }
-    const result = await withLink(lab.a, link, (via) =>
+    const result = await withLink(lab, link, (via) =>
       migrateInLab(lab, pid, { ...migration, via }, note, signal),
     )
     const report = requireMigrated(result)

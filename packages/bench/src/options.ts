@@ -82,17 +82,17 @@ export interface LinkFlags {
 /** Ten seconds of delay are more than a satellite's; 100 Gbit/s more than a relay in user space could carry. */
 export function addLinkOptions(command: Command): Command {
   return command
-    .option('--rtt <ms>', 'delay that a relay between the hosts adds to a round trip', decimal(0, 10_000), 0)
+    .option('--rtt <ms>', 'delay that the link between the hosts adds to a round trip', decimal(0, 10_000), 0)
     .option('--jitter <ms>', 'by how much a round trip is longer or shorter', decimal(0, 10_000), 0)
     .option(
       '--rate <Mbit/s>',
-      'what the relay lets through in each direction (0: all)',
+      'what the link lets through in each direction (0: all)',
       decimal(0, 100_000),
       0,
     )
 }
 
-/** undefined: no relay at all. */
+/** undefined: the lab's own. */
 export function linkOf({ rtt, jitter, rate }: LinkFlags): LinkOptions | undefined {
   if (rtt === 0 && jitter === 0 && rate === 0) return undefined
   return { rttMs: rtt, jitterMs: jitter, rateMbit: rate }

@@ -1,5 +1,5 @@
 import type { MigrationOptions } from '@pageferry/lab'
-import { describeLink, type LinkOptions } from './link/relay.js'
+import { describeLink, type LinkOptions } from './link/options.js'
 
 /** How pages travel, for every benchmark that migrates: options of the migration, and the link. */
 export interface TransportOptions

@@ -3,7 +3,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import t, { type Test } from 'tap'
-import { describeLink, rateBytes } from '../src/link/relay.js'
+import { describeLink, rateBytes } from '../src/link/options.js'
 import { nativeProgram } from '../src/native.js'
 
 async function freePort(): Promise<number> {

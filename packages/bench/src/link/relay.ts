@@ -3,36 +3,15 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError } from '@pageferry/base'
 import type { LabHost } from '@pageferry/lab'
 import { nativeProgram } from '../native.js'
+import { type LinkOptions, rateBytes } from './options.js'
 
 /**
- * A link that is slower than the lab's: everything between the two hosts passes programs/link-relay.c. The kernel could
- * do it with netem, but many have none, and then results could not be compared.
+ * Everything between the two hosts passes programs/link-relay.c: for kernels without netem (link/qdisc.ts), and for tests,
+ * which shall find the same link everywhere.
  */
-export interface LinkOptions {
-  /** Added to the lab's own, half of it in each direction. */
-  rttMs: number
-  /** Each half of the round trip is up to half of this longer or shorter. */
-  jitterMs: number
-  /** Mbit/s in each direction, shared by all connections; 0: no limit. */
-  rateMbit: number
-}
 
 /** The relay alone: what it costs by itself. */
 export const bareRelay: Readonly<LinkOptions> = { rttMs: 0, jitterMs: 0, rateMbit: 0 }
-
-export function describeLink({ rttMs, jitterMs, rateMbit }: LinkOptions): string {
-  const parts = [
-    ...(rttMs > 0 ? [`${rttMs} ms rtt`] : []),
-    ...(jitterMs > 0 ? [`${jitterMs} ms jitter`] : []),
-    ...(rateMbit > 0 ? [`${rateMbit} Mbit/s`] : []),
-  ]
-  return parts.length > 0 ? parts.join(', ') : 'relay alone'
-}
-
-/** Bytes a second, 0 without a limit. */
-export function rateBytes({ rateMbit }: LinkOptions): number {
-  return Math.round((rateMbit * 1e6) / 8)
-}
 
 const listenTimeoutMs = 10_000
 const pollMs = 5
@@ -67,15 +46,12 @@ export async function startRelay(
 /** Outside of what the services use. */
 const dataRelayPort = 7500
 
-/**
- * Puts a relay in front of the source's data address while `use` runs. `via` is an option of migrate.
- */
-export async function withLink<T>(
+/** Puts a relay in front of the source's data address while `use` runs. `via` is an option of migrate. */
+export async function withRelay<T>(
   host: LabHost,
-  link: LinkOptions | undefined,
-  use: (via: ((dataUrl: string) => Promise<string>) | undefined) => Promise<T>,
+  link: LinkOptions,
+  use: (via: (dataUrl: string) => Promise<string>) => Promise<T>,
 ): Promise<T> {
-  if (link === undefined) return use(undefined)
   let stop: (() => Promise<void>) | undefined
   try {
     return await use(async (dataUrl) => {
