@@ -256,11 +256,11 @@ export class SourceWorker {
   }
 
   #freeze(): void {
+    this.#niceness.standEqual()
     this.#records.createFiles()
     this.#chooseScratch()
     this.#status.beQuiet()
     collectYoungGarbage()
-    this.#niceness.standEqual()
     const { threads } = this.#original.stop(() => this.#report.noteFreeze())
     this.#report.noteFrozen(threads.length)
   }

@@ -22,8 +22,8 @@ interface Destination {
 }
 
 /**
- * Installs what one bulk lane brings: round by round into the skeleton, then into the running workload. Lives in
- * another thread than the worker and knows neither the workload's state nor the other lanes; whoever does opens one target after
+ * Installs what one bulk lane brings: round by round into the skeleton, then into the running workload. Lives in another
+ * thread than the worker and knows neither the workload's state nor the other lanes; whoever does opens one target after
  * another. A batch may overtake the message that opens its target: it waits.
  */
 export class BulkInstaller {
