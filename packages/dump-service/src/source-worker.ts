@@ -11,7 +11,6 @@ import {
   endRehearsal,
   exits,
   FileTable,
-  Niceness,
   readClocks,
   rehearse,
   requireCapabilities,
@@ -76,7 +75,6 @@ export class SourceWorker {
   readonly #journal: RecordFile
   readonly #driver: Driver<SourceState, SourceEvent, SourceEffect>
   readonly #status: StatusReporter
-  readonly #niceness = new Niceness()
   readonly #phases: Phases
   readonly #records: SourceRecords
   readonly #original: OriginalProcess
@@ -212,7 +210,6 @@ export class SourceWorker {
   /** The workload runs and is not touched: a refusal costs it nothing. */
   async #prepare(): Promise<void> {
     requireCapabilities('source')
-    this.#niceness.yieldProcessors()
     const original = this.#original
     original.open()
     const { port, url } = await this.#lanes.listen(0)
@@ -256,7 +253,6 @@ export class SourceWorker {
   }
 
   #freeze(): void {
-    this.#niceness.standEqual()
     this.#records.createFiles()
     this.#chooseScratch()
     this.#status.beQuiet()

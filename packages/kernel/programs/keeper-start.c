@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #ifndef CLONE_NEWTIME
@@ -186,8 +185,6 @@ void daemonise(const struct options *options)
 			fail("dup2");
 	close(null_fd);
 	setsid();
-	/* What is restored goes first, other than the worker that builds it (checkpoint/src/niceness.ts). May be refused. */
-	setpriority(PRIO_PROCESS, 0, 0);
 	for (int i = 0; i < options->nr_cgroups; i++) {
 		char path[4096];
 

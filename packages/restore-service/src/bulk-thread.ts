@@ -1,5 +1,5 @@
 /** Program of a worker thread: bulk lanes, each with a port to the worker; see bulk-messages.ts. */
-import { getPriority, setPriority } from 'node:os'
+import { setPriority } from 'node:os'
 import { type MessagePort, parentPort } from 'node:worker_threads'
 import { Gathering, PageferryError, toErrorInfo } from '@pageferry/base'
 import type { Lane } from '@pageferry/service/worker'
@@ -7,10 +7,7 @@ import { BulkInstaller } from './bulk-installer.js'
 import type { FromBulkThread, ToBulkThread } from './bulk-messages.js'
 import { type DialOptions, dial } from './dial.js'
 
-/**
- * Of this thread only (setpriority(2), "C library/kernel differences"): whoever serves a fault goes first. On top of what
- * the worker has at the moment (checkpoint/src/niceness.ts).
- */
+/** Of this thread only (setpriority(2), "C library/kernel differences"): whoever serves a fault goes first. */
 const niceness = 5
 
 /** The worker need not know at once of what is in its place: a page that is there is not faulted on. */
@@ -65,4 +62,4 @@ function carryLane(port: MessagePort): void {
 
 if (parentPort === null) throw new PageferryError('INTERNAL', 'this is the program of a thread')
 parentPort.on('message', carryLane)
-setPriority(getPriority() + niceness)
+setPriority(niceness)

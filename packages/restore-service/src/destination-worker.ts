@@ -8,14 +8,7 @@ import {
   RecordFile,
   toErrorInfo,
 } from '@pageferry/base'
-import {
-  endRehearsal,
-  Freezer,
-  Niceness,
-  ProcessImages,
-  type Restorer,
-  rehearse,
-} from '@pageferry/checkpoint'
+import { endRehearsal, Freezer, ProcessImages, type Restorer, rehearse } from '@pageferry/checkpoint'
 import { Heir } from '@pageferry/kernel'
 import { LazyMap } from '@pageferry/memory'
 import {
@@ -71,7 +64,6 @@ export class DestinationWorker {
   readonly #records: DestinationRecords
   readonly #report: DestinationReport
   readonly #status: StatusReporter
-  readonly #niceness = new Niceness()
   readonly #phases: Phases
   readonly #driver: Driver<DestinationState, DestinationEvent, DestinationEffect>
   readonly #lanes: DestinationLanes
@@ -230,10 +222,7 @@ export class DestinationWorker {
         this.#verifier?.add(frame, payload)
         return
       case 'roundBegin':
-        if (frame.final) {
-          this.#niceness.standEqual()
-          this.#status.beQuiet()
-        }
+        if (frame.final) this.#status.beQuiet()
         this.#rounds.begin(frame)
         return
       case 'roundEnd':
@@ -261,7 +250,6 @@ export class DestinationWorker {
     const begin = this.#begin
     if (begin === null) throw new PageferryError('INTERNAL', 'no Begin')
     checkAdmission(begin)
-    this.#niceness.yieldProcessors()
     // Before the rehearsal, which then writes the pages that the freeze will write.
     this.#heir = Heir.start()
     // Also proves that this host can do it, before the workload is touched.
