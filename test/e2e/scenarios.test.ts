@@ -52,6 +52,27 @@ await inLab('scenarios', async (t, lab) => {
       },
     )
 
+    await t.test(`a child is born in the middle of a round, as ${user}`, async (t) => {
+      const workload = await Workload.start(lab, 'births', { uid })
+      await workload.steps(3)
+      const result = await workload.tryMigrate({ mode: 'hybrid' }, (status) => {
+        if (status.progress?.phase === 'round') workload.stop()
+      })
+      t.notOk(result.migrated)
+      t.match(failureOf(result), { code: 'WORKLOAD_CHANGED', message: /^child processes \d+: / })
+      await workload.ended(0)
+      workload.remove()
+    })
+
+    await t.test(`children find empty what is to be wiped for them, as ${user}`, async (t) => {
+      const workload = await Workload.start(lab, 'wipes', { uid })
+      await workload.steps(3)
+      const { report } = await workload.migrate({ mode: 'postcopy', pushDelayMs: 1500, prefetch: false })
+      t.ok(report.pages.lazy > 0, 'not that nothing was lazy')
+      await workload.steps(64)
+      await workload.finish()
+    })
+
     await t.test(`the process exits in the middle of a round, as ${user}`, async (t) => {
       const workload = await Workload.start(lab, 'exits', { uid })
       await workload.steps(3)

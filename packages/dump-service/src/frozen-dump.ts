@@ -1,6 +1,7 @@
 import { PageferryError } from '@pageferry/base'
 import {
   captureProcess,
+  checkFamily,
   decodePagemapEntries,
   dumpMemoryMap,
   encodePagemapEntries,
@@ -8,6 +9,7 @@ import {
   hasUntrackedWriters,
   lockedPages,
   type NamedImage,
+  type Problem,
   readFds,
   readStatus,
   readVmFlags,
@@ -60,6 +62,7 @@ export interface FrozenDump {
 export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
   const { original, rounds, files } = options
   const { pid, stopped, tracker } = original
+  refuseIf(checkFamily(pid))
   const descriptors = readFds(pid)
   const untracked = rounds?.untracked || hasUntrackedWriters(descriptors)
   const map = finalMap(pid, rounds)
@@ -103,12 +106,16 @@ function finalMap(pid: number, rounds: RoundsResult | null): AreaMap {
   if (rounds !== null && !(unchanged && readStatus(pid).lockedPages === lockedPages(map))) {
     ;({ map, problems } = dumpMemoryMap(pid, readVmFlags(pid), { tracked }))
   }
-  if (problems.length > 0) {
-    throw new PageferryError('WORKLOAD_CHANGED', `${problems[0].what}: ${problems[0].reason}`, {
-      details: { problems },
-    })
-  }
+  refuseIf(problems)
   return map
+}
+
+/** What came into being since the preflight and cannot be moved: the workload goes on here. */
+function refuseIf(problems: Problem[]): void {
+  if (problems.length === 0) return
+  throw new PageferryError('WORKLOAD_CHANGED', `${problems[0].what}: ${problems[0].reason}`, {
+    details: { problems },
+  })
 }
 
 function pagemapImage(nsPid: number, final: FinalPagemap): NamedImage {

@@ -24,6 +24,7 @@ const MAP_LOCKED = 0x2000
 const MAP_NORESERVE = 0x4000
 const MAP_FIXED_NOREPLACE = 0x10_0000
 const O_RDWR = 2
+const MADV_WIPEONFORK = 18
 
 /** VmFlags letters of advice that outlasts the call (proc_pid_smaps(5)), with their MADV_ numbers. */
 const advice: readonly { flag: string; on: number; off: number | null }[] = [
@@ -34,7 +35,7 @@ const advice: readonly { flag: string; on: number; off: number | null }[] = [
   { flag: 'hg', on: 14, off: 15 },
   { flag: 'nh', on: 15, off: 14 },
   { flag: 'dd', on: 16, off: 17 },
-  { flag: 'wf', on: 18, off: 19 },
+  { flag: 'wf', on: MADV_WIPEONFORK, off: 19 },
 ]
 
 /** Flags of areas that cannot be rebuilt, with what they mean. */
@@ -165,7 +166,7 @@ function areaOf(line: MapsLine, kind: AreaKind, vmFlags: Set<string>): Area {
     flags,
     madv,
     growsDown,
-    lazyEligible: isLazyEligible(kind, flags),
+    lazyEligible: isLazyEligible(kind, flags, madv),
     path: file ? line.name : undefined,
     // mw: it may be made writable later, so it was opened for writing.
     fileFlags: file ? (line.shared && (line.write || vmFlags.has('mw')) ? O_RDWR : 0) : undefined,
@@ -174,9 +175,13 @@ function areaOf(line: MapsLine, kind: AreaKind, vmFlags: Set<string>): Area {
   }
 }
 
-/** Anonymous, private, not locked: the areas that userfaultfd serves without changing what they are. */
-function isLazyEligible(kind: AreaKind, flags: number): boolean {
-  return (kind === 'anon' || kind === 'heap' || kind === 'stack') && (flags & MAP_LOCKED) === 0
+/**
+ * Anonymous, private, not locked: the areas that userfaultfd serves without changing what they are. And not wiped in a
+ * child: there a missing page is a page of zeros, but its fault looks like one of a page that is still to come.
+ */
+function isLazyEligible(kind: AreaKind, flags: number, madv: number): boolean {
+  const isPrivateAnon = kind === 'anon' || kind === 'heap' || kind === 'stack'
+  return isPrivateAnon && (flags & MAP_LOCKED) === 0 && (madv & (1 << MADV_WIPEONFORK)) === 0
 }
 
 const statusOf: Record<AreaKind, number> = {
@@ -252,7 +257,7 @@ export function areasFromVmas(vmas: VmaEntry[], files: FileEntry[]): AreaMap {
       flags: vma.flags,
       madv: Number(vma.madv ?? 0n),
       growsDown: (vma.flags & MAP_GROWSDOWN) !== 0,
-      lazyEligible: isLazyEligible(kind, vma.flags),
+      lazyEligible: isLazyEligible(kind, vma.flags, Number(vma.madv ?? 0n)),
       path,
       fileFlags: file ? (vma.fdflags ?? 0) : undefined,
       backingId: file || kind === 'shared-anon' ? String(vma.shmid) : undefined,
