@@ -78,7 +78,7 @@ const area = fc
         kind: kind as Area['kind'],
         flags,
         growsDown,
-        lazyEligible: ['anon', 'heap', 'stack'].includes(kind) && !locked,
+        lazyEligible: ['anon', 'heap', 'stack'].includes(kind) && !locked && (rest.madv & (1 << 18)) === 0,
         path: isFile ? `/lib/file ${file}\n` : undefined,
         fileFlags: isFile ? (kind === 'file-shared' && writable ? 2 : 0) : undefined,
         backingId: isFile || kind === 'shared-anon' ? `fe:0${isFile ? file : file + 4}` : undefined,
