@@ -13,7 +13,8 @@ import { PageferryError } from './errors.js'
  * it may be a decision, so it is reported and never cut off.
  *
  * Behind the records there is room, written as zeros when the file is opened: an append that makes the file longer waits
- * for the file system's journal and for what others have in it (1 to 2 ms in a freeze, instead of 0.2).
+ * for the file system's journal and for what others have in it (1 to 2 ms were seen in a freeze). A machine that loses its
+ * power may then leave the later sectors of the last record without the first one: that shows as damage, and is reported.
  */
 
 const headerBytes = 8
