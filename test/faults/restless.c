@@ -321,7 +321,8 @@ int main(int argc, char **argv)
 		pthread_create(&threads[nr_threads++], NULL, forker, NULL);
 	}
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-	struct sigaction action = { .sa_handler = on_tick, .sa_flags = SA_RESTART };
+	/* SA_NODEFER: the mask is the same within the handler, so that who compares masks may look at any moment. */
+	struct sigaction action = { .sa_handler = on_tick, .sa_flags = SA_RESTART | SA_NODEFER };
 	sigaction(SIGALRM, &action, NULL);
 	setitimer(ITIMER_REAL, &timer, NULL);
 	say("ready\n");
