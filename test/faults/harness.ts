@@ -24,12 +24,15 @@ import { randomFrom } from '../seeds.js'
 export { baseSeed, randomFrom, soak } from '../seeds.js'
 
 const pollMs = 10
+/** Each question costs a millisecond of two processors that a migration needs as well. */
+const patientPollMs = 50
 
 /** Waits until `check` answers something; throws with `what` when that takes too long. */
 export async function eventually<T>(
   what: string | (() => string),
   check: () => T | Promise<T>,
   timeoutMs = 30_000,
+  everyMs = pollMs,
 ): Promise<NonNullable<T>> {
   const deadline = Date.now() + timeoutMs
   for (;;) {
@@ -37,7 +40,7 @@ export async function eventually<T>(
     if (value !== undefined && value !== null && value !== false) return value as NonNullable<T>
     if (Date.now() > deadline)
       throw new Error(`waited in vain for ${typeof what === 'string' ? what : what()}`)
-    await sleep(pollMs)
+    await sleep(everyMs)
   }
 }
 
@@ -295,6 +298,7 @@ export function ended(client: ServiceClient, id: string, timeoutMs = 60_000): Pr
       return last !== undefined && isFinal(last) ? last : undefined
     },
     timeoutMs,
+    patientPollMs,
   )
 }
 

@@ -14,7 +14,7 @@ import { LaneServer } from './lane-server.js'
 export const asId = 1
 /** How long the destination may take to hear the last word, when its lane is down or it does not hang up. */
 const lingerMs = 30_000
-/** How long a control lane must be down before it counts as hung up and not as broken: it is dialled again. */
+/** How long a broken control lane must be down before it counts as hung up: until then it may be dialled again. */
 const hangUpMs = 1_500
 
 export type LaneEvent = Extract<SourceEvent, { type: 'connected' | 'laneLost' | 'reconnected' }>
@@ -128,8 +128,8 @@ export class SourceLanes {
     if (kind === 'control') this.#bytesBefore += lane.bytesSent
     if (this.#control === lane) {
       this.#control = null
-      // Only a lane that was there after the end can have carried the last word.
-      if (this.#whenHungUp !== null) setTimeout(() => this.#checkHungUp(), hangUpMs)
+      // Only a lane that was there after the end can have carried the last word. Closed on purpose: nobody dials again.
+      if (this.#whenHungUp !== null) setTimeout(() => this.#checkHungUp(), lane.isDone ? 0 : hangUpMs)
     }
     if (kind === 'bulk') this.#options.onBatchesLost(this.bulk[index].lost())
     this.#noteLost(kind, index, error)

@@ -21,6 +21,8 @@ const heartbeatMs = 5_000
 const maxMissedHeartbeats = 3
 /** How long a peer may take to answer a close frame before its connection is cut: two round trips of a bad link. */
 const closeTimeoutMs = 2_000
+/** "The purpose for which the connection was established has been fulfilled" (RFC 6455, section 7.4.1). */
+const normalClosure = 1000
 
 export interface LaneHandlers {
   /** May throw: the lane is closed with the error's code, and nothing of the frame was applied. */
@@ -62,6 +64,7 @@ export class Lane {
   readonly #early: { data: Buffer; isBinary: boolean }[] = []
   #handlers: LaneHandlers | null = null
   #lost: PageferryError | null = null
+  #isDone = false
   #missed = 0
   readonly #heartbeat: NodeJS.Timeout
 
@@ -84,6 +87,7 @@ export class Lane {
       else this.#receive(data, isBinary)
     })
     socket.on('close', (code: number, reason: Buffer) => {
+      this.#isDone = code === normalClosure
       this.#lose(new PageferryError('PEER_UNREACHABLE', `${this}: closed: ${describe(code, reason)}`))
     })
     socket.on('error', (error: Error) => {
@@ -122,6 +126,11 @@ export class Lane {
     return this.#lost === null && this.#socket.readyState === WebSocket.OPEN
   }
 
+  /** Lost, and on purpose: the peer has said all that it had to say, and has heard what it waited for. */
+  get isDone(): boolean {
+    return this.#isDone
+  }
+
   /** Bytes accepted and not yet given to the kernel. */
   get bufferedBytes(): number {
     return this.#socket.bufferedAmount
@@ -144,7 +153,7 @@ export class Lane {
 
   /** Closes with the code that tells the peer why. */
   close(error?: unknown): void {
-    if (error === undefined) this.#socket.close(1000)
+    if (error === undefined) this.#socket.close(normalClosure)
     else {
       const text = error instanceof Error ? error.message : String(error)
       this.#socket.close(closeCodeOf(error), closeReason(text))

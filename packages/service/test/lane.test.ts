@@ -61,6 +61,7 @@ t.test('carries frames and their payloads both ways', async (t) => {
   t.match(here.losses, [{ code: 'PEER_UNREACHABLE', message: /^bulk lane 0: closed: code 1000/ }])
   t.equal(there.losses.length, 1)
   t.notOk(source.isOpen)
+  t.ok(source.isDone, 'and it was on purpose')
 })
 
 t.test('what came before the lane is opened may be overwritten where it lay', async (t) => {
@@ -224,6 +225,7 @@ t.test('closing with an error tells the peer why, in what a close frame holds', 
   await destination.closed()
   const reason = 'é'.repeat(61)
   t.match(recorder.losses, [{ message: `control lane: closed: OUT_OF_ORDER (${reason})` }])
+  t.notOk(destination.isDone)
 })
 
 t.test('a lane that is cut off is lost at once, and loses only once', async (t) => {
@@ -236,6 +238,7 @@ t.test('a lane that is cut off is lost at once, and loses only once', async (t) 
   t.notOk(source.isOpen)
   await source.closed()
   t.equal(recorder.losses.length, 1)
+  t.notOk(source.isDone)
   const sent = source.bytesSent
   await new Promise<void>((resolve) => source.sendBytes(Buffer.alloc(10), resolve))
   t.equal(source.bytesSent, sent, 'what is sent now is dropped, and its buffer given back')
