@@ -73,6 +73,15 @@ await inLab('scenarios', async (t, lab) => {
       await workload.finish()
     })
 
+    await t.test(`locked memory is enlarged while other memory is still to come, as ${user}`, async (t) => {
+      const workload = await Workload.start(lab, 'enlarges', { uid })
+      await workload.steps(3)
+      const { report } = await workload.migrate({ mode: 'postcopy', pushDelayMs: 1500, prefetch: false })
+      t.ok(report.pages.lazy > 0, 'not that nothing was lazy')
+      await workload.steps(64)
+      await workload.finish()
+    })
+
     await t.test(`the process exits in the middle of a round, as ${user}`, async (t) => {
       const workload = await Workload.start(lab, 'exits', { uid })
       await workload.steps(3)

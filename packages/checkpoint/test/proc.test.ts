@@ -5,9 +5,11 @@ import { readFdInfo, readFds } from '../src/proc/fdinfo.js'
 import { fitsTogether, parseMaps, parseVmFlags, readMaps, readVmFlags } from '../src/proc/maps.js'
 import { parseStat, readStat } from '../src/proc/stat.js'
 import { parseStatus, readStatus } from '../src/proc/status.js'
+import { parseSyscall, readSyscall } from '../src/proc/syscall.js'
 import { readTids } from '../src/proc/tasks.js'
 import { parseTimers } from '../src/proc/timers.js'
-import { compile, kill, scratchDirectory, startCommand } from './fixtures/start.js'
+import { SYS } from '../src/remote/syscalls.js'
+import { compile, eventually, kill, scratchDirectory, startCommand } from './fixtures/start.js'
 
 t.test('maps: every kind of line', async (t) => {
   const text = [
@@ -145,6 +147,22 @@ t.test('status: sets, lists and what is missing', async (t) => {
   })
   t.same(parseStatus('Groups:\t\n').groups, [])
   t.match(readStatus(process.pid), { uids: [process.getuid?.()], umask: process.umask() })
+})
+
+t.test('syscall: arguments, or none', async (t) => {
+  const args = [0x7f00_0000_1000n, 4096n, 8192n, 3n, 0n, 1n]
+  const text = `25 ${args.map((arg) => `0x${arg.toString(16)}`).join(' ')} 0x7ffc0 0x7f001\n`
+  t.same(parseSyscall(text), { nr: 25, args })
+  t.equal(parseSyscall('running\n'), null)
+  t.equal(parseSyscall('-1 0x7ffc0 0x7f001\n'), null, 'asleep in a page fault')
+
+  const { pid } = await startCommand(['sh', '-c', 'echo ready; exec sleep 60'])
+  try {
+    await eventually('it sleeps', () => readSyscall(pid, pid)?.nr === SYS.clock_nanosleep)
+    t.pass('it sleeps, and that is said')
+  } finally {
+    kill(pid)
+  }
 })
 
 t.test('timers: each way of notifying', async (t) => {

@@ -6,6 +6,7 @@ import { type DestinationReport, faultsFromSamples } from '@pageferry/migration'
 import type { Lane } from '@pageferry/service/worker'
 import { type FrameOf, faultPendingMax, maxFaultPages, maxRunsPerDiscard, WireError } from '@pageferry/wire'
 import type { Pushed } from './bulk-messages.js'
+import { Enlarging } from './enlarging.js'
 import {
   changeSpace,
   type Fault,
@@ -40,8 +41,8 @@ export interface PostcopyOptions {
   onProgress(pending: number, faults: number, installed: number): void
   /** A fork's event was read, and its userfaultfd is in our table only. For an injected fault. */
   onForkRead(): void
-  /** To be held still for moments, see Standstill. */
-  process: Pick<RestoredProcess, 'holdStill' | 'thaw'>
+  /** To be held still for moments, see Standstill; to be looked at, see Enlarging. */
+  process: Pick<RestoredProcess, 'holdStill' | 'thaw' | 'pid'>
 }
 
 /** More samples than this are not kept; the count goes on. 8 bytes each. */
@@ -81,6 +82,7 @@ export class Postcopy {
   #faultLane: Lane | null = null
   readonly #ahead: ReadAhead | null
   readonly #standstill: Standstill
+  readonly #enlarging: Enlarging
   /** What is still to be asked for without a fault, and the requests under way. */
   #toPull: PageSet | null = null
   readonly #pulls = new Set<number>()
@@ -103,6 +105,7 @@ export class Postcopy {
     this.#spaces = options.spaces
     this.#pushBegan = options.takenOver
     this.#standstill = new Standstill(options.process)
+    this.#enlarging = new Enlarging(options.process, options.log)
     if (options.takenOver) this.#standstill.end()
     this.#ahead = options.prefetch
       ? new ReadAhead((page, nrPages) => this.#request(page, nrPages, true))
@@ -210,6 +213,7 @@ export class Postcopy {
   #lookAgain(space: Space): void {
     space.waitsSince ??= performance.now()
     this.#standstill.beginAfter(space.waitsSince)
+    if (space === this.#spaces[0]) this.#enlarging.letGo(space)
     if (this.#looking.has(space)) return
     this.#looking.add(space)
     setImmediate(() => {

@@ -32,7 +32,7 @@ async function setUp(test: Test, lazyOf: (first: number) => LazyMap, prefetch = 
     onProgress: () => {},
     onForkRead: () => {},
     // Nothing changes its memory map all the time.
-    process: { holdStill: () => test.fail('it was held still'), thaw: () => {} },
+    process: { holdStill: () => test.fail('it was held still'), thaw: () => {}, pid: 0 },
   })
   const { source, destination } = await lanePair(test, 'fault')
   const requests: FrameOf<'pageRequest'>[] = []
