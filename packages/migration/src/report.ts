@@ -238,7 +238,9 @@ export function formatReport(report: MigrationReport): string[] {
   }
   if (verify === null) lines.push('  verify     not asked for')
   else if (verify.mismatches === 0)
-    lines.push(`  verify     ${count(verify.pages)} pages compared, all equal`)
+    lines.push(
+      `  verify     ${count(verify.pages)} pages compared, all equal; reading them made the blackout longer`,
+    )
   else lines.push(`  verify     ${count(verify.mismatches)} of ${count(verify.pages)} pages DIFFER`)
   return lines
 }
