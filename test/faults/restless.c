@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,8 +45,8 @@ static char fork_marker[4096];
 static volatile int stop;
 static volatile sig_atomic_t ticks;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-/* Every thread has its mask and its descriptors: from here on nothing changes that a test compares. */
-static pthread_barrier_t begun;
+/* Threads that have their mask and their descriptors: when all have, nothing changes any more that a test compares. */
+static atomic_size_t nr_begun;
 static unsigned long handovers;
 
 static void say(const char *format, ...)
@@ -148,7 +149,7 @@ static void *writer(void *arg)
 	uint64_t seed = 88172645463325252ull * (1 + (uintptr_t)arg) + 1;
 	size_t mine = (uintptr_t)arg;
 
-	pthread_barrier_wait(&begun);
+	nr_begun++;
 	while (!stop) {
 		for (int i = 0; i < 8; i++) {
 			size_t n = next(&seed) % (nr_chunks / NR_WRITERS) * NR_WRITERS + mine;
@@ -175,7 +176,7 @@ static void *computer(void *arg)
 	volatile double sum = 0;
 
 	(void)arg;
-	pthread_barrier_wait(&begun);
+	nr_begun++;
 	while (!stop) {
 		__asm__ volatile("movq %2, %%xmm6\n\tmovq %3, %%xmm13\n\t"
 				 "mov $200000, %%ecx\n\t"
@@ -204,7 +205,7 @@ static void *sleeper(void *arg)
 
 	if (pipe2(pipe_fds, O_CLOEXEC) != 0)
 		fail("pipe", (unsigned long)errno, 0);
-	pthread_barrier_wait(&begun);
+	nr_begun++;
 	while (!stop) {
 		struct pollfd pfd = { .fd = pipe_fds[0], .events = POLLIN };
 		struct timespec from, t = { .tv_nsec = 60000000 };
@@ -230,7 +231,7 @@ static void *sleeper(void *arg)
 static void *passer(void *arg)
 {
 	(void)arg;
-	pthread_barrier_wait(&begun);
+	nr_begun++;
 	while (!stop) {
 		pthread_mutex_lock(&lock);
 		handovers++;
@@ -244,7 +245,7 @@ static void *passer(void *arg)
 static void *forker(void *arg)
 {
 	(void)arg;
-	pthread_barrier_wait(&begun);
+	nr_begun++;
 	while (!stop) {
 		pid_t pid;
 
@@ -316,7 +317,6 @@ int main(int argc, char **argv)
 	sigemptyset(&set);
 	sigaddset(&set, SIGALRM);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
-	pthread_barrier_init(&begun, NULL, NR_WRITERS + 5u + (wild ? 1 : 0) + 1);
 	for (uintptr_t i = 0; i < NR_WRITERS; i++)
 		pthread_create(&threads[nr_threads++], NULL, writer, (void *)i);
 	pthread_create(&threads[nr_threads++], NULL, computer, NULL);
@@ -328,7 +328,8 @@ int main(int argc, char **argv)
 		nr_chunks_all = nr_chunks + 8;
 		pthread_create(&threads[nr_threads++], NULL, forker, NULL);
 	}
-	pthread_barrier_wait(&begun);
+	while (nr_begun < nr_threads)
+		pause_us(100);
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 	/* SA_NODEFER: the mask is the same within the handler, so that who compares masks may look at any moment. */
 	struct sigaction action = { .sa_handler = on_tick, .sa_flags = SA_RESTART | SA_NODEFER };

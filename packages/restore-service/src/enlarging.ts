@@ -1,6 +1,6 @@
 import { closeSync, openSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
-import { isKernelError, type Logger, pageBytes } from '@pageferry/base'
+import { addressOf, isKernelError, type Logger, pageBytes, pageOf } from '@pageferry/base'
 import { type ProcSyscall, readStatus, readSyscall, readTids, SYS } from '@pageferry/checkpoint'
 import { pagemap, uffd } from '@pageferry/kernel'
 import type { Fault, Space } from './lazy-spaces.js'
@@ -50,10 +50,16 @@ export class Enlarging {
         nrPending += nr
       })
       if (nrPages === 0 || nrPending > 0) return false
-      const range = [BigInt(page) * BigInt(pageBytes), BigInt(nrPages) * BigInt(pageBytes)] as const
+      const range = [addressOf(page), addressOf(nrPages)] as const
       uffd.unregister(fd, ...range)
-      this.#waitUntilFilled(page + nrPages - 1)
-      uffd.register(fd, ...range, uffd.UFFDIO_REGISTER_MODE_MISSING)
+      if (this.#isFilledSoon(page + nrPages - 1)) {
+        uffd.register(fd, ...range, uffd.UFFDIO_REGISTER_MODE_MISSING)
+      } else {
+        this.#log.warn(
+          { page, nrPages },
+          'enlarged memory is two areas until all pages are there: the kernel takes long to fill it',
+        )
+      }
       return true
     } catch (error) {
       // It was killed, and all of it is gone.
@@ -62,8 +68,8 @@ export class Enlarging {
     }
   }
 
-  /** Everything else stands still meanwhile, but could do nothing either. */
-  #waitUntilFilled(lastPage: number): void {
+  /** The kernel goes upwards. Everything else stands still meanwhile, but could do nothing either. */
+  #isFilledSoon(lastPage: number): boolean {
     const fd = openSync(`/proc/${this.#process.pid}/pagemap`, 'r')
     const entry = new BigUint64Array(1)
     const never = new Int32Array(new SharedArrayBuffer(4))
@@ -71,17 +77,13 @@ export class Enlarging {
     try {
       for (;;) {
         pagemap.read(fd, lastPage, 1, entry)
-        if ((entry[0] & (pagemap.PM_PRESENT | pagemap.PM_SWAPPED)) !== 0n) return
-        if (performance.now() > deadline) break
+        if ((entry[0] & (pagemap.PM_PRESENT | pagemap.PM_SWAPPED)) !== 0n) return true
+        if (performance.now() > deadline) return false
         Atomics.wait(never, 0, 0, fillPollMs)
       }
     } finally {
       closeSync(fd)
     }
-    this.#log.warn(
-      { lastPage },
-      'locked memory that is being enlarged is not filled: its thread may wait for ever',
-    )
   }
 
   /** @param tid as the thread knows itself: that may be a pid namespace below ours */
@@ -113,5 +115,5 @@ export function newPagesFrom(page: number, call: ProcSyscall | null): number {
 
 /** Of addresses, which are multiples, the page number; of lengths, pages that they begin. */
 function pageCount(bytes: bigint): number {
-  return Number((bytes + BigInt(pageBytes) - 1n) / BigInt(pageBytes))
+  return pageOf(bytes + BigInt(pageBytes - 1))
 }

@@ -1,5 +1,5 @@
 import { closeSync, fstatSync, ftruncateSync } from 'node:fs'
-import { PageferryError, pageBytes, pageOf } from '@pageferry/base'
+import { addressOf, PageferryError, pageOf } from '@pageferry/base'
 import { fds, type InstallGate, uffd } from '@pageferry/kernel'
 import { LazyMap, type MapEvent } from '@pageferry/memory'
 
@@ -153,11 +153,10 @@ export class EventJournal {
 
   #write(index: number, event: MapEvent): void {
     const at = uffd.journalHeadBytes + index * uffd.journalEventBytes
-    const address = (page: number) => BigInt(page) * BigInt(pageBytes)
     const words =
       event.type === 'remap'
-        ? [address(event.from), address(event.to), address(event.nr)]
-        : [address(event.first), address(event.first + event.nr)]
+        ? [addressOf(event.from), addressOf(event.to), addressOf(event.nr)]
+        : [addressOf(event.first), addressOf(event.first + event.nr)]
     this.#words.setUint8(at, eventCodes[event.type])
     for (const [i, word] of words.entries()) this.#words.setBigUint64(at + 8 * (i + 1), word, true)
   }

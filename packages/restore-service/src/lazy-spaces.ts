@@ -1,5 +1,5 @@
 import { closeSync } from 'node:fs'
-import { isKernelError, type Logger, pageBytes } from '@pageferry/base'
+import { addressOf, isKernelError, type Logger } from '@pageferry/base'
 import { type Heir, InstallGate, type KeeperClient, type Poller, uffd } from '@pageferry/kernel'
 import { type LazyMap, type MapEvent, trueOrder } from '@pageferry/memory'
 import { childOf, EventJournal, type ForkFound, mapEvents } from './event-journal.js'
@@ -256,7 +256,7 @@ export function settle(
 function likelyOrder({ unsettled, nrInherited, lazy, uffd: fd }: Space): number[] {
   const registrations = {
     before: (first: number, end: number) => lazy.firstRegistered(first, end),
-    now: (page: number) => uffd.isRegistered(fd, BigInt(page) * BigInt(pageBytes)),
+    now: (page: number) => uffd.isRegistered(fd, addressOf(page)),
   }
   return trueOrder(unsettled, registrations, nrInherited)
 }

@@ -1,5 +1,5 @@
 import { performance } from 'node:perf_hooks'
-import { type Logger, pageBytes, pageOf } from '@pageferry/base'
+import { addressOf, type Logger, pageBytes, pageOf } from '@pageferry/base'
 import { type InstallGate, Poller, uffd } from '@pageferry/kernel'
 import { type MapEvent, PageSet, pagesInRuns } from '@pageferry/memory'
 import { type DestinationReport, faultsFromSamples } from '@pageferry/migration'
@@ -285,7 +285,7 @@ export class Postcopy {
       this.#lookAgain(space)
     } else if (state === 'no-range') {
       // Unmapped meanwhile, or mapped anew without us: the thread has to look again.
-      wakeRange(space, BigInt(page) * BigInt(pageBytes), BigInt(pageBytes))
+      wakeRange(space, addressOf(page), BigInt(pageBytes))
     }
   }
 
@@ -448,7 +448,7 @@ export class Postcopy {
             break
           }
           space.lazy.unmap(current + outcome.pages, 1)
-          wakeRange(space, BigInt(current + outcome.pages) * BigInt(pageBytes), BigInt(pageBytes))
+          wakeRange(space, addressOf(current + outcome.pages), BigInt(pageBytes))
           break
         case 'gone':
           space.lazy.clear()
@@ -466,7 +466,7 @@ export class Postcopy {
     this.#lost.forEachRun((first, nr) => {
       workload.gate?.forEachOpen(first, nr, (page, length) => {
         workload.lazy.unmap(page, length)
-        wakeRange(workload, BigInt(page) * BigInt(pageBytes), BigInt(length) * BigInt(pageBytes))
+        wakeRange(workload, addressOf(page), addressOf(length))
       })
     })
     this.#lost.clear()
