@@ -24,7 +24,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const words = process.argv.slice(2)
 
 /** Pure packages: any number of files at once. Everything else traces, freezes or kills processes, or measures time. */
-const parallelPackages = ['base', 'images', 'memory', 'migration', 'wire']
+const parallelPackages = ['base', 'images', 'pages', 'migration', 'wire']
 const timeoutS = { parallel: 120, serial: 180, 'test/': 600 }
 
 const totals = { passed: 0, failed: 0, skipped: 0 }

@@ -1,6 +1,6 @@
 import { pageOf } from '@pageferry/base'
 import { type CoreEntry, encodeImage, IMG_VERSION, imageFileName, Lsm, type MmEntry } from '@pageferry/images'
-import { type AreaMap, carriesPages, PageSet } from '@pageferry/memory'
+import { type AreaMap, carriesPages, PageSet } from '@pageferry/pages'
 import type { CaptureContext } from './capture-context.js'
 import { askAddressSpace, dumpAddressSpace, dumpFutureLocks, shownPages } from './kinds/address-space.js'
 import { clocksOf, toTimens } from './kinds/clocks.js'

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { closeSync, openSync, readFileSync } from 'node:fs'
 import { arch, release } from 'node:os'
 import { addressOf, PageferryError, pageBytes } from '@pageferry/base'
-import { memory as kernelMemory, processes } from '@pageferry/kernel'
+import { memory, processes } from '@pageferry/kernel'
 import { bootId } from './kinds/clocks.js'
 import { readMaps } from './proc/maps.js'
 
@@ -28,7 +28,7 @@ export function hostFacts(): HostFacts {
   const code = Buffer.alloc((vdso?.nrPages ?? 0) * pageBytes)
   if (vdso !== undefined) {
     const memFd = openSync('/proc/self/mem', 'r')
-    kernelMemory.pread(memFd, addressOf(vdso.start), code)
+    memory.pread(memFd, addressOf(vdso.start), code)
     closeSync(memFd)
   }
   const features = processes.cpuXfeatures()

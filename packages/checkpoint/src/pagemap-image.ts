@@ -1,5 +1,5 @@
 import { decodePagemap, encodePagemap } from '@pageferry/images'
-import type { PagemapEntry } from '@pageferry/memory'
+import type { PagemapEntry } from '@pageferry/pages'
 
 /** Entries of the final pagemap as they travel: a pagemap image. */
 export function encodePagemapEntries(from: Iterable<PagemapEntry>): Uint8Array {

@@ -1,7 +1,7 @@
 import { closeSync, existsSync, readdirSync } from 'node:fs'
 import { encodeImage } from '@pageferry/images'
 import { connectKeeper, fds, type KeeperClient, launchKeeper, ptrace } from '@pageferry/kernel'
-import { AreaMap, diffAreas, PageSet, rehearseFreeze } from '@pageferry/memory'
+import { AreaMap, diffAreas, PageSet, rehearseFreeze } from '@pageferry/pages'
 import { captureProcess } from './capture.js'
 import { FileTable } from './kinds/file-table.js'
 import { areasFromVmas, dumpMemoryMap } from './kinds/memory-map.js'

@@ -14,8 +14,8 @@ import {
   type PstreeEntry,
   type TaskCoreEntry,
 } from '@pageferry/images'
-import { fds, type KeeperClient, memory as kernelMemory, ptrace, uffd } from '@pageferry/kernel'
-import type { AreaMap, PageSet } from '@pageferry/memory'
+import { fds, type KeeperClient, memory, ptrace, uffd } from '@pageferry/kernel'
+import type { AreaMap, PageSet } from '@pageferry/pages'
 import type { Freezer } from './freezer.js'
 import { restoreAddressSpace, restoreDumpable, restoreFutureLocks } from './kinds/address-space.js'
 import { restoreCredentials } from './kinds/credentials.js'
@@ -285,7 +285,7 @@ export class Restorer {
     const vdso = this.map.map.areas.find((area) => area.kind === 'vdso')
     if (vdso !== undefined) {
       const code = Buffer.alloc(vdso.nrPages * pageBytes)
-      kernelMemory.pread(this.skeleton.memFd, addressOf(vdso.start), code)
+      memory.pread(this.skeleton.memFd, addressOf(vdso.start), code)
       const at = code.indexOf(Buffer.from([0x0f, 0x05]))
       if (at >= 0) return addressOf(vdso.start) + BigInt(at)
     }

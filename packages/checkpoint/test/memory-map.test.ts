@@ -3,8 +3,8 @@ import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { addressOf, pageBytes } from '@pageferry/base'
 import { decodeImage, encodeImage, VMA_STATUS } from '@pageferry/images'
-import { memory as kernelMemory, launchKeeper, pagemap, uffd } from '@pageferry/kernel'
-import { type Area, AreaMap, PageSet } from '@pageferry/memory'
+import { launchKeeper, memory, pagemap, uffd } from '@pageferry/kernel'
+import { type Area, AreaMap, PageSet } from '@pageferry/pages'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { mmOfRound } from '../src/kinds/address-space.js'
@@ -226,7 +226,7 @@ async function skeleton(t: Test) {
         pagemap.read(pagemapFd, page, 1, entry)
         if ((entry[0] & pagemap.PM_PRESENT) === 0n) return '.'
         const bytes = Buffer.alloc(1)
-        kernelMemory.pread(restorer.skeleton.memFd, addressOf(page), bytes)
+        memory.pread(restorer.skeleton.memFd, addressOf(page), bytes)
         return bytes.toString()
       }).join('')
     },
@@ -258,12 +258,7 @@ t.test('a skeleton follows the map, and keeps what stays', async (t) => {
   )
   for (let i = 0; i < 8; i++) install(i, String(i))
   install(21, 'x')
-  kernelMemory.writeRuns(
-    restorer.skeleton.memFd,
-    Float64Array.of(base + 40, 1),
-    1,
-    Buffer.alloc(pageBytes, 'L'),
-  )
+  memory.writeRuns(restorer.skeleton.memFd, Float64Array.of(base + 40, 1), 1, Buffer.alloc(pageBytes, 'L'))
 
   // Split by a protection, shortened, grown, unmapped, and one of another kind in the old place.
   const file = join(scratchDirectory(), 'file')
@@ -332,18 +327,8 @@ t.test('locks and protections come last', async (t) => {
       anon(10, 2, { ...shared, prot: protRead }),
     ]),
   )
-  kernelMemory.writeRuns(
-    restorer.skeleton.memFd,
-    Float64Array.of(base + 10, 1),
-    1,
-    Buffer.alloc(pageBytes, 's'),
-  )
-  kernelMemory.writeRuns(
-    restorer.skeleton.memFd,
-    Float64Array.of(base + 2, 1),
-    1,
-    Buffer.alloc(pageBytes, 'n'),
-  )
+  memory.writeRuns(restorer.skeleton.memFd, Float64Array.of(base + 10, 1), 1, Buffer.alloc(pageBytes, 's'))
+  memory.writeRuns(restorer.skeleton.memFd, Float64Array.of(base + 2, 1), 1, Buffer.alloc(pageBytes, 'n'))
   map.finish(new PageSet())
   t.equal(prot(10), 'r-s')
   const vmFlags = readVmFlags(restorer.pid)

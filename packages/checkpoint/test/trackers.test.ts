@@ -2,8 +2,8 @@ import { closeSync, openSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { addressOf, pageBytes } from '@pageferry/base'
-import { memory as kernelMemory } from '@pageferry/kernel'
-import { type AreaMap, carriesPages, isPrivateAnon, type PageSet } from '@pageferry/memory'
+import { memory } from '@pageferry/kernel'
+import { type AreaMap, carriesPages, isPrivateAnon, type PageSet } from '@pageferry/pages'
 import t, { type Test } from 'tap'
 import { dumpMemoryMap } from '../src/kinds/memory-map.js'
 import { readVmFlags } from '../src/proc/maps.js'
@@ -43,7 +43,7 @@ class Puppet {
   }
 
   write(page: number, text: string): void {
-    kernelMemory.pwrite(this.#memFd, addressOf(page), Buffer.from(text))
+    memory.pwrite(this.#memFd, addressOf(page), Buffer.from(text))
   }
 
   open(path: string): number {
@@ -97,9 +97,7 @@ class Copy {
   read(page: number): Buffer | null {
     const bytes = Buffer.alloc(pageBytes)
     try {
-      return kernelMemory.readRuns(this.#pid, this.#memFd, Float64Array.of(page, 1), 1, bytes) === 1
-        ? bytes
-        : null
+      return memory.readRuns(this.#pid, this.#memFd, Float64Array.of(page, 1), 1, bytes) === 1 ? bytes : null
     } catch {
       return null
     }

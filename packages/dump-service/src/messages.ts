@@ -2,8 +2,8 @@ import { type ErrorInfo, PageferryError } from '@pageferry/base'
 import { clocksOf, hostFacts, neededFiles } from '@pageferry/checkpoint'
 import { MESSAGE_TYPES, type Message, type Settings } from '@pageferry/migration'
 import { errorToFrame, type Frame, frameToError, WireError } from '@pageferry/wire'
-import type { OriginalProcess } from './original-process.js'
-import { asId } from './source-lanes.js'
+import { asId } from './lanes/lanes.js'
+import type { OriginalProcess } from './process.js'
 
 /**
  * A frame of the control lane as the state machine sees it.

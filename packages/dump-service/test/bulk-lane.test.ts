@@ -9,8 +9,8 @@ import {
 } from '@pageferry/wire'
 import t from 'tap'
 import { eventually } from '../../service/test/fixtures/sockets.js'
-import { BulkLane } from '../src/bulk-lane.js'
-import { BulkCompression } from '../src/lane-compression.js'
+import { BulkLane } from '../src/lanes/bulk-lane.js'
+import { BulkCompression } from '../src/lanes/lane-compression.js'
 import { connectBulk, Receiver } from './fixtures/workload.js'
 
 const none = new Float64Array(0)

@@ -1,6 +1,5 @@
 import type { PageferryError } from '@pageferry/base'
-import { PageSet } from '@pageferry/memory'
-import { Lane } from '@pageferry/service/worker'
+import { PageSet } from '@pageferry/pages'
 import {
   decodeFrame,
   encodeFrame,
@@ -10,11 +9,11 @@ import {
   supportedCompressions,
   supportedVersions,
 } from '@pageferry/wire'
+import { Lane, LaneServer } from '@pageferry/wire/sockets'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { closing, eventually, Recorder } from '../../service/test/fixtures/sockets.js'
-import { FaultLane } from '../src/fault-lane.js'
-import { LaneServer } from '../src/lane-server.js'
+import { FaultLane } from '../src/lanes/fault-lane.js'
 import { Receiver, startPages } from './fixtures/workload.js'
 
 const nrPages = 200

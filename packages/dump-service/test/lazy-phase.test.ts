@@ -1,6 +1,5 @@
 import { createLogger, pageBytes } from '@pageferry/base'
-import { PageSet, WriteHistory } from '@pageferry/memory'
-import type { Lane } from '@pageferry/service/worker'
+import { PageSet, WriteHistory } from '@pageferry/pages'
 import {
   defaultTerms,
   type Frame,
@@ -10,14 +9,15 @@ import {
   maxFaultPages,
   pagesIn,
 } from '@pageferry/wire'
+import type { Lane } from '@pageferry/wire/sockets'
+import { PageDecoder } from '@pageferry/wire/sockets'
 import t, { type Test } from 'tap'
-import { PageDecoder } from '../../restore-service/src/page-decoder.js'
 import { eventually, lanePair, Recorder } from '../../service/test/fixtures/sockets.js'
-import { BulkLane } from '../src/bulk-lane.js'
-import { FaultServer } from '../src/fault-server.js'
-import { BulkCompression } from '../src/lane-compression.js'
-import type { Pace } from '../src/pacing.js'
-import { Push, type PushOptions } from '../src/push.js'
+import { BulkLane } from '../src/lanes/bulk-lane.js'
+import { BulkCompression } from '../src/lanes/lane-compression.js'
+import { FaultServer } from '../src/lazy/fault-server.js'
+import { Push, type PushOptions } from '../src/lazy/push.js'
+import type { Pace } from '../src/rounds/pacing.js'
 import { connectBulk, contentOf, pagesOf, Receiver, startPages, type Workload } from './fixtures/workload.js'
 
 const nrPages = 3000

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { Pacing } from '../src/pacing.js'
+import { Pacing } from '../src/rounds/pacing.js'
 
 const MiB = 2 ** 20
 

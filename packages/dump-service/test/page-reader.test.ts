@@ -4,7 +4,7 @@ import type { Tracker } from '@pageferry/checkpoint'
 import { maxBatchPages } from '@pageferry/wire'
 import t, { type Test } from 'tap'
 import { eventually, isAlive, kill, startTarget } from '../../kernel/test/fixtures/target.js'
-import { PageReader } from '../src/page-reader.js'
+import { PageReader } from '../src/rounds/page-reader.js'
 
 const out = Buffer.alloc(maxBatchPages * pageBytes)
 

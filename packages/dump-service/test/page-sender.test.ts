@@ -1,14 +1,14 @@
 import { pageBytes } from '@pageferry/base'
-import { memory as kernelMemory } from '@pageferry/kernel'
-import { PageSet } from '@pageferry/memory'
+import { memory } from '@pageferry/kernel'
+import { PageSet } from '@pageferry/pages'
 import { defaultTerms, type FrameOf, maxBatchPages, payloadToHashes } from '@pageferry/wire'
 import t, { type Test } from 'tap'
-import { BulkLane } from '../src/bulk-lane.js'
-import { sendHashes } from '../src/hash-sender.js'
-import { BulkCompression } from '../src/lane-compression.js'
-import type { Pace } from '../src/pacing.js'
-import { PageReader } from '../src/page-reader.js'
-import { type SendOptions, sendPages } from '../src/page-sender.js'
+import { BulkLane } from '../src/lanes/bulk-lane.js'
+import { BulkCompression } from '../src/lanes/lane-compression.js'
+import { sendHashes } from '../src/rounds/hash-sender.js'
+import type { Pace } from '../src/rounds/pacing.js'
+import { PageReader } from '../src/rounds/page-reader.js'
+import { type SendOptions, sendPages } from '../src/rounds/page-sender.js'
 import {
   areaMap,
   connectBulk,
@@ -231,7 +231,7 @@ t.test('sending a set of pages', async (t) => {
     const page = new BigUint64Array(pageBytes / 8)
     const hash = new BigUint64Array(1)
     const wrong = [...received].filter(([index, value]) => {
-      kernelMemory.hashPages(new Uint8Array(page.fill(contentOf(index)).buffer), 1, hash)
+      memory.hashPages(new Uint8Array(page.fill(contentOf(index)).buffer), 1, hash)
       return hash[0] !== value
     })
     t.same(wrong, [])

@@ -1,4 +1,5 @@
 import { pageBytes } from '@pageferry/base'
+import type { CompressionCounts } from '@pageferry/wire'
 import type { Outcome } from './machine.js'
 import type { Mode } from './settings.js'
 
@@ -43,12 +44,6 @@ export interface VerifyReport {
   mismatches: number
 }
 
-/** Pages that travelled compressed, and what they took on the wire. */
-export interface CompressedReport {
-  pages: number
-  bytes: number
-}
-
 /** What `--report FILE` writes. Field names are stable API. */
 export interface MigrationReport {
   id: string
@@ -58,7 +53,7 @@ export interface MigrationReport {
   rounds: RoundReport[]
   pages: PagesReport
   bytesOnWire: number
-  compressed: CompressedReport
+  compressed: CompressionCounts
   /** From the start of the freeze until the source heard Running: one clock, too long by half a round trip. */
   blackoutMs: number
   blackout: BlackoutReport

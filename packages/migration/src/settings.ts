@@ -15,7 +15,7 @@ export interface Settings {
   maxRounds: number
   /**
    * Goal of the stop rule for the whole pause. Not a promise. Of what its fixed part leaves, hot pages make use: see
-   * memory/rounds.ts.
+   * pages/rounds.ts.
    */
   maxDowntimeMs: number
   /**

@@ -1,11 +1,11 @@
 import { addressOf, pageBytes, pageOf } from '@pageferry/base'
-import { InstallGate, memory as kernelMemory, uffd, ZstdCompressor } from '@pageferry/kernel'
+import { InstallGate, memory, uffd, ZstdCompressor } from '@pageferry/kernel'
 import { defaultTerms, type FrameOf, type LaneTerms, minBulkWindowBytes } from '@pageferry/wire'
 import t, { type Test } from 'tap'
 import { Child } from '../../kernel/test/child.js'
 import { eventually, lanePair, Recorder } from '../../service/test/fixtures/sockets.js'
-import { BulkInstaller } from '../src/bulk-installer.js'
-import type { FromBulkThread, Pushed } from '../src/bulk-messages.js'
+import { BulkInstaller } from '../src/lanes/bulk-installer.js'
+import type { FromBulkThread, Pushed } from '../src/lanes/bulk-messages.js'
 import { pages } from './fixtures/skeleton.js'
 
 const nrPages = 64
@@ -101,7 +101,7 @@ t.test('hashes of what came, for whoever compares', async (t) => {
   open()
   push(Float64Array.of(first, 1, first + 4, 1), [1, 2])
   const expected = new BigUint64Array(2)
-  kernelMemory.hashPages(pages(1, 2), 2, expected)
+  memory.hashPages(pages(1, 2), 2, expected)
   t.same(pushed[0].hashes, expected)
 })
 
@@ -130,7 +130,7 @@ t.test('compressed pages', async (t) => {
   installer.onBatch(lane, { ...batch, runs, zstdBytes: payload.length }, payload)
   t.match(pushed, [{ sequence: 1, installed: 3 }])
   const expected = new BigUint64Array(3)
-  kernelMemory.hashPages(pages(1, 2, 3), 3, expected)
+  memory.hashPages(pages(1, 2, 3), 3, expected)
   t.same(pushed[0].hashes, expected)
   t.same([0, 1, 9].map(read), [1n, 2n, 3n])
   await eventually('they are acknowledged', () => acks.frames.length === 1)

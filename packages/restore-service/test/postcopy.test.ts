@@ -1,13 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { addressOf, createLogger, pageBytes, pageOf } from '@pageferry/base'
 import { fds, uffd } from '@pageferry/kernel'
-import { LazyMap, PageSet } from '@pageferry/memory'
+import { LazyMap, PageSet } from '@pageferry/pages'
 import type { Frame, FrameOf } from '@pageferry/wire'
 import t, { type Test } from 'tap'
 import { Child } from '../../kernel/test/child.js'
 import { eventually, lanePair } from '../../service/test/fixtures/sockets.js'
-import { type Holder, holdMain, type Space } from '../src/lazy-spaces.js'
-import { Postcopy } from '../src/postcopy.js'
+import { type Holder, holdMain, type Space } from '../src/lazy/address-space.js'
+import { Postcopy } from '../src/lazy/phase.js'
 import { pages } from './fixtures/skeleton.js'
 
 const nrPages = 64

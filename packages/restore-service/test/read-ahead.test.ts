@@ -1,6 +1,6 @@
-import { LazyMap, PageSet } from '@pageferry/memory'
+import { LazyMap, PageSet } from '@pageferry/pages'
 import t from 'tap'
-import { maxPagesAhead, ReadAhead } from '../src/read-ahead.js'
+import { maxPagesAhead, ReadAhead } from '../src/lazy/read-ahead.js'
 
 const nobody = () => false
 

@@ -3,19 +3,19 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { addressOf, pageBytes } from '@pageferry/base'
 import type { Restorer } from '@pageferry/checkpoint'
-import { memory as kernelMemory } from '@pageferry/kernel'
-import { AreaMap, checkInstalled, PageSet } from '@pageferry/memory'
+import { memory } from '@pageferry/kernel'
+import { AreaMap, checkInstalled, PageSet } from '@pageferry/pages'
 import { type FrameOf, hashesToPayload } from '@pageferry/wire'
 import t from 'tap'
-import { installRanges, PageInstaller } from '../src/page-installer.js'
-import { Verifier } from '../src/verifier.js'
+import { installRanges, PageInstaller } from '../src/rounds/installer.js'
+import { Verifier } from '../src/rounds/verifier.js'
 import { area, base, createRestorer, pages, table } from './fixtures/skeleton.js'
 
 const none = new Float64Array(0)
 
 function frame(runs: Float64Array, data: Uint8Array, last = true): [FrameOf<'pageHashes'>, Uint8Array] {
   const hashes = new BigUint64Array(data.length / pageBytes)
-  kernelMemory.hashPages(data, hashes.length, hashes)
+  memory.hashPages(data, hashes.length, hashes)
   return [{ type: 'pageHashes', asId: 1, kind: 'memory', runs, last }, hashesToPayload(hashes)]
 }
 
@@ -29,9 +29,9 @@ function verifierOf(runs: Float64Array, data: Uint8Array): Verifier {
 function flipBit(restorer: Restorer, at: number, byte: number, bit: number): void {
   const address = addressOf(base + at) + BigInt(byte)
   const value = Buffer.alloc(1)
-  kernelMemory.pread(restorer.skeleton.memFd, address, value)
+  memory.pread(restorer.skeleton.memFd, address, value)
   value[0] ^= 1 << bit
-  kernelMemory.pwrite(restorer.skeleton.memFd, address, value)
+  memory.pwrite(restorer.skeleton.memFd, address, value)
 }
 
 t.test('pages of the skeleton', async (t) => {

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { EventParser, formatEvent, heartbeat, maxEventBytes } from '../src/event-stream.js'
+import { EventParser, formatEvent, heartbeat, maxEventBytes } from '../src/client/event-stream.js'
 
 const stream = formatEvent('status', { text: 'a\nb: ü' }) + heartbeat + formatEvent('status', { n: 2 })
 const events = [

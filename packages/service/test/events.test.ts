@@ -2,8 +2,8 @@ import { once } from 'node:events'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { EventParser } from '../src/event-stream.js'
-import type { Status } from '../src/schemas.js'
+import type { Status } from '../src/api/schemas.js'
+import { EventParser } from '../src/client/event-stream.js'
 import { command, startService, temporaryDir, until, untilState } from './fixtures/harness.js'
 
 const request = { pid: 4242, mode: 'hybrid' } as const

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { checkListenAddress, isLoopback, parseListenAddress, serviceUrl } from '../src/listen.js'
+import { checkListenAddress, isLoopback, parseListenAddress, serviceUrl } from '../src/server/listen.js'
 
 t.test('loopback and lab addresses are accepted, nothing else', async (t) => {
   for (const host of ['127.0.0.1', '127.8.9.10', '::1', '10.77.0.1', '10.77.255.254']) {

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import t from 'tap'
-import { identifyProcess, isAlive, killAndWait } from '../src/process-identity.js'
+import { identifyProcess, isAlive, killAndWait } from '../src/server/process-identity.js'
 
 t.test('a process is known by more than its pid', async (t) => {
   const child = spawn('sleep', ['60'])

@@ -1,11 +1,10 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { request as httpRequest } from 'node:http'
 import { join } from 'node:path'
-import { createLogger, ERROR_CODES } from '@pageferry/base'
+import { createLogger, ERROR_CODES, newToken } from '@pageferry/base'
 import t from 'tap'
-import { DumpRequestSchema } from '../src/schemas.js'
-import { createService } from '../src/server.js'
-import { newToken } from '../src/token.js'
+import { DumpRequestSchema } from '../src/api/schemas.js'
+import { createService } from '../src/server/server.js'
 import {
   behave,
   command,

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import type { WorkerMessage } from '../src/ipc.js'
-import { StatusReporter } from '../src/status-reporter.js'
+import type { WorkerMessage } from '../src/worker/ipc.js'
+import { StatusReporter } from '../src/worker/status-reporter.js'
 
 function setUp() {
   const sent: WorkerMessage[] = []

@@ -1,11 +1,11 @@
-export { decodeFrame, decodeHello, encodeFrame, encodeFrameInto, encodeHeader } from './codec.js'
+export { decodeFrame, decodeHello, encodeFrame, encodeFrameInto, encodeHeader } from './frames/codec.js'
 export {
   type ErrorFrameType,
   errorToFrame,
   frameToError,
   fromJsonText,
   toJsonText,
-} from './error-frames.js'
+} from './frames/error-frames.js'
 export {
   closeCodeOf,
   closeNormal,
@@ -15,7 +15,7 @@ export {
   WIRE_FAULTS,
   WireError,
   type WireFault,
-} from './errors.js'
+} from './frames/errors.js'
 export {
   FRAME_TYPES,
   type Frame,
@@ -23,8 +23,8 @@ export {
   type FrameType,
   type HostFacts,
   type NeededFile,
-} from './frames.js'
-export { hashesToPayload, payloadToHashes } from './hashes.js'
+} from './frames/frames.js'
+export { hashesToPayload, payloadToHashes } from './frames/hashes.js'
 export {
   type Direction,
   faultLanePath,
@@ -36,15 +36,16 @@ export {
   type PayloadKind,
   ROUTES,
   type Route,
-} from './lanes.js'
-export * from './limits.js'
-export { pageBytesOf, pagesIn, payloadBytesOf } from './rules.js'
+} from './frames/lanes.js'
+export * from './frames/limits.js'
+export { pageBytesOf, pagesIn, payloadBytesOf } from './frames/rules.js'
 export {
   agree,
   COMPRESSIONS,
   type Compression,
+  type CompressionCounts,
   defaultTerms,
   type LaneTerms,
   supportedCompressions,
-} from './terms.js'
-export { negotiate, supportedVersions } from './versions.js'
+} from './frames/terms.js'
+export { negotiate, supportedVersions } from './frames/versions.js'

@@ -1,7 +1,7 @@
 import { ERROR_CODES } from '@pageferry/base'
 import type protobuf from 'protobufjs'
 import t from 'tap'
-import { FRAMES } from '../src/frames.js'
+import { FRAMES } from '../src/frames/frames.js'
 import {
   ERROR_CLOSE_CODES,
   FRAME_TYPES,

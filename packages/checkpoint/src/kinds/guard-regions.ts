@@ -1,6 +1,6 @@
 import { addressOf, PageferryError, pageBytes, pageOf } from '@pageferry/base'
 import { VMA_STATUS, type VmaEntry } from '@pageferry/images'
-import { type AreaMap, PageSet } from '@pageferry/memory'
+import { type AreaMap, PageSet } from '@pageferry/pages'
 import type { RemoteCall } from '../remote/skeleton-process.js'
 
 /**

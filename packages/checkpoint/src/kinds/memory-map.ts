@@ -1,7 +1,7 @@
 import { addressOf, PageferryError, pageBytes, pageOf } from '@pageferry/base'
 import { type FileEntry, VMA_STATUS, type VmaEntry } from '@pageferry/images'
 import { uffd } from '@pageferry/kernel'
-import { type Area, type AreaChange, type AreaKind, AreaMap, diffAreas, PageSet } from '@pageferry/memory'
+import { type Area, type AreaChange, type AreaKind, AreaMap, diffAreas, PageSet } from '@pageferry/pages'
 import type { Problem } from '../capture-context.js'
 import type { MapsLine, VmFlags } from '../proc/maps.js'
 import { readMaps } from '../proc/maps.js'

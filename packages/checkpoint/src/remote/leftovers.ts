@@ -1,5 +1,5 @@
 import { addressOf, PageferryError, pageBytes } from '@pageferry/base'
-import { memory as kernelMemory, ptrace } from '@pageferry/kernel'
+import { memory, ptrace } from '@pageferry/kernel'
 import { type MapsLine, readMaps } from '../proc/maps.js'
 import { codeBytes, isInjectionCode } from './exit-sequence.js'
 import { findGap, scratchPages } from './scratch.js'
@@ -54,7 +54,7 @@ function hasLeftovers(pid: number, scratchPage: number | undefined): boolean {
   const vdso = maps.find((area) => area.name === '[vdso]')
   if (vdso === undefined) return false
   const site = addressOf(vdso.start + vdso.nrPages) - BigInt(codeBytes)
-  return isInjectionCode(kernelMemory.readBytes(pid, site, codeBytes))
+  return isInjectionCode(memory.readBytes(pid, site, codeBytes))
 }
 
 function isScratch(area: MapsLine, page: number | undefined): boolean {

@@ -1,5 +1,5 @@
 import { addressOf, hex, PageferryError, pageBytes } from '@pageferry/base'
-import { memory as kernelMemory } from '@pageferry/kernel'
+import { memory } from '@pageferry/kernel'
 import type { MapsLine } from '../proc/maps.js'
 import { codeBytes, isInjectionCode } from './exit-sequence.js'
 
@@ -40,7 +40,7 @@ export function findCodeSite(maps: MapsLine[], memFd: number): bigint {
   const end = addressOf(vdso.start + vdso.nrPages)
   const site = end - BigInt(codeBytes)
   const bytes = new Uint8Array(codeBytes)
-  if (kernelMemory.pread(memFd, site, bytes) !== codeBytes) {
+  if (memory.pread(memFd, site, bytes) !== codeBytes) {
     throw new PageferryError(
       'REFUSED',
       `the vdso at ${hex(end - BigInt(vdso.nrPages * pageBytes))} cannot be read`,

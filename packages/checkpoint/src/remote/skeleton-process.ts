@@ -1,6 +1,6 @@
 import { closeSync, openSync } from 'node:fs'
 import { addressOf, hex, PageferryError, pageBytes } from '@pageferry/base'
-import { fds, memory as kernelMemory, ptrace } from '@pageferry/kernel'
+import { fds, memory, ptrace } from '@pageferry/kernel'
 import { readMaps } from '../proc/maps.js'
 import { findGap } from './scratch.js'
 import { SYS, type SyscallName } from './syscalls.js'
@@ -136,7 +136,7 @@ export class SkeletonProcess {
     }
     map(addressOf(page), codePages, protRead | protExec)
     map(addressOf(page + codePages), skeletonScratchPages - codePages, protRead | protWrite)
-    kernelMemory.pwrite(this.memFd, addressOf(page), runner)
+    memory.pwrite(this.memFd, addressOf(page), runner)
     this.#scratchPage = page
   }
 
@@ -171,7 +171,7 @@ export class SkeletonProcess {
       },
     ])
     if (code < 0n || data < 0n) throw new PageferryError('KERNEL', `mmap at ${hex(addressOf(to))} failed`)
-    kernelMemory.pwrite(this.memFd, addressOf(to), runner)
+    memory.pwrite(this.memFd, addressOf(to), runner)
     this.#scratchPage = to
     this.batch([{ name: 'munmap', args: [addressOf(page), skeletonScratchPages * pageBytes] }])
   }
@@ -231,7 +231,7 @@ export class SkeletonProcess {
     const calls = this.#queued
     if (calls.length === 0) return
     this.#queued = []
-    kernelMemory.pwrite(this.memFd, this.arguments, this.#queuedBytes.subarray(0, this.#nrQueuedBytes))
+    memory.pwrite(this.memFd, this.arguments, this.#queuedBytes.subarray(0, this.#nrQueuedBytes))
     for (const [i, result] of this.#runBatch(calls, this.#queuedFor).entries()) {
       const { name, explain, expected } = calls[i]
       if (result < 0n && result >= -4095n) {
@@ -247,12 +247,12 @@ export class SkeletonProcess {
   write(bytes: Uint8Array, offset = 0): bigint {
     this.flush()
     if (offset + bytes.length > argumentBytes) throw new PageferryError('INTERNAL', 'arguments too large')
-    kernelMemory.pwrite(this.memFd, this.arguments + BigInt(offset), bytes)
+    memory.pwrite(this.memFd, this.arguments + BigInt(offset), bytes)
     return this.arguments + BigInt(offset)
   }
 
   read(address: bigint, length: number): Uint8Array {
-    return kernelMemory.readBytes(this.pid, address, length)
+    return memory.readBytes(this.pid, address, length)
   }
 
   /** Runs the calls in one thread, in order; the results, negative errno included. */
@@ -273,7 +273,7 @@ export class SkeletonProcess {
       for (const [n, value] of call.args.entries()) table[i * 8 + 1 + n] = BigInt.asUintN(64, BigInt(value))
     }
     const bytes = new Uint8Array(table.buffer)
-    kernelMemory.pwrite(this.memFd, this.#table, bytes)
+    memory.pwrite(this.memFd, this.#table, bytes)
     const regs = this.#base.slice()
     regs[REG.orig_rax] = BigInt.asUintN(64, -1n)
     regs[REG.rip] = this.#code
@@ -281,7 +281,7 @@ export class SkeletonProcess {
     regs[REG.r14] = BigInt(calls.length)
     ptrace.setRegs(tid, regs)
     ptrace.runToTrap(tid, batchTimeoutMs)
-    kernelMemory.pread(this.memFd, this.#table, bytes)
+    memory.pread(this.memFd, this.#table, bytes)
     return calls.map((_, i) => BigInt.asIntN(64, table[i * 8 + 7]))
   }
 
@@ -322,7 +322,7 @@ export class SkeletonProcess {
     table[0] = BigInt(SYS.clone3)
     table[1] = address
     table[2] = BigInt(args.byteLength)
-    kernelMemory.pwrite(this.memFd, this.#table, new Uint8Array(table.buffer))
+    memory.pwrite(this.memFd, this.#table, new Uint8Array(table.buffer))
     const regs = this.#base.slice()
     regs[REG.orig_rax] = BigInt.asUintN(64, -1n)
     regs[REG.rip] = this.#code
@@ -337,7 +337,7 @@ export class SkeletonProcess {
       ptrace.resume(this.pid, 'cont', 0)
       stop = ptrace.wait(this.pid, batchTimeoutMs)
     }
-    kernelMemory.pread(this.memFd, this.#table, new Uint8Array(table.buffer))
+    memory.pread(this.memFd, this.#table, new Uint8Array(table.buffer))
     const result = BigInt.asIntN(64, table[7])
     if (result === -EEXIST) {
       throw new PageferryError(

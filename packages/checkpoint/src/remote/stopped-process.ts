@@ -1,6 +1,6 @@
 import { closeSync, openSync, readFileSync } from 'node:fs'
 import { addressOf, isKernelError, PageferryError, pageBytes } from '@pageferry/base'
-import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
+import { fds, memory, processes, ptrace } from '@pageferry/kernel'
 import { hasExited } from '../exited.js'
 import { readMaps } from '../proc/maps.js'
 import { readTids } from '../proc/tasks.js'
@@ -187,14 +187,14 @@ export class StoppedProcess {
 
   read(address: bigint, length: number): Buffer {
     const bytes = Buffer.alloc(length)
-    const got = kernelMemory.pread(this.memFd, address, bytes)
+    const got = memory.pread(this.memFd, address, bytes)
     if (got !== length)
       throw new PageferryError('WORKLOAD_CHANGED', `memory at 0x${address.toString(16)} vanished`)
     return bytes
   }
 
   write(address: bigint, bytes: Uint8Array): void {
-    kernelMemory.pwrite(this.memFd, address, bytes)
+    memory.pwrite(this.memFd, address, bytes)
   }
 
   /** Puts every thread back to what it was; they stay stopped. Idempotent. */

@@ -1,5 +1,5 @@
 import { isKernelError, PageferryError } from '@pageferry/base'
-import { fds, memory as kernelMemory, processes, ptrace } from '@pageferry/kernel'
+import { fds, memory, processes, ptrace } from '@pageferry/kernel'
 import { type ProcStatus, readStatus } from '../proc/status.js'
 import { errnoName } from './errno.js'
 import {
@@ -247,7 +247,7 @@ export function takeFd(pidfd: number, fd: number): number {
 /** struct timespec as nanoseconds. */
 export function readTimespec(memFd: number, address: bigint): bigint {
   const bytes = Buffer.alloc(16)
-  kernelMemory.pread(memFd, address, bytes)
+  memory.pread(memFd, address, bytes)
   return bytes.readBigInt64LE(0) * 1_000_000_000n + bytes.readBigInt64LE(8)
 }
 
@@ -259,7 +259,7 @@ export function timespecBytes(ns: bigint): Buffer {
 }
 
 export function writeMemory(memFd: number, address: bigint, bytes: Uint8Array): void {
-  kernelMemory.pwrite(memFd, address, bytes)
+  memory.pwrite(memFd, address, bytes)
 }
 
 /**
@@ -272,10 +272,10 @@ function leaveRestartableSequence(tid: number, memFd: number, regs: BigUint64Arr
   const { address } = ptrace.getRseqConfiguration(tid)
   if (address === 0n) return regs
   const pointer = new BigUint64Array(1)
-  if (kernelMemory.pread(memFd, address + 8n, bytesOf(pointer)) !== 8 || pointer[0] === 0n) return regs
+  if (memory.pread(memFd, address + 8n, bytesOf(pointer)) !== 8 || pointer[0] === 0n) return regs
   // struct rseq_cs { u32 version, flags; u64 start_ip, post_commit_offset, abort_ip; }
   const section = new BigUint64Array(4)
-  if (kernelMemory.pread(memFd, pointer[0], bytesOf(section)) !== 32) return regs
+  if (memory.pread(memFd, pointer[0], bytesOf(section)) !== 32) return regs
   const [, start, length, abort] = section
   const rip = regs[REG.rip]
   if (rip < start || rip >= start + length) return regs

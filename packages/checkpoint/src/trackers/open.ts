@@ -1,7 +1,7 @@
 import { closeSync, existsSync, openSync } from 'node:fs'
 import { isKernelError, PageferryError } from '@pageferry/base'
 import { pagemap, uffd } from '@pageferry/kernel'
-import type { AreaMap } from '@pageferry/memory'
+import type { AreaMap } from '@pageferry/pages'
 import { readMaps } from '../proc/maps.js'
 import { readStat } from '../proc/stat.js'
 import { PageHashTracker } from './page-hash.js'

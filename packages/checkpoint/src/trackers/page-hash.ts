@@ -1,7 +1,7 @@
 import { closeSync, openSync } from 'node:fs'
-import { pageBytes } from '@pageferry/base'
-import { memory as kernelMemory } from '@pageferry/kernel'
-import { type AreaMap, PageHashes, PageSet, type RunTable } from '@pageferry/memory'
+import { pageBytes, type RunTable } from '@pageferry/base'
+import { memory } from '@pageferry/kernel'
+import { type AreaMap, PageHashes, PageSet } from '@pageferry/pages'
 import { readArea } from './pagemap-walk.js'
 import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedAreas } from './tracker.js'
 
@@ -46,8 +46,8 @@ export class PageHashTracker implements Tracker {
   }
 
   #compare(first: number, nr: number, written: PageSet): void {
-    const got = kernelMemory.readRuns(this.#pid, this.#memFd, Float64Array.of(first, nr), 1, this.#buffer)
-    kernelMemory.hashPages(this.#buffer, got, this.#out)
+    const got = memory.readRuns(this.#pid, this.#memFd, Float64Array.of(first, nr), 1, this.#buffer)
+    memory.hashPages(this.#buffer, got, this.#out)
     for (let i = 0; i < nr; i++) {
       const page = first + i
       if (i < got && this.#known.has(page) && this.#hashes.get(page) === this.#out[i]) continue
@@ -60,7 +60,7 @@ export class PageHashTracker implements Tracker {
     for (let r = 0; r < nrRuns; r++) {
       for (let done = 0; done < runs[2 * r + 1]; done += pagesPerRead) {
         const nr = Math.min(pagesPerRead, runs[2 * r + 1] - done)
-        kernelMemory.hashPages(data.subarray(at, at + nr * pageBytes), nr, this.#out)
+        memory.hashPages(data.subarray(at, at + nr * pageBytes), nr, this.#out)
         at += nr * pageBytes
         for (let i = 0; i < nr; i++) this.#store(runs[2 * r] + done + i, this.#out[i])
       }

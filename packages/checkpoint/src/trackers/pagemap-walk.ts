@@ -1,7 +1,7 @@
 import { closeSync, openSync } from 'node:fs'
 import { isKernelError } from '@pageferry/base'
 import { pagemap } from '@pageferry/kernel'
-import type { Area } from '@pageferry/memory'
+import type { Area } from '@pageferry/pages'
 import type { MemoryScan } from './tracker.js'
 
 const regionsPerScan = 16_384

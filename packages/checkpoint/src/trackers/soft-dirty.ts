@@ -1,6 +1,7 @@
 import { closeSync, openSync } from 'node:fs'
+import type { RunTable } from '@pageferry/base'
 import { pagemap } from '@pageferry/kernel'
-import type { AreaMap, RunTable } from '@pageferry/memory'
+import type { AreaMap } from '@pageferry/pages'
 import { StoppedProcess } from '../remote/stopped-process.js'
 import { readArea } from './pagemap-walk.js'
 import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedAreas } from './tracker.js'

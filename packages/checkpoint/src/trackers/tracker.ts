@@ -1,7 +1,7 @@
 import { closeSync, openSync, readdirSync } from 'node:fs'
-import { addressOf, PageferryError, pageBytes } from '@pageferry/base'
+import { addressOf, PageferryError, pageBytes, type RunTable } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
-import { type Area, type AreaMap, carriesPages, PageSet, type RunTable } from '@pageferry/memory'
+import { type Area, type AreaMap, carriesPages, PageSet } from '@pageferry/pages'
 import { readMaps } from '../proc/maps.js'
 
 /** What a look at the workload's page tables found. */

@@ -1,0 +1,57 @@
+import type { ErrorInfo } from '@pageferry/base'
+import type { CompressionCounts, LaneTerms } from '@pageferry/wire'
+import type { UpgradeRequest } from '@pageferry/wire/sockets'
+
+/*
+ * What the worker and the thread of the fault lane say to each other.
+ *
+ *   worker                                        thread
+ *      | upgrade                                    |     a connection for the fault lane, before its handshake
+ *      |------------------------------------------->|
+ *      |                  connected                 |     it said a good Hello
+ *      |<-------------------------------------------|
+ *      | serve                                      |     the workload was handed over
+ *      |------------------------------------------->|
+ *      |                  served, discarded         |
+ *      |<-------------------------------------------|
+ *      | pushed, lost                               |     on the bulk lanes
+ *      |------------------------------------------->|
+ *      | compress                                   |     it was measured there that it gains, or not any more
+ *      |------------------------------------------->|
+ *      |                  lost                      |     and upgrade again
+ *      |<-------------------------------------------|
+ */
+
+/** What is served. */
+export interface FaultTarget {
+  pid: number
+  asId: number
+  /** The round number of everything that is sent now. */
+  round: number
+  /** A run table of PE_LAZY pages of the final pagemap: nothing else may be asked for. */
+  lazy: Float64Array
+}
+
+export type ToFaultThread =
+  /** `fd` is the thread's to close; `head`: what was read behind the request. */
+  | { type: 'upgrade'; fd: number; request: UpgradeRequest; head: Uint8Array }
+  | { type: 'serve'; target: FaultTarget }
+  | { type: 'pushed' | 'lost'; runs: Float64Array }
+  | { type: 'compress'; isOn: boolean }
+
+export type FromFaultThread =
+  | { type: 'connected'; resumed: boolean }
+  | { type: 'lost'; error: ErrorInfo }
+  /** Pairs of page and number of pages, in the order in which they were asked for. */
+  | { type: 'served'; pages: Float64Array; bytesSent: number; compressed: CompressionCounts }
+  | { type: 'discarded'; runs: Float64Array }
+
+/** Of the thread. */
+export interface FaultThreadData {
+  migrationId: string
+  token: string
+  nrBulkLanes: number
+  terms?: LaneTerms
+  /** Whether replies of several pages are compressed until the worker says otherwise. Default false. */
+  compress?: boolean
+}

@@ -1,0 +1,213 @@
+import { type Logger, MiB } from '@pageferry/base'
+import type { NamedImage } from '@pageferry/checkpoint'
+import type { Settings, SourceEvent } from '@pageferry/migration'
+import type { WorkerSpec } from '@pageferry/service/worker'
+import type { CompressionCounts } from '@pageferry/wire'
+import { type Frame, imagePieceBytes, type Lane as LaneKind, type LaneTerms } from '@pageferry/wire'
+import type { Lane } from '@pageferry/wire/sockets'
+import { LaneServer } from '@pageferry/wire/sockets'
+import type { FaultEvents } from '../lazy/fault-server.js'
+import { type BatchPages, BulkLane } from './bulk-lane.js'
+import { FaultLane } from './fault-lane.js'
+import type { FaultTarget } from './fault-messages.js'
+import { BulkCompression } from './lane-compression.js'
+
+/** There is one process per migration yet. */
+export const asId = 1
+/** How long the destination may take to hear the last word, when its lane is down or it does not hang up. */
+const lingerMs = 30_000
+/** How long a broken control lane must be down before it counts as hung up: until then it may be dialled again. */
+const hangUpMs = 1_500
+
+export type LaneEvent = Extract<SourceEvent, { type: 'connected' | 'laneLost' | 'reconnected' }>
+
+export interface SourceLanesOptions {
+  spec: Pick<WorkerSpec, 'id' | 'host' | 'token'>
+  settings: Pick<Settings, 'bulkLanes' | 'bulkWindowMiB' | 'compression' | 'maxBandwidthMbit'>
+  log: Logger
+  /** Every frame but acknowledgements. May throw: that closes the lane. */
+  onFrame(frame: Frame): void
+  /** Batches that a broken connection took along. */
+  onBatchesLost(batches: BatchPages[]): void
+  /** What the fault lane, which answers by itself, has done. */
+  onFault: FaultEvents
+  onEvent(event: LaneEvent): void
+}
+
+/** The connections of one migration as the source sees them: it listens, and the destination dials, also again. */
+export class SourceLanes {
+  readonly bulk: readonly BulkLane[]
+  readonly #options: SourceLanesOptions
+  readonly #terms: LaneTerms
+  readonly #compression: BulkCompression
+  #server: LaneServer | null = null
+  #fault: FaultLane | null = null
+  #control: Lane | null = null
+  /** Lanes that were there at least once. */
+  readonly #seen = new Set<string>()
+  /** By control lanes that are gone. */
+  #bytesBefore = 0
+  #whenHungUp: (() => void) | null = null
+
+  constructor(options: SourceLanesOptions) {
+    this.#options = options
+    const { bulkLanes, bulkWindowMiB, compression } = options.settings
+    this.#terms = {
+      compression: compression === 'off' ? 'none' : 'zstd',
+      windowBytes: bulkWindowMiB * MiB,
+    }
+    this.#compression = new BulkCompression(options.settings, (isOn) => this.#fault?.compress(isOn))
+    const lane = { windowBytes: this.#terms.windowBytes, compression: this.#compression }
+    this.bulk = Array.from({ length: bulkLanes }, () => new BulkLane(lane))
+  }
+
+  /** `port` 0: any. A successor takes the port of its predecessor, the only one that the destination knows. */
+  async listen(port: number): Promise<{ port: number; url: string }> {
+    const { spec, settings, onFault } = this.#options
+    const nrBulkLanes = settings.bulkLanes
+    const terms = this.#terms
+    const compress = settings.compression === 'zstd'
+    const fault = new FaultLane(
+      { migrationId: spec.id, token: spec.token, nrBulkLanes, terms, compress },
+      {
+        ...onFault,
+        onConnected: (resumed) => this.#announce('fault', 0, resumed),
+        onLost: (error) => this.#noteLost('fault', 0, error),
+      },
+    )
+    this.#fault = fault
+    this.#server = await LaneServer.listen({
+      host: spec.host,
+      port,
+      migrationId: spec.id,
+      token: spec.token,
+      nrBulkLanes,
+      terms,
+      onLane: (lane, resumed) => this.#onLane(lane, resumed),
+      onFaultUpgrade: (request, socket, head) => fault.upgrade(request, socket, head),
+    })
+    return this.#server
+  }
+
+  get isListening(): boolean {
+    return this.#server !== null
+  }
+
+  /** Whether the destination can be told something right now. */
+  get isConnected(): boolean {
+    return this.#control !== null
+  }
+
+  #onLane(lane: Lane, resumed: boolean): void {
+    const { kind, index } = lane
+    if (kind === 'bulk') {
+      this.#options.onBatchesLost(this.bulk[index].lost())
+      this.bulk[index].attach(lane)
+    } else this.#control = lane
+    this.#announce(kind, index, resumed)
+    // Last: it may be lost already, and then says so at once.
+    lane.open({
+      onFrame: (frame) => {
+        if (frame.type === 'batchAck') this.bulk[index].acknowledge(frame.sequence)
+        else this.#options.onFrame(frame)
+      },
+      onLost: (error) => this.#onLost(lane, error),
+    })
+  }
+
+  #announce(kind: LaneKind, index: number, resumed: boolean): void {
+    if (resumed) {
+      this.#options.onEvent({ type: 'reconnected', lane: kind, index })
+      return
+    }
+    this.#seen.add(`${kind}:${index}`)
+    const all = 2 + this.bulk.length
+    if (this.#seen.size === all) this.#options.onEvent({ type: 'connected' })
+  }
+
+  #onLost(lane: Lane, error: Error): void {
+    const { kind, index } = lane
+    if (kind === 'control') this.#bytesBefore += lane.bytesSent
+    if (this.#control === lane) {
+      this.#control = null
+      // Only a lane that was there after the end can have carried the last word. Closed on purpose: nobody dials again.
+      if (this.#whenHungUp !== null) setTimeout(() => this.#checkHungUp(), lane.isDone ? 0 : hangUpMs)
+    }
+    if (kind === 'bulk') this.#options.onBatchesLost(this.bulk[index].lost())
+    this.#noteLost(kind, index, error)
+  }
+
+  #noteLost(kind: LaneKind, index: number, error: Error): void {
+    this.#options.log.info(error.message)
+    this.#options.onEvent({ type: 'laneLost', lane: kind, index })
+  }
+
+  /** On the control lane; dropped when there is none: who needs an answer hears of the loss. */
+  send(frame: Frame, payload?: Uint8Array): void {
+    this.#control?.send(frame, payload)
+  }
+
+  sendImage({ name, bytes }: NamedImage, round: number): void {
+    let offset = 0
+    do {
+      const piece = bytes.subarray(offset, offset + imagePieceBytes)
+      this.send({ type: 'image', asId, round, name, totalBytes: bytes.length, offset }, piece)
+      offset += imagePieceBytes
+    } while (offset < bytes.length)
+  }
+
+  sendRoundBegin(round: number, final: boolean): void {
+    this.send({ type: 'roundBegin', asId, round, final })
+  }
+
+  /** @param batchesPerLane of this round: the destination has all of it when it has so many */
+  sendRoundEnd(round: number, final: boolean, batchesPerLane: number[]): void {
+    this.send({ type: 'roundEnd', asId, round, final, batchesPerLane })
+  }
+
+  /** Of all lanes, over all their connections. */
+  get bytesSent(): number {
+    const others = (this.#control?.bytesSent ?? 0) + (this.#fault?.bytesSent ?? 0)
+    return this.bulk.reduce((sum, lane) => sum + lane.bytesSent, this.#bytesBefore + others)
+  }
+
+  /** On all lanes. */
+  get compressed(): CompressionCounts {
+    const { pages, bytes } = this.#compression.counts
+    const faults = this.#fault?.compressed ?? { pages: 0, bytes: 0 }
+    return { pages: pages + faults.pages, bytes: bytes + faults.bytes }
+  }
+
+  /**
+   * Everything was said, but the peer may have missed the last word and ask again: resolves when it has hung up, or
+   * has had time enough.
+   */
+  hungUp(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#whenHungUp = resolve
+      setTimeout(resolve, lingerMs)
+    })
+  }
+
+  #checkHungUp(): void {
+    if (this.#control === null) this.#whenHungUp?.()
+  }
+
+  /** Who answers faults should know of it; `lost`: it did not arrive. */
+  notePushed({ runs, zeroRuns }: BatchPages, lost: boolean): void {
+    for (const table of [runs, zeroRuns]) {
+      if (lost) this.#fault?.noteLost(table)
+      else this.#fault?.notePushed(table)
+    }
+  }
+
+  /** Faults are answered from here on. */
+  serveFaults(target: FaultTarget): void {
+    this.#fault?.serve(target)
+  }
+
+  close(): void {
+    this.#server?.close()
+    this.#fault?.close()
+  }
+}

@@ -1,0 +1,188 @@
+import { closeSync, openSync } from 'node:fs'
+import { pageBytes } from '@pageferry/base'
+import { PageSet } from '@pageferry/pages'
+import type { CompressionCounts } from '@pageferry/wire'
+import {
+  encodeFrameInto,
+  type Frame,
+  type FrameOf,
+  faultPendingMax,
+  frameBufferBytes,
+  headerReserveBytes,
+  maxFaultPages,
+  WireError,
+} from '@pageferry/wire'
+import type { Lane } from '@pageferry/wire/sockets'
+import { PageCompressor } from '@pageferry/wire/sockets'
+import type { FaultTarget } from '../lanes/fault-messages.js'
+import { PageReader } from '../rounds/page-reader.js'
+
+/** Fewer pages take less time on any link that pages are compressed for than it takes to be answered. */
+const minCompressedPages = 4
+
+type Request = FrameOf<'pageRequest'> | FrameOf<'discard'>
+
+/** Who pushes the other pages. */
+export interface FaultEvents {
+  /** These were sent: they need not be pushed. */
+  onServed(page: number, nrPages: number): void
+  /** The workload does not want them any more. */
+  onDiscarded(runs: Float64Array): void
+}
+
+/**
+ * Answers the page requests of the fault lane, in a thread that does nothing else. The original is frozen, so pages can
+ * be read at any time and any number of times.
+ */
+export class FaultServer {
+  readonly #events: FaultEvents
+  readonly #buffer = Buffer.allocUnsafeSlow(frameBufferBytes)
+  #target: FaultTarget | null = null
+  #lazy = new PageSet()
+  /** What nobody has sent, as far as this thread knows: asked for ahead, the others are left out. */
+  #unsent = new PageSet()
+  #reader: PageReader | null = null
+  #memFd = -1
+  /** The destination may be faster than the message that tells this thread to serve. */
+  readonly #early: { lane: Lane; frame: Request }[] = []
+  #compresses = false
+  #compressor: PageCompressor | null = null
+  #compressed: Buffer | null = null
+  /** Replies that the kernel has not taken yet. */
+  #replying = 0
+
+  constructor(events: FaultEvents) {
+    this.#events = events
+  }
+
+  get compressed(): CompressionCounts {
+    return this.#compressor?.counts ?? { pages: 0, bytes: 0 }
+  }
+
+  /**
+   * Replies of several pages are compressed, where the lane's handshake allows it. Some 0.5 ms for the largest one, on a
+   * link that was measured to take longer for the bytes that this saves.
+   */
+  compress(isOn: boolean): void {
+    this.#compresses = isOn
+  }
+
+  /** The workload was handed over. */
+  serve(target: FaultTarget): void {
+    this.#target = target
+    this.#lazy = PageSet.fromRuns(target.lazy)
+    this.#unsent = this.#lazy.clone()
+    for (const { lane, frame } of this.#early.splice(0)) {
+      try {
+        this.onFrame(lane, frame)
+      } catch (error) {
+        lane.close(error)
+      }
+    }
+  }
+
+  /** With the first request: that the original is gone is then the lane's failure, not the thread's. */
+  #open({ pid }: FaultTarget): PageReader {
+    // Of our own: the worker closes its one when it likes.
+    this.#memFd = openSync(`/proc/${pid}/mem`, 'r')
+    return new PageReader(pid, this.#memFd, null)
+  }
+
+  /** @throws WireError: nothing of the frame was done */
+  onFrame(lane: Lane, frame: Request): void {
+    if (this.#target === null) {
+      if (this.#early.length >= faultPendingMax) tooManyRequests()
+      this.#early.push({ lane, frame })
+      return
+    }
+    const { asId, round } = this.#target
+    if (frame.asId !== asId || frame.round !== round) {
+      throw new WireError(
+        'OUT_OF_ORDER',
+        `address space ${frame.asId}, round ${frame.round} is not being served`,
+      )
+    }
+    if (frame.type === 'discard') {
+      for (let r = 0; r < frame.runs.length; r += 2) this.#mustBeKnown(frame.runs[r], frame.runs[r + 1])
+      this.#unsent.removeRuns(frame.runs)
+      this.#events.onDiscarded(frame.runs)
+      return
+    }
+    this.#mustBeKnown(frame.page, frame.nrPages)
+    this.#reader ??= this.#open(this.#target)
+    this.#reply(lane, this.#reader, frame)
+  }
+
+  #mustBeKnown(page: number, nrPages: number): void {
+    if (this.#lazy.countRange(page, nrPages) !== nrPages) {
+      throw new WireError('OUTSIDE_PROCESS', `page 0x${page.toString(16)} is not a lazy page of the process`)
+    }
+  }
+
+  /** These are being pushed. */
+  notePushed(runs: Float64Array): void {
+    this.#unsent.removeRuns(runs)
+  }
+
+  /** These did not arrive. */
+  noteLost(runs: Float64Array): void {
+    this.#unsent.addRuns(runs)
+  }
+
+  #reply(lane: Lane, reader: PageReader, request: FrameOf<'pageRequest'>): void {
+    const { asId, round, requestId, page, nrPages, ahead } = request
+    if (this.#replying >= faultPendingMax) tooManyRequests()
+    const buffer = this.#buffer
+    // A page that somebody waits for is sent again even if it was pushed: it may stand behind a full window.
+    const wanted = ahead ? this.#unsentIn(page, nrPages) : Float64Array.of(page, nrPages)
+    const read = reader.read(wanted, wanted.length >> 1, buffer.subarray(headerReserveBytes), false)
+    const { runs, zeroRuns } = read
+    const zstdBytes = this.#compress(lane, read.nrPages)
+    const frame: Frame = {
+      type: 'pageReply',
+      asId,
+      round,
+      requestId,
+      page,
+      nrPages,
+      runs,
+      zeroRuns,
+      zstdBytes,
+    }
+    const from = zstdBytes > 0 && this.#compressed !== null ? this.#compressed : buffer
+    // Copied: ws may still be sending the reply before, and 4 KiB cost nothing.
+    this.#replying++
+    lane.sendBytes(Buffer.from(encodeFrameInto(frame, from, zstdBytes || read.nrPages * pageBytes)), () => {
+      this.#replying--
+    })
+    this.#unsent.removeRange(page, nrPages)
+    this.#events.onServed(page, nrPages)
+  }
+
+  /** The pages of `#buffer` into `#compressed`; 0: they are sent as they are. */
+  #compress({ terms }: Lane, nrPages: number): number {
+    if (!this.#compresses || terms.compression !== 'zstd' || nrPages < minCompressedPages) return 0
+    this.#compressor ??= new PageCompressor()
+    this.#compressed ??= Buffer.allocUnsafeSlow(headerReserveBytes + maxFaultPages * pageBytes)
+    const pages = this.#buffer.subarray(headerReserveBytes, headerReserveBytes + nrPages * pageBytes)
+    return this.#compressor.compress(pages, this.#compressed.subarray(headerReserveBytes))
+  }
+
+  #unsentIn(page: number, nrPages: number): Float64Array {
+    const runs: number[] = []
+    this.#unsent.forEachRunIn(page, nrPages, (first, nr) => runs.push(first, nr))
+    return Float64Array.from(runs)
+  }
+
+  close(): void {
+    if (this.#memFd >= 0) closeSync(this.#memFd)
+    this.#memFd = -1
+  }
+}
+
+function tooManyRequests(): never {
+  throw new WireError(
+    'WINDOW_EXCEEDED',
+    `more than ${faultPendingMax} page requests without taking the replies`,
+  )
+}

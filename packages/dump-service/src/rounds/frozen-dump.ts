@@ -1,0 +1,132 @@
+import { PageferryError } from '@pageferry/base'
+import {
+  captureProcess,
+  checkFamily,
+  decodePagemapEntries,
+  dumpMemoryMap,
+  encodePagemapEntries,
+  type FileTable,
+  hasUntrackedWriters,
+  lockedPages,
+  type NamedImage,
+  type Problem,
+  readFds,
+  readStatus,
+  readVmFlags,
+  type StoppedProcess,
+  scanPresent,
+} from '@pageferry/checkpoint'
+import { imageFileName, PE_LAZY } from '@pageferry/images'
+import type { Mode } from '@pageferry/migration'
+import {
+  type AreaMap,
+  type FinalPagemap,
+  PageSet,
+  pagemapEntries,
+  SourcePages,
+  sameAreas,
+} from '@pageferry/pages'
+import type { OriginalProcess } from '../process.js'
+import type { RoundsResult } from './rounds.js'
+
+export interface FrozenDumpOptions {
+  /** Stopped by our tracer. */
+  original: OriginalProcess
+  files: FileTable
+  /** null: mode postcopy, there were no rounds. */
+  rounds: RoundsResult | null
+  mode: Mode
+  /** Pages that are written all the time and travel inside the freeze, at most so many. Default: what the rounds allow. */
+  hotPages?: number
+  /** First page of the scratch area, chosen and written down before the freeze. */
+  scratch: number
+  /** Sends the state with the memory map: the destination restores it while memory is scanned here. */
+  sendState(images: NamedImage[]): void
+  /** Sends the map again: guard regions were found by the scan. */
+  sendMap(image: NamedImage): void
+  /** Chooses and writes down another one: since then the workload has mapped something there. */
+  chooseScratch(): number
+}
+
+export interface FrozenDump {
+  final: FinalPagemap
+  /** pagemap-PID.img, the authority on the contents. */
+  pagemap: NamedImage
+  map: AreaMap
+}
+
+/**
+ * Captures the stopped workload and classifies every page of its memory. All of it is blackout. The scan comes last:
+ * what the capture itself writes (the timespec of an interrupted sleep) must count as written.
+ */
+export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
+  const { original, rounds, files } = options
+  const { pid, stopped, tracker } = original
+  refuseIf(checkFamily(pid))
+  const descriptors = readFds(pid)
+  const untracked = rounds?.untracked || hasUntrackedWriters(descriptors)
+  const map = finalMap(pid, rounds)
+  mapScratch(stopped, options)
+  const captured = captureProcess(stopped, map, descriptors, files)
+  options.sendState([...captured.images, captured.mapImage(new PageSet())])
+  stopped.leave()
+  const scan = tracker?.scan(map) ?? scanPresent(pid, map)
+  if (!scan.guards.isEmpty) options.sendMap(captured.mapImage(scan.guards))
+  const pages = rounds?.pages ?? new SourcePages()
+  const final = pages.finalPagemap({
+    areas: map,
+    presentOrSwapped: scan.present,
+    doubtful: scan.doubtful,
+    objectPages: scan.objectPages,
+    written: scan.written,
+    neverLazy: captured.neverLazy,
+    trackingTrusted: !untracked,
+    mode: options.mode,
+    history: rounds?.history,
+    presentBudgetPages: options.hotPages ?? rounds?.freezeBudgetPages,
+  })
+  return { final, pagemap: pagemapImage(original.facts.nsPid, final), map }
+}
+
+function mapScratch(stopped: StoppedProcess, { scratch, chooseScratch }: FrozenDumpOptions): void {
+  try {
+    stopped.mapScratch(scratch)
+  } catch (error) {
+    if ((error as { code?: string }).code !== 'EEXIST') throw error
+    stopped.mapScratch(chooseScratch())
+  }
+}
+
+/** Flags come from the last round where no area changed since: reading them walks all page tables. */
+function finalMap(pid: number, rounds: RoundsResult | null): AreaMap {
+  const tracked = rounds !== null
+  let { map, problems } = dumpMemoryMap(pid, rounds?.vmFlags ?? readVmFlags(pid), { tracked })
+  const unchanged = rounds !== null && sameAreas(map, rounds.map)
+  // What is locked is visible without reading the flags, as a sum.
+  if (rounds !== null && !(unchanged && readStatus(pid).lockedPages === lockedPages(map))) {
+    ;({ map, problems } = dumpMemoryMap(pid, readVmFlags(pid), { tracked }))
+  }
+  refuseIf(problems)
+  return map
+}
+
+/** What came into being since the preflight and cannot be moved: the workload goes on here. */
+function refuseIf(problems: Problem[]): void {
+  if (problems.length === 0) return
+  throw new PageferryError('WORKLOAD_CHANGED', `${problems[0].what}: ${problems[0].reason}`, {
+    details: { problems },
+  })
+}
+
+function pagemapImage(nsPid: number, final: FinalPagemap): NamedImage {
+  return { name: imageFileName('pagemap', nsPid), bytes: encodePagemapEntries(pagemapEntries(final)) }
+}
+
+/** The lazy pages in a pagemap image, for a dump whose worker died. */
+export function lazyPagesOf(image: Uint8Array): PageSet {
+  const lazy = new PageSet()
+  for (const { first, nr, flags } of decodePagemapEntries(image)) {
+    if ((flags & PE_LAZY) !== 0) lazy.addRange(first, nr)
+  }
+  return lazy
+}

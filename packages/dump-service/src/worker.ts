@@ -1,0 +1,399 @@
+import {
+  createLogger,
+  type ErrorInfo,
+  isKernelError,
+  type Logger,
+  PageferryError,
+  RecordFile,
+} from '@pageferry/base'
+import {
+  chooseScratch,
+  endRehearsal,
+  exits,
+  FileTable,
+  readClocks,
+  rehearse,
+  requireCapabilities,
+} from '@pageferry/checkpoint'
+import {
+  Driver,
+  type Message,
+  type Outcome,
+  type Phases,
+  parseSettings,
+  type Settings,
+  type SourceEffect,
+  type SourceEvent,
+  type SourceRecord,
+  type SourceState,
+  sourceStateFromJournal,
+  sourceWorkloadAt,
+  startSource,
+  stepSource,
+} from '@pageferry/migration'
+import type { PageSet } from '@pageferry/pages'
+import type { DumpRequest } from '@pageferry/service'
+import {
+  collectYoungGarbage,
+  Inbox,
+  StatusReporter,
+  type WorkerChannel,
+  type WorkerSpec,
+  type WorkerStatus,
+  workerPhases,
+} from '@pageferry/service/worker'
+import type { Frame } from '@pageferry/wire'
+import { asId, SourceLanes } from './lanes/lanes.js'
+import { Push } from './lazy/push.js'
+import { frameOf, messageOf } from './messages.js'
+import { OriginalProcess } from './process.js'
+import { SourceRecords } from './records.js'
+import { ReportInProgress } from './report.js'
+import { sendFinalRound } from './rounds/final-round.js'
+import { dumpFrozen, type FrozenDump } from './rounds/frozen-dump.js'
+import { Pacing } from './rounds/pacing.js'
+import { type RoundsResult, runRounds } from './rounds/rounds.js'
+
+const connectTimeoutMs = 60_000
+/** Longest that the push waits for Running: then the link is slow, and the pages had better be on their way. */
+const pushHoldMs = 30
+
+/**
+ * The source's side of one migration: executes what the state machine in migration/source-machine.ts says.
+ * At every moment the machine's state tells where the workload is; this class only carries it out.
+ *
+ *   OriginalProcess  the process, and what holds it
+ *   SourceLanes      the connections
+ *   SourceRecords    what a successor must know
+ */
+export class SourceWorker {
+  readonly #spec: WorkerSpec<DumpRequest>
+  readonly #channel: WorkerChannel
+  readonly #settings: Settings
+  readonly #pacing: Pacing
+  readonly #log: Logger
+  readonly #journal: RecordFile
+  readonly #driver: Driver<SourceState, SourceEvent, SourceEffect>
+  readonly #status: StatusReporter
+  readonly #phases: Phases
+  readonly #records: SourceRecords
+  readonly #original: OriginalProcess
+  readonly #lanes: SourceLanes
+  readonly #inbox = new Inbox()
+  readonly #files = new FileTable()
+  readonly #report: ReportInProgress
+  #rounds: RoundsResult | null = null
+  #lazy: PageSet | null = null
+  /** First page of the scratch area; chosen before the freeze. */
+  #scratch = 0
+  /** Until it is saved. */
+  #pagemap: Uint8Array | null = null
+  #push: Push | null = null
+  /** Calls it when the destination says so. */
+  #running = (): void => {}
+  readonly #isRunning = new Promise<void>((resolve) => {
+    this.#running = resolve
+  })
+
+  constructor(spec: WorkerSpec<DumpRequest>, takeover: boolean, channel: WorkerChannel) {
+    const { request } = spec
+    this.#spec = spec
+    this.#channel = channel
+    this.#settings = parseSettings(request)
+    this.#pacing = new Pacing(this.#settings.maxBandwidthMbit)
+    this.#log = createLogger('dump-worker').child({ migration: spec.id })
+    this.#records = new SourceRecords(spec, channel)
+    this.#report = new ReportInProgress(spec, this.#settings.mode, this.#records)
+    this.#status = new StatusReporter(channel, { phase: 'prepare' }, () => this.#look())
+    this.#phases = workerPhases({
+      role: 'source',
+      log: this.#log,
+      status: this.#status,
+      injectFault: request.injectFault,
+      takeover,
+    })
+    this.#original = new OriginalProcess(request.pid, () => this.#exited())
+    this.#lanes = new SourceLanes({
+      spec,
+      settings: this.#settings,
+      log: this.#log,
+      onFrame: (frame) => this.#onFrame(frame),
+      onBatchesLost: (batches) => this.#push?.requeue(batches),
+      onFault: {
+        onServed: (page, nrPages) => this.#push?.served(page, nrPages),
+        onDiscarded: (runs) => this.#push?.discarded(runs),
+      },
+      onEvent: (event) => this.#driver.post(event),
+    })
+    this.#journal = RecordFile.open(`${spec.stateDir}/journal`)
+    if (takeover) this.#adopt()
+    if (this.#records.original.comm === undefined) this.#introduce()
+    const first = takeover
+      ? sourceStateFromJournal(this.#journal.records as SourceRecord[], this.#settings.mode)
+      : startSource(this.#settings.mode)
+    this.#driver = new Driver(first, {
+      step: stepSource,
+      execute: (effect, signal) => this.#execute(effect, signal),
+      onState: () => this.#status.send(),
+    })
+    channel.onCancel(() => this.#driver.post({ type: 'cancel' }))
+  }
+
+  /** After kill -9 of the worker before. */
+  #adopt(): void {
+    endRehearsal(this.#records.rehearsalDir)
+    // The machine learns it from the first event; there is no driver to post it to yet.
+    if (!this.#original.adopt(this.#records.original)) queueMicrotask(() => this.#exited())
+  }
+
+  /** First of all: whatever happens from here on is told of a process with a name. */
+  #introduce(): void {
+    try {
+      const { identity } = this.#original
+      this.#report.noteWorkload({ comm: identity.comm, threads: identity.threads })
+      void this.#records.save(identity)
+    } catch {
+      // The preparation will say that there is no such process.
+    }
+  }
+
+  #exited(): void {
+    this.#driver.post({ type: 'workloadExited', exit: { kind: 'unknown' } })
+  }
+
+  async #execute(effect: SourceEffect, signal: AbortSignal): Promise<void> {
+    try {
+      await this.#carryOut(effect, signal)
+    } catch (error) {
+      if (!isKernelError(error) || !(await exits(this.#original.pid, error))) throw error
+      const { pid } = this.#original
+      throw new PageferryError('WORKLOAD_EXITED', `process ${pid} has exited`, { cause: error })
+    }
+  }
+
+  async #carryOut(effect: SourceEffect, signal: AbortSignal): Promise<void> {
+    switch (effect.type) {
+      case 'startPrepare':
+        return this.#phases.run('prepare', () => this.#prepare())
+      case 'startPrecopy':
+        return this.#precopy(signal)
+      case 'freezeWorkload':
+        return this.#phases.run('freeze', () => this.#freeze())
+      case 'startDump':
+        return this.#dump(signal)
+      case 'detachAndKeepFrozen':
+        return this.#keepFrozen()
+      case 'startServing':
+        return this.#phases.run('serve', () => this.#serve(signal))
+      case 'resumeWorkload':
+        return this.#original.resume()
+      case 'killOriginal':
+        return this.#phases.run('release', () => this.#original.kill())
+      case 'journal':
+        return this.#phases.run('commit', () => this.#journal.append(effect.record))
+      case 'send':
+        return this.#send(effect.message)
+      case 'deliver':
+        return this.#deliver(effect.message)
+      case 'error':
+        this.#log.warn({ code: effect.error.code }, effect.error.message)
+        return
+      case 'restart':
+        this.#log.error({ code: effect.error.code }, `starting anew: ${effect.error.message}`)
+        this.#channel.exit(1)
+        return
+      case 'finish':
+        return this.#finish(effect.outcome, effect.error)
+    }
+  }
+
+  /** The workload runs and is not touched: a refusal costs it nothing. */
+  async #prepare(): Promise<void> {
+    requireCapabilities('source')
+    const original = this.#original
+    original.open()
+    const { port, url } = await this.#lanes.listen(0)
+    const freezer = original.chooseFreezer(this.#spec.id)
+    await this.#records.save({ ...original.identity, port, freezer })
+    this.#channel.send({
+      type: 'listening',
+      dataUrl: url,
+      workload: this.#report.workloadIn(this.#driver.state, original),
+    })
+    // Also proves that this host can do it, before the workload is touched.
+    await rehearse(this.#records.rehearsalDir, 'capture')
+    const timer = setTimeout(() => {
+      if (!this.#driver.state.connected)
+        this.#driver.post({ type: 'timeout', what: 'the destination did not connect' })
+    }, connectTimeoutMs)
+    timer.unref()
+  }
+
+  async #precopy(signal: AbortSignal): Promise<void> {
+    const tracker = this.#original.track(this.#spec.request.tracker)
+    this.#log.info({ tracker: tracker.kind }, 'tracking')
+    this.#rounds = await runRounds({
+      original: this.#original,
+      tracker,
+      files: this.#files,
+      lanes: this.#lanes,
+      settings: this.#settings,
+      pacing: this.#pacing,
+      roundApplied: () => this.#inbox.next('roundApplied', signal),
+      onRound: (report) => {
+        this.#report.noteRound(report)
+        const { round, pages } = report
+        this.#status.show({ phase: 'round', round, pages, totalPages: pages }, true)
+      },
+      onProgress: (round, pages, totalPages) =>
+        this.#status.show({ phase: 'round', round, pages, totalPages }),
+      phase: (fn) => this.#phases.run('round', fn),
+      signal,
+    })
+  }
+
+  #freeze(): void {
+    this.#records.createFiles()
+    this.#chooseScratch()
+    this.#status.beQuiet()
+    collectYoungGarbage()
+    const { threads } = this.#original.stop(() => this.#report.noteFreeze())
+    this.#report.noteFrozen(threads.length)
+  }
+
+  async #dump(signal: AbortSignal): Promise<void> {
+    const round = (this.#rounds?.lastRound ?? 0) + 1
+    const dump = await this.#phases.run('capture', () => this.#capture(round))
+    this.#report.noteCaptured(dump.final.counts)
+    this.#lazy = dump.final.lazy
+    const original = this.#original
+    const { verify } = this.#settings
+    await this.#phases.run('transfer', () =>
+      sendFinalRound(dump, { original, lanes: this.#lanes, round, verify, signal }),
+    )
+    this.#records.saveDumpEnd({ finalRound: round, report: this.#report.now(this.#lanes) })
+  }
+
+  /** On record before the area exists: a successor removes it. */
+  #chooseScratch(): number {
+    this.#scratch = chooseScratch(this.#original.pid)
+    this.#records.saveScratch(this.#scratch)
+    return this.#scratch
+  }
+
+  /** From the stop until its threads are themselves again. */
+  #capture(round: number): FrozenDump {
+    const dump = dumpFrozen({
+      original: this.#original,
+      files: this.#files,
+      rounds: this.#rounds,
+      hotPages: this.#spec.request.pushDelayMs ? 0 : undefined,
+      mode: this.#settings.mode,
+      scratch: this.#scratch,
+      chooseScratch: () => this.#chooseScratch(),
+      sendState: (images) => {
+        for (const image of images) this.#lanes.sendImage(image, round)
+        this.#lanes.sendRoundBegin(round, true)
+      },
+      sendMap: (image) => this.#lanes.sendImage(image, round),
+    })
+    this.#pagemap = dump.pagemap.bytes
+    return dump
+  }
+
+  /** Needed by a successor from the commit on, so it is written while the destination restores. */
+  #keepFrozen(): void {
+    this.#original.keepFrozen()
+    if (this.#pagemap !== null) this.#records.savePagemap(this.#pagemap)
+    this.#pagemap = null
+  }
+
+  /** Frozen, until the machine says resume or kill. */
+  async #serve(signal: AbortSignal): Promise<void> {
+    await this.#listenAgain()
+    const { pid, memFd } = this.#original
+    const round = this.#records.finalRound + 1
+    const lazy = this.#lazy ?? this.#records.lazyPages()
+    this.#lanes.serveFaults({ pid, asId, round, lazy: lazy.runTable() })
+    this.#push = new Push({
+      pid,
+      memFd,
+      asId,
+      round,
+      lazy,
+      history: this.#rounds?.history,
+      lanes: this.#lanes.bulk,
+      hold: { until: this.#isRunning, atMostMs: pushHoldMs },
+      pushDelayMs: this.#spec.request.pushDelayMs,
+      pacing: this.#pacing,
+      onSent: (batch, lost) => this.#lanes.notePushed(batch, lost),
+      log: this.#log,
+    })
+    await this.#push.run(signal)
+  }
+
+  /** After a takeover nobody listens yet on the port that the destination knows. */
+  async #listenAgain(): Promise<void> {
+    const { port } = this.#records
+    if (!this.#lanes.isListening && port !== undefined) await this.#lanes.listen(port)
+  }
+
+  #onFrame(frame: Frame): void {
+    switch (frame.type) {
+      case 'running':
+        this.#report.noteRunning()
+        this.#running()
+        this.#status.speak()
+        break
+    }
+    this.#driver.post({ type: 'message', message: messageOf(frame) })
+  }
+
+  #send(message: Message): void {
+    // Nobody would hear it, and what some frames say can be read only while the process lives.
+    if (!this.#lanes.isConnected) return
+    this.#lanes.send(frameOf(message, this.#original, this.#settings))
+  }
+
+  #deliver(message: Message): void {
+    const frame = message.frame as Frame
+    if (frame.type === 'clockRequest') {
+      this.#lanes.send({ type: 'clockReply', ...readClocks(this.#original.pid) })
+    } else if (frame.type === 'progress') {
+      this.#status.show({ phase: 'serve', pendingPages: frame.pendingPages })
+    } else this.#inbox.put(frame)
+  }
+
+  #look(): WorkerStatus {
+    const { state } = this.#driver
+    return {
+      state: state.name,
+      committed: ['handed-over', 'running-on-destination'].includes(sourceWorkloadAt(state)),
+      workload: this.#report.workloadIn(state, this.#original),
+      report: this.#report.now(this.#lanes),
+    }
+  }
+
+  #finish(outcome: Outcome, error?: ErrorInfo): void {
+    this.#report.noteOutcome(outcome)
+    this.#status.end(outcome, error)
+    // Not waited for: meanwhile the machine answers a peer that missed the last word.
+    void this.#leave()
+  }
+
+  async #leave(): Promise<void> {
+    // From DumpEnd on the destination may hold a complete, frozen copy, and it keeps that until it hears from us.
+    if (this.#lanes.isConnected || this.#records.dumpEnd !== null) {
+      const left = this.#lanes.hungUp()
+      await this.#listenAgain().catch((cause: Error) =>
+        this.#log.warn(`the destination is not answered: ${cause.message}`),
+      )
+      await left
+    }
+    this.#driver.stop()
+    this.#lanes.close()
+    this.#journal.close()
+    this.#original.close()
+    this.#channel.exit(0)
+  }
+}

@@ -1,0 +1,86 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { encodePagemap, PE_LAZY, PE_PRESENT } from '@pageferry/images'
+import type { DumpRequest } from '@pageferry/service'
+import type { WorkerChannel, WorkerSpec } from '@pageferry/service/worker'
+import t, { type Test } from 'tap'
+import { SourceRecords } from '../src/records.js'
+import { ReportInProgress } from '../src/report.js'
+
+const lanes = (bytesSent: number) => ({ bytesSent, compressed: { pages: 0, bytes: 0 } })
+const request: DumpRequest = { pid: 4711, mode: 'hybrid' }
+
+function specOf(t: Test): WorkerSpec<DumpRequest> {
+  const stateDir = mkdtempSync(join(tmpdir(), 'pageferry-records-'))
+  t.teardown(() => rmSync(stateDir, { recursive: true }))
+  return { id: '0', role: 'source', token: '', host: '', stateDir, request, records: [], createdAt: '' }
+}
+
+/** Like the service: what is recorded stands in the spec of the next worker. */
+function channelTo(spec: WorkerSpec): WorkerChannel {
+  return {
+    send: () => {},
+    record: async (record) => {
+      spec.records.push(record)
+    },
+    onCancel: () => {},
+    exit: () => {},
+  }
+}
+
+t.test('what a successor knows', async (t) => {
+  const spec = specOf(t)
+  const records = new SourceRecords(spec, channelTo(spec))
+  t.same([records.port, records.original.comm, records.dumpEnd], [undefined, undefined, null])
+  t.throws(() => records.finalRound, { code: 'INTERNAL' })
+  await records.save({ comm: 'odd', threads: 3, startTime: '99' })
+  await records.save({ port: 7, freezer: { version: 2, path: '/a/b', home: '/a' } })
+  records.saveScratch(0x7000_0000)
+
+  const killedEarly = new SourceRecords(spec, channelTo(spec))
+  t.equal(killedEarly.port, 7)
+  t.match(killedEarly.original, {
+    comm: 'odd',
+    startTime: '99',
+    scratch: 0x7000_0000,
+    freezer: { path: '/a/b' },
+  })
+  t.match(
+    new ReportInProgress(spec, 'hybrid', killedEarly).now(lanes(0)),
+    { workload: { pid: 4711, comm: 'odd', threads: 3 } },
+    'the report of a worker that was killed early has a name for the process',
+  )
+
+  records.createFiles()
+  const killedInTheFreeze = new SourceRecords(spec, channelTo(spec))
+  t.equal(killedInTheFreeze.dumpEnd, null, 'the files are there, and say nothing')
+
+  const runs = Float64Array.of(16, 2, 20, 1, 30, 4)
+  const flags = Uint8Array.of(PE_LAZY, PE_PRESENT, PE_LAZY)
+  records.savePagemap(encodePagemap({ pagesId: 1, runs, nrRuns: 3, flags }))
+  const report = new ReportInProgress(spec, 'hybrid', records)
+  report.noteRound({ round: 1, pages: 2, zeroPages: 0, bytes: 3, durationMs: 4 })
+  records.saveDumpEnd({ finalRound: 2, report: report.now(lanes(5)) })
+
+  const killedLate = new SourceRecords(spec, channelTo(spec))
+  t.equal(killedLate.finalRound, 2)
+  t.same([...killedLate.lazyPages().runs()], [...records.lazyPages().runs()])
+  t.equal(killedLate.lazyPages().count, 6)
+  t.match(new ReportInProgress(spec, 'hybrid', killedLate).now(lanes(6)), {
+    rounds: [{ bytes: 3 }],
+    bytesOnWire: 6,
+  })
+})
+
+t.test('nothing is created while the workload stands still', async (t) => {
+  const spec = specOf(t)
+  const records = new SourceRecords(spec, channelTo(spec))
+  t.throws(() => records.savePagemap(new Uint8Array(1)), { code: 'INTERNAL' })
+})
+
+t.test('killed while it wrote that the dump is complete: it is not', async (t) => {
+  const spec = specOf(t)
+  writeFileSync(join(spec.stateDir, 'final.json'), '{"finalRound":2,"rep')
+  t.equal(new SourceRecords(spec, channelTo(spec)).dumpEnd, null)
+})

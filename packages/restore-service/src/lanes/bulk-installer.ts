@@ -1,0 +1,184 @@
+import { closeSync, openSync } from 'node:fs'
+import { pageBytes } from '@pageferry/base'
+import { InstallGate, memory } from '@pageferry/kernel'
+import { bulkWindowBatches, type FrameOf, pageBytesOf, WireError } from '@pageferry/wire'
+import type { Lane } from '@pageferry/wire/sockets'
+import { PageDecoder } from '@pageferry/wire/sockets'
+import { PageInstaller } from '../rounds/installer.js'
+import type { FromBulkThread, LazyTarget, Pushed, RoundTarget, Target } from './bulk-messages.js'
+
+interface Waiting {
+  lane: Lane
+  frame: FrameOf<'pageBatch'>
+  payload: Uint8Array
+}
+
+/** Where the batches of the lane go at the moment. */
+interface Destination {
+  readonly target: Target
+  /** @param payload the pages, not compressed any more */
+  install(lane: Lane, frame: FrameOf<'pageBatch'>, payload: Uint8Array): void
+  close(): void
+}
+
+/**
+ * Installs what one bulk lane brings: round by round into the skeleton, then into the running workload. Lives in another
+ * thread than the worker and knows neither the workload's state nor the other lanes; whoever does opens one target after
+ * another. A batch may overtake the message that opens its target: it waits.
+ */
+export class BulkInstaller {
+  readonly #post: (message: FromBulkThread, transfer?: ArrayBuffer[]) => void
+  readonly #decoder = new PageDecoder()
+  #destination: Destination | null = null
+  /** The only round that may wait; any, before the first target. */
+  #next: number | null = null
+  /** Bounded by the window of the lane. */
+  #waiting: Waiting[] = []
+  /** Batches that the worker has, by their sequence, with the connection that waits for the acknowledgement. */
+  readonly #handedOver = new Map<number, Lane>()
+  #waitingBytes = 0
+
+  constructor(post: (message: FromBulkThread, transfer?: ArrayBuffer[]) => void) {
+    this.#post = post
+  }
+
+  open(target: Target): void {
+    this.close()
+    this.#destination =
+      target.kind === 'round'
+        ? new Skeleton(target, this.#post)
+        : new Workload(target, this.#post, (sequence, lane) => this.#handedOver.set(sequence, lane))
+    this.#next = target.round + 1
+    const waiting = this.#waiting
+    this.#waiting = []
+    this.#waitingBytes = 0
+    for (const { lane, frame, payload } of waiting) {
+      // As if it came now: its lane is closed when it is wrong, and may be closed already.
+      if (!lane.isOpen) continue
+      try {
+        this.onBatch(lane, frame, payload)
+      } catch (error) {
+        lane.close(error)
+      }
+    }
+  }
+
+  /** Nothing is installed until the next target is opened. */
+  close(): void {
+    this.#destination?.close()
+    this.#destination = null
+  }
+
+  /** The worker has dealt with a batch. Of a connection that is gone nobody waits for that. */
+  taken(sequence: number, bytes: number): void {
+    this.#handedOver.get(sequence)?.send({ type: 'batchAck', sequence, bytes })
+    this.#handedOver.delete(sequence)
+  }
+
+  /** @throws WireError: nothing of the frame was applied */
+  onBatch(lane: Lane, frame: FrameOf<'pageBatch'>, payload: Uint8Array): void {
+    const destination = this.#destination
+    if (destination !== null && frame.round === destination.target.round) {
+      if (frame.asId !== destination.target.asId) {
+        throw new WireError('OUTSIDE_PROCESS', `address space ${frame.asId} is unknown`)
+      }
+      destination.install(lane, frame, this.#decoder.pagesOf(frame, payload))
+    } else if (this.#next === null || frame.round === this.#next) this.#wait(lane, frame, payload)
+    else {
+      const now = destination === null ? `after round ${this.#next - 1}` : `in round ${this.#next - 1}`
+      throw new WireError('OUT_OF_ORDER', `a batch of round ${frame.round} ${now}`)
+    }
+  }
+
+  #wait(lane: Lane, frame: FrameOf<'pageBatch'>, payload: Uint8Array): void {
+    // Of a connection that is gone: the source sends it again.
+    this.#waiting = this.#waiting.filter((other) => other.lane === lane)
+    this.#waitingBytes = this.#waiting.reduce((sum, other) => sum + pageBytesOf(other.frame), 0)
+    const bytes = this.#waitingBytes + pageBytesOf(frame)
+    if (this.#waiting.length >= bulkWindowBatches || bytes > lane.terms.windowBytes) {
+      throw new WireError('WINDOW_EXCEEDED', `${lane} does not wait for its acknowledgements`)
+    }
+    this.#waitingBytes = bytes
+    // The payload lies in the buffer of its connection.
+    this.#waiting.push({ lane, frame, payload: Uint8Array.from(payload) })
+  }
+}
+
+/** While it is stopped: what is there of an earlier round is overwritten. */
+class Skeleton implements Destination {
+  readonly target: RoundTarget
+  readonly #post: (message: FromBulkThread) => void
+  #installer: PageInstaller | null = null
+  /** Of our own: a number that the worker closes could be another file's while we write. */
+  #memFd: number | null = null
+
+  constructor(target: RoundTarget, post: (message: FromBulkThread) => void) {
+    this.target = target
+    this.#post = post
+  }
+
+  /** With the first batch: that the skeleton is gone is then the lane's failure, not the thread's. */
+  #open(): PageInstaller {
+    this.#memFd = openSync(`/proc/${this.target.pid}/mem`, 'r+')
+    return new PageInstaller(this.target.uffd, this.#memFd, this.target.ranges)
+  }
+
+  install(lane: Lane, { sequence, runs, zeroRuns }: FrameOf<'pageBatch'>, payload: Uint8Array): void {
+    this.#installer ??= this.#open()
+    this.#installer.installBatch(runs, payload, zeroRuns)
+    lane.send({ type: 'batchAck', sequence, bytes: payload.length })
+    this.#post({ type: 'installed', round: this.target.round, pages: payload.length / pageBytes })
+  }
+
+  close(): void {
+    if (this.#memFd !== null) closeSync(this.#memFd)
+  }
+}
+
+/** While it runs: only what is missing, and only what the gate lets pass. */
+class Workload implements Destination {
+  readonly target: LazyTarget
+  readonly #post: (message: FromBulkThread, transfer?: ArrayBuffer[]) => void
+  readonly #onHandedOver: (sequence: number, lane: Lane) => void
+  readonly #gate: InstallGate
+
+  constructor(
+    target: LazyTarget,
+    post: (message: FromBulkThread, transfer?: ArrayBuffer[]) => void,
+    onHandedOver: (sequence: number, lane: Lane) => void,
+  ) {
+    this.target = target
+    this.#post = post
+    this.#onHandedOver = onHandedOver
+    this.#gate = new InstallGate(target.gate)
+  }
+
+  install(lane: Lane, { sequence, runs, zeroRuns }: FrameOf<'pageBatch'>, payload: Uint8Array): void {
+    const { uffd, hashes } = this.target
+    const pages = this.#gate.install(uffd, runs, payload)
+    const zeros = this.#gate.install(uffd, zeroRuns, undefined)
+    const batch: Pushed = {
+      sequence,
+      runs,
+      zeroRuns,
+      installed: pages.installed + zeros.installed,
+      lost: [...pages.lost, ...zeros.lost],
+      isClosed: pages.isClosed || zeros.isClosed,
+    }
+    if (hashes) {
+      batch.hashes = new BigUint64Array(payload.length / pageBytes)
+      memory.hashPages(payload, batch.hashes.length, batch.hashes)
+    }
+    // Asked last: a fork or a move that is read from here on finds that these pages were there before.
+    if (this.#gate.hasOthers) {
+      batch.payload = Uint8Array.from(payload)
+      this.#onHandedOver(sequence, lane)
+      this.#post({ type: 'pushed', batch }, [batch.payload.buffer as ArrayBuffer])
+    } else {
+      lane.send({ type: 'batchAck', sequence, bytes: payload.length })
+      this.#post({ type: 'pushed', batch })
+    }
+  }
+
+  close(): void {}
+}

@@ -1,0 +1,212 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type ErrorInfo, type Logger, PageferryError } from '@pageferry/base'
+import { errorToFrame, type Frame, type Lane as LaneKind } from '@pageferry/wire'
+import type { Lane } from '@pageferry/wire/sockets'
+import { type DialOptions, dial } from '@pageferry/wire/sockets'
+import { BulkLane, BulkThreads } from './bulk-lane.js'
+import type { Pushed, Target } from './bulk-messages.js'
+
+/** Pause before a lost lane is dialled again, doubled after each failure. */
+const redialMs = 200
+const maxRedialMs = 5_000
+/** How long a closed control lane may take: the source then has had the time to ask for what it missed. */
+const lingerMs = 10_000
+/** Attempts to reach a source that has lost us: its next worker is there within a second or two, on a busy host five. */
+const farewells = 8
+const farewellPauseMs = 800
+
+/** Who owns the lanes hears what comes on them, and what becomes of them. */
+export interface LaneEvents {
+  /** May throw: the lane is closed with the error's code. */
+  onFrame(lane: Lane, frame: Frame, payload: Uint8Array): void
+  /** A bulk lane has installed a batch of a round. May throw, likewise. */
+  onInstalled(index: number, round: number, pages: number): void
+  /** A bulk lane has installed what it could of a batch of the lazy phase. May throw, likewise. */
+  onPushed(lane: BulkLane, batch: Pushed): void
+  onLost(kind: LaneKind, index: number): void
+  onRedialled(kind: LaneKind, index: number): void
+  /** The source was reached and does not know this migration. Dialling goes on. */
+  onPeerUnknown(): void
+}
+
+/**
+ * The connections of one migration, all of which the destination dials. They carry frames and know no meaning. Bulk lanes
+ * live in threads of their own: what comes on the others, a fault's page first of all, never waits for a batch.
+ */
+export class DestinationLanes {
+  readonly #source: Pick<DialOptions, 'url' | 'migrationId' | 'token'>
+  readonly #log: Logger
+  readonly #events: LaneEvents
+  readonly #redialling = new Set<string>()
+  #nrBulkLanes: number
+  readonly #bulk: BulkLane[] = []
+  readonly #bulkThreads = new BulkThreads()
+  #target: Target | null = null
+  #control: Lane | null = null
+  #fault: Lane | null = null
+  #over = false
+  #wasConnected = false
+
+  /** @param nrBulkLanes what the source said to a worker before this one; 1 until somebody was told */
+  constructor(
+    source: Pick<DialOptions, 'url' | 'migrationId' | 'token'>,
+    nrBulkLanes: number,
+    log: Logger,
+    events: LaneEvents,
+  ) {
+    this.#source = source
+    this.#nrBulkLanes = nrBulkLanes
+    this.#log = log
+    this.#events = events
+  }
+
+  /** The control lane is up. */
+  get isConnected(): boolean {
+    return this.#control !== null
+  }
+
+  /** The latest one; it may be down. Null until it was up for the first time. */
+  get fault(): Lane | null {
+    return this.#fault
+  }
+
+  /** On the control lane. Without one the frame is dropped: the machine says its word again on `reconnected`. */
+  send(frame: Frame): void {
+    this.#control?.send(frame)
+  }
+
+  /** Answers the number of bulk lanes that the source wants. */
+  async connectControl(): Promise<number> {
+    this.#nrBulkLanes = await this.#dial('control', 0, false)
+    return this.#nrBulkLanes
+  }
+
+  /** The other lanes, once the control lane is up. */
+  async connectPages(): Promise<void> {
+    await this.#dial('fault', 0, false)
+    for (let index = 0; index < this.#nrBulkLanes; index++) await this.#dial('bulk', index, false)
+  }
+
+  /**
+   * Dials in the background until the lane is up or `close` was called; a second call for the same lane does nothing.
+   * Without an index: every lane of the kind.
+   */
+  redial(kind: LaneKind, index?: number): void {
+    if (kind !== 'bulk' || index !== undefined) void this.#redial(kind, index ?? 0)
+    else for (let each = 0; each < this.#nrBulkLanes; each++) void this.#redial(kind, each)
+  }
+
+  async #redial(kind: LaneKind, index: number): Promise<void> {
+    const key = `${kind}:${index}`
+    if (this.#redialling.has(key)) return
+    this.#redialling.add(key)
+    for (let pauseMs = redialMs; !this.#over; pauseMs = Math.min(2 * pauseMs, maxRedialMs)) {
+      await sleep(pauseMs)
+      if (this.#over) break
+      try {
+        await this.#dial(kind, index, true)
+        this.#events.onRedialled(kind, index)
+        break
+      } catch (error) {
+        this.#log.debug({ error: (error as Error).message }, `${kind} lane is still down`)
+        if (error instanceof PageferryError && error.code === 'NOT_FOUND') this.#events.onPeerUnknown()
+      }
+    }
+    this.#redialling.delete(key)
+  }
+
+  /** Answers the number of bulk lanes. */
+  async #dial(kind: LaneKind, index: number, resume: boolean): Promise<number> {
+    const options = { ...this.#source, kind, index, resume }
+    if (kind === 'bulk') {
+      await this.#bulkLane(index).dial(options)
+      return this.#nrBulkLanes
+    }
+    const { lane, nrBulkLanes } = await dial(options)
+    if (kind === 'control') {
+      this.#control = lane
+      this.#wasConnected = true
+    }
+    if (kind === 'fault') this.#fault = lane
+    lane.open({
+      onFrame: (frame, payload) => this.#events.onFrame(lane, frame, payload),
+      onLost: (error) => {
+        if (this.#control === lane) this.#control = null
+        this.#onLost(kind, index, error)
+      },
+    })
+    return nrBulkLanes
+  }
+
+  #bulkLane(index: number): BulkLane {
+    this.#bulk[index] ??= this.#startBulkLane(index)
+    return this.#bulk[index]
+  }
+
+  #startBulkLane(index: number): BulkLane {
+    const lane = new BulkLane(index, this.#bulkThreads, {
+      onInstalled: (round, pages) => orRefuse(() => this.#events.onInstalled(index, round, pages)),
+      onPushed: (batch) => orRefuse(() => this.#events.onPushed(lane, batch)),
+      onLost: (error) => this.#onLost('bulk', index, error),
+    })
+    const orRefuse = (action: () => void): void => {
+      try {
+        action()
+      } catch (error) {
+        lane.refuse(error)
+      }
+    }
+    if (this.#target !== null) lane.open(this.#target)
+    return lane
+  }
+
+  #onLost(kind: LaneKind, index: number, error: Error): void {
+    this.#log.info(error.message)
+    this.#events.onLost(kind, index)
+  }
+
+  /** Where the batches of all bulk lanes go from here on. */
+  openTarget(target: Target): void {
+    this.#target = target
+    for (const lane of this.#bulk) lane?.open(target)
+  }
+
+  /** Batches of the bulk lanes wait for the next target. */
+  closeTarget(): void {
+    this.#target = null
+    for (const lane of this.#bulk) lane?.close()
+  }
+
+  /**
+   * Says `failed` on a lane that is dialled for it. A source that was never dialled waits for us, one whose worker was
+   * killed in the freeze listens again a moment later, in case that we hold a complete copy. Not more than a courtesy.
+   */
+  async sayFailed(error: ErrorInfo): Promise<void> {
+    for (let attempt = 0; attempt < farewells; attempt++) {
+      try {
+        const { lane } = await dial({
+          ...this.#source,
+          kind: 'control',
+          index: 0,
+          resume: this.#wasConnected,
+        })
+        lane.open({ onFrame: () => {}, onLost: () => {} })
+        lane.send(errorToFrame('failed', error))
+        lane.close()
+        await lane.closed()
+        return
+      } catch {
+        await sleep(farewellPauseMs)
+      }
+    }
+  }
+
+  /** Nothing is dialled any more. Resolves when the source has closed the control lane too, or has had its time. */
+  async close(): Promise<void> {
+    this.#over = true
+    const control = this.#control
+    if (control === null) return
+    control.close()
+    await Promise.race([control.closed(), sleep(lingerMs)])
+  }
+}

@@ -1,0 +1,189 @@
+import { closeSync, fstatSync, ftruncateSync } from 'node:fs'
+import { addressOf, PageferryError, pageOf } from '@pageferry/base'
+import { fds, type InstallGate, uffd } from '@pageferry/kernel'
+import { LazyMap, type MapEvent } from '@pageferry/pages'
+
+/**
+ * What one address space still waits for, so that it survives kill -9 of the worker that serves it.
+ *
+ *     addon's head | own words | log of events | snapshot: LazyMap.toTable()
+ *
+ * A memfd that the keeper holds: the snapshot is the LazyMap at the journal's birth, the log holds every event
+ * since. Events are read by the kernel directly into it (native/uffd.c), so there is no instruction between which a
+ * kill would lose one. Which pages have been installed since is not noted: a page that is there answers EEXIST.
+ *
+ * Events are entered into the LazyMap later than they are read, and now and then in another order (event-order.ts). A
+ * word says how many of the log have been, as they stand there; what comes behind is for the successor to put in order.
+ *
+ * The log is bounded. When it is full, or the order was another one, the owner makes a new journal out of the LazyMap as
+ * it is and gives it to the keeper under the same name, which replaces the old one at once.
+ */
+
+/** 512 KiB of log; a program that discards memory as fast as it can fills it in a second. */
+const logCapacity = 16_384
+/** One read may bring as many events as this (MAX_EVENTS of the addon). */
+const eventsPerRead = 64
+
+/**
+ * Own words, 32 bits each: forks before this journal; forks whose userfaultfd is not in the reader's table alone; events
+ * of the log, forks among them, that are in the LazyMap in the order of the log.
+ */
+const { from: forksAt } = uffd.journalUserBytes
+const settledAt = forksAt + 4
+const enteredAt = forksAt + 8
+const snapshotAt = uffd.journalHeadBytes + logCapacity * uffd.journalEventBytes
+const tripleBytes = 24
+
+/** A fork that the log tells of: the child's address space as it began. `fd`: its number in the dead reader. */
+export interface ForkFound {
+  ordinal: number
+  fd: number
+  lazy: LazyMap
+  unsettled: MapEvent[]
+  /** The reader had seen to the userfaultfd; otherwise `fd` is still the child's, in the table of the reader's heir. */
+  isSettled: boolean
+}
+
+export class EventJournal {
+  readonly fd: number
+  readonly #area: Uint8Array
+  readonly #words: DataView
+  #forks: number
+
+  private constructor(fd: number, bytes: number) {
+    this.fd = fd
+    this.#area = fds.mapShared(fd, bytes)
+    this.#words = new DataView(this.#area.buffer, this.#area.byteOffset)
+    this.#forks = this.#words.getUint32(forksAt, true)
+  }
+
+  /**
+   * @param forks how many forks of this address space came before; children are named by their number
+   * @param unsettled events that were read and are not in the LazyMap yet
+   */
+  static create(lazy: LazyMap, forks = 0, unsettled: readonly MapEvent[] = []): EventJournal {
+    const table = lazy.toTable()
+    const bytes = snapshotAt + table.byteLength
+    const fd = fds.memfdCreate('pageferry-events')
+    try {
+      ftruncateSync(fd, bytes)
+      const journal = new EventJournal(fd, bytes)
+      journal.#area.set(Buffer.from(table.buffer), snapshotAt)
+      journal.#words.setUint32(forksAt, forks, true)
+      journal.#words.setUint32(settledAt, forks, true)
+      journal.#forks = forks
+      uffd.formatJournal(journal.#area, logCapacity)
+      for (const [i, event] of unsettled.entries()) journal.#write(i, event)
+      journal.#words.setBigUint64(8, BigInt(unsettled.length) << 8n, true)
+      return journal
+    } catch (error) {
+      closeSync(fd)
+      throw error
+    }
+  }
+
+  /**
+   * The journal of a worker that died: the address space with the changes whose order was known, the others as they were
+   * read, and the forks among all of them.
+   */
+  static open(fd: number): {
+    journal: EventJournal
+    lazy: LazyMap
+    unsettled: MapEvent[]
+    forks: ForkFound[]
+  } {
+    const { size } = fstatSync(fd)
+    if (size < snapshotAt || (size - snapshotAt) % tripleBytes !== 0) {
+      throw new PageferryError('INTERNAL', `an event journal of ${size} bytes is damaged`)
+    }
+    const journal = new EventJournal(fd, size)
+    const snapshot = new Float64Array(journal.#area.slice(snapshotAt).buffer)
+    const lazy = LazyMap.fromTable(snapshot)
+    const forks: ForkFound[] = []
+    const unsettled: MapEvent[] = []
+    const settled = journal.#words.getUint32(settledAt, true)
+    const entered = journal.#words.getUint32(enteredAt, true)
+    for (const [index, event] of uffd.journalEvents(journal.#area).entries()) {
+      if (event.type === 'fork') {
+        const ordinal = ++journal.#forks
+        forks.push({ ordinal, fd: event.fd, ...childOf(lazy, unsettled), isSettled: ordinal <= settled })
+      } else if (index < entered) for (const change of mapEvents(event)) lazy.apply(change)
+      else unsettled.push(...mapEvents(event))
+    }
+    return { journal, lazy, unsettled, forks }
+  }
+
+  /** Forks of this address space so far, over all journals that it had. */
+  get forks(): number {
+    return this.#forks
+  }
+
+  /** Time for a new journal: the next read might not find room. */
+  get isFull(): boolean {
+    return this.#nrEvents > logCapacity - eventsPerRead
+  }
+
+  get #nrEvents(): number {
+    return Number(this.#words.getBigUint64(8, true) >> 8n)
+  }
+
+  /** All that was read is in the LazyMap, in the order of the log. */
+  noteEntered(): void {
+    this.#words.setUint32(enteredAt, this.#nrEvents, true)
+  }
+
+  /** The number of the fork that was read; to be asked for once for each, in their order. */
+  nextFork(): number {
+    return ++this.#forks
+  }
+
+  /** The userfaultfds of all forks so far are with the keeper, so the numbers in the log mean nothing any more. */
+  settleForks(): void {
+    this.#words.setUint32(settledAt, this.#forks, true)
+  }
+
+  /** What is pending now; every event but the faults is in the log by then. Entering them is the caller's. */
+  read(uffdFd: number, gate?: InstallGate): uffd.UffdEvent[] {
+    return uffd.readIntoJournal(uffdFd, this.#area, gate)
+  }
+
+  close(): void {
+    closeSync(this.fd)
+  }
+
+  #write(index: number, event: MapEvent): void {
+    const at = uffd.journalHeadBytes + index * uffd.journalEventBytes
+    const words =
+      event.type === 'remap'
+        ? [addressOf(event.from), addressOf(event.to), addressOf(event.nr)]
+        : [addressOf(event.first), addressOf(event.first + event.nr)]
+    this.#words.setUint8(at, eventCodes[event.type])
+    for (const [i, word] of words.entries()) this.#words.setBigUint64(at + 8 * (i + 1), word, true)
+  }
+}
+
+/** UFFD_EVENT_REMAP and its kin, the first byte of struct uffd_msg. */
+const eventCodes = { remap: 0x14, remove: 0x15, unmap: 0x16 } as const
+
+/** What a child begins with, of what its parent knows at the moment of the fork. */
+export function childOf(
+  lazy: LazyMap,
+  unsettled: readonly MapEvent[],
+): { lazy: LazyMap; unsettled: MapEvent[] } {
+  return { lazy: lazy.fork(), unsettled: [...unsettled] }
+}
+
+/** What an event says about the address space, in pages; a fault says nothing, a fork is for the caller. */
+export function mapEvents(event: uffd.UffdEvent): MapEvent[] {
+  switch (event.type) {
+    case 'remove':
+    case 'unmap': {
+      const first = pageOf(event.start)
+      return [{ type: event.type, first, nr: pageOf(event.end) - first }]
+    }
+    case 'remap':
+      return [{ type: 'remap', from: pageOf(event.from), to: pageOf(event.to), nr: pageOf(event.length) }]
+    default:
+      return []
+  }
+}

@@ -1,0 +1,119 @@
+import { closeSync, openSync } from 'node:fs'
+import { performance } from 'node:perf_hooks'
+import { addressOf, isKernelError, type Logger, pageBytes, pageOf } from '@pageferry/base'
+import { type ProcSyscall, readStatus, readSyscall, readTids, SYS } from '@pageferry/checkpoint'
+import { pagemap, uffd } from '@pageferry/kernel'
+import type { RestoredProcess } from '../process.js'
+import type { Fault, Space } from './address-space.js'
+
+const MREMAP_MAYMOVE = 1n
+const MREMAP_FIXED = 2n
+
+/** How long a fault has been put off before it is looked at, and between two such looks: a file of each thread is read. */
+const patienceMs = 50
+/** The kernel fills a GiB in less than one. */
+const fillTimeoutMs = 10_000
+const fillPollMs = 0.1
+
+/**
+ * Locked memory that mremap(2) enlarges and moves is a trap: the kernel fills the new part (mm_populate) before it queues
+ * the event of the move, and until that has been read nobody can install a page (do_mremap of mm/mremap.c, Linux 6.18). So
+ * the thread waits for a page that it keeps away itself, and every other thread that waits for a page with it.
+ *
+ * In the new part nothing is still to come: it is taken off the userfaultfd until the kernel has filled it. Not for
+ * longer: the mapping is in two parts meanwhile, which the workload's next mremap would refuse. It cannot get
+ * there before the event of this one was read.
+ */
+export class Enlarging {
+  readonly #process: Pick<RestoredProcess, 'pid'>
+  readonly #log: Logger
+  #lookedAt = Number.NEGATIVE_INFINITY
+
+  constructor(process: Pick<RestoredProcess, 'pid'>, log: Logger) {
+    this.#process = process
+    this.#log = log
+  }
+
+  /** Of the workload itself: lets go threads that are caught like that, and takes their faults out of those put off. */
+  letGo(space: Space): void {
+    const now = performance.now()
+    if (now - Math.max(space.waitsSince ?? now, this.#lookedAt) < patienceMs) return
+    this.#lookedAt = now
+    space.faults = space.faults.filter((fault) => !this.#letGo(space, fault))
+  }
+
+  #letGo({ uffd: fd, lazy }: Space, { page, tid }: Fault): boolean {
+    try {
+      const nrPages = newPagesFrom(page, this.#callOf(tid))
+      let nrPending = 0
+      lazy.forEachPendingIn(page, nrPages, (_source, nr) => {
+        nrPending += nr
+      })
+      if (nrPages === 0 || nrPending > 0) return false
+      const range = [addressOf(page), addressOf(nrPages)] as const
+      uffd.unregister(fd, ...range)
+      if (this.#isFilledSoon(page + nrPages - 1)) {
+        uffd.register(fd, ...range, uffd.UFFDIO_REGISTER_MODE_MISSING)
+      } else {
+        this.#log.warn(
+          { page, nrPages },
+          'enlarged memory is two areas until all pages are there: the kernel takes long to fill it',
+        )
+      }
+      return true
+    } catch (error) {
+      // It was killed, and all of it is gone.
+      if (isKernelError(error, 'ENOENT', 'ESRCH', 'EINVAL', 'ENOMEM')) return false
+      throw error
+    }
+  }
+
+  /** The kernel goes upwards. Everything else stands still meanwhile, but could do nothing either. */
+  #isFilledSoon(lastPage: number): boolean {
+    const fd = openSync(`/proc/${this.#process.pid}/pagemap`, 'r')
+    const entry = new BigUint64Array(1)
+    const never = new Int32Array(new SharedArrayBuffer(4))
+    const deadline = performance.now() + fillTimeoutMs
+    try {
+      for (;;) {
+        pagemap.read(fd, lastPage, 1, entry)
+        if ((entry[0] & (pagemap.PM_PRESENT | pagemap.PM_SWAPPED)) !== 0n) return true
+        if (performance.now() > deadline) return false
+        Atomics.wait(never, 0, 0, fillPollMs)
+      }
+    } finally {
+      closeSync(fd)
+    }
+  }
+
+  /** @param tid as the thread knows itself: that may be a pid namespace below ours */
+  #callOf(tid: number): ProcSyscall | null {
+    const { pid } = this.#process
+    const task = readTids(pid).find((each) => readStatus(pid, each).nsPids.at(-1) === tid)
+    return task === undefined ? null : readSyscall(pid, task)
+  }
+}
+
+/**
+ * How many pages a mapping is enlarged by, if a fault of the thread that does it, at the first of them, can only be the
+ * kernel's; otherwise 0. mremap(2) touches no memory for any other reason.
+ */
+export function newPagesFrom(page: number, call: ProcSyscall | null): number {
+  if (call?.nr !== SYS.mremap) return 0
+  const [oldAddress, oldLength, newLength, flags, newAddress] = call.args
+  const first = pageCount(oldAddress)
+  const nrOld = pageCount(oldLength)
+  const nrNew = pageCount(newLength) - nrOld
+  // Where it is not moved there is no event to wait for; of length 0, it is a second mapping and not an enlarged one.
+  if (nrNew <= 0 || nrOld === 0 || (flags & MREMAP_MAYMOVE) === 0n) return 0
+  const isThere =
+    (flags & MREMAP_FIXED) === 0n
+      ? page < first || page >= first + nrOld
+      : page === pageCount(newAddress) + nrOld
+  return isThere ? nrNew : 0
+}
+
+/** Of addresses, which are multiples, the page number; of lengths, pages that they begin. */
+function pageCount(bytes: bigint): number {
+  return pageOf(bytes + BigInt(pageBytes - 1))
+}

@@ -1,0 +1,185 @@
+import { closeSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Logger, PageferryError } from '@pageferry/base'
+import { type Clocks, Freezer, Restorer } from '@pageferry/checkpoint'
+import {
+  connectKeeper,
+  fds,
+  type KeeperClient,
+  launchKeeper,
+  Poller,
+  readExitStatus,
+} from '@pageferry/kernel'
+import type { WorkloadExit } from '@pageferry/migration'
+import type { Known } from './records.js'
+
+/** The keeper reaps its child and writes down how it ended; fsync included that takes a moment. */
+const exitStatusTries = 100
+const exitStatusPauseMs = 20
+
+export interface RestoredProcessOptions {
+  /** Of the keeper: its socket, and later the exit status, which the service finds there too. */
+  directory: string
+  log: Logger
+  /** Once, when the process has ended; never synchronously. */
+  onExit(exit: WorkloadExit): void
+}
+
+export interface SkeletonOptions {
+  /** The workload's pid in its own namespace. */
+  nsPid: number
+  newPidNamespace: boolean
+  /** Of a time namespace, relative to the host's clocks; null: it needs none. */
+  clockOffsets: Clocks | null
+}
+
+/**
+ * The process that the workload becomes, from the empty skeleton on. Who owns it:
+ *
+ *   create   this worker: traced with EXITKILL, so the skeleton dies with the worker, whatever happens
+ *   release  the freezer's cgroup: it stays, frozen, when the worker dies
+ *   thaw     nobody: it runs, as a child of its keeper
+ *   discard  gone, and keeper and cgroup with it
+ */
+export class RestoredProcess {
+  readonly #options: RestoredProcessOptions
+  #keeper: KeeperClient | null = null
+  #freezer: Freezer | null = null
+  #restorer: Restorer | null = null
+  #exitPoller: Poller | null = null
+  #pidfd = -1
+  #pid = 0
+  #exit: WorkloadExit | undefined
+
+  constructor(options: RestoredProcessOptions) {
+    this.#options = options
+  }
+
+  /** As this host sees it; 0 until there is one. */
+  get pid(): number {
+    return this.#pid
+  }
+
+  /** How it ended, once it has. */
+  get exit(): WorkloadExit | undefined {
+    return this.#exit
+  }
+
+  /** Null: there is none, or it has ended together with the last process of the tree. */
+  get keeper(): KeeperClient | null {
+    return this.#keeper
+  }
+
+  /** Null until `create`, and in a worker that adopted the process: nothing is left to restore then. */
+  get restorer(): Restorer | null {
+    return this.#restorer
+  }
+
+  /**
+   * Starts the keeper and, below it, the empty skeleton. When it fails, `discard` removes what there is; the caller
+   * must have recorded the freezer before, so that a successor can do the same.
+   */
+  async create(
+    freezer: Freezer,
+    options: SkeletonOptions,
+  ): Promise<{ restorer: Restorer; keeper: KeeperClient }> {
+    const { nsPid, newPidNamespace, clockOffsets } = options
+    this.#freezer = freezer
+    freezer.create()
+    const keeper = await launchKeeper({
+      dir: this.#options.directory,
+      newPidNamespace,
+      monotonicOffsetNs: clockOffsets?.monotonicNs,
+      boottimeOffsetNs: clockOffsets?.boottimeNs,
+      removeCgroups: [freezer.record.path],
+    })
+    this.#keeper = keeper
+    const restorer = Restorer.create(keeper, nsPid, [])
+    this.#restorer = restorer
+    this.#pid = restorer.pid
+    freezer.add(this.#pid)
+    this.#watch(fds.dup(restorer.skeleton.pidfd))
+    return { restorer, keeper }
+  }
+
+  /** After kill -9 of the worker before: the process is its keeper's, frozen or running, or it has ended. */
+  adopt({ freezer, pid }: Pick<Known, 'freezer' | 'pid'>): void {
+    if (freezer !== undefined) this.#freezer = new Freezer(freezer)
+    this.#pid = pid ?? 0
+    try {
+      this.#keeper = connectKeeper(this.#options.directory)
+      const child = this.#keeper.child()
+      this.#pid = child.pid
+      this.#watch(child.pidfd)
+    } catch {
+      // No keeper, or it has no child any more: it wrote down how that ended.
+      const exit = readExitStatus(this.#options.directory) ?? ({ kind: 'unknown' } as const)
+      this.#exit = exit
+      queueMicrotask(() => this.#options.onExit(exit))
+    }
+  }
+
+  #watch(pidfd: number): void {
+    this.#pidfd = pidfd
+    this.#exitPoller = new Poller(pidfd, () => {
+      this.#stopWatching()
+      void this.#onExit()
+    })
+  }
+
+  #stopWatching(): void {
+    this.#exitPoller?.close()
+    this.#exitPoller = null
+  }
+
+  async #onExit(): Promise<void> {
+    const read = () => readExitStatus(this.#options.directory)
+    for (let i = 0; i < exitStatusTries && read() === undefined; i++) await sleep(exitStatusPauseMs)
+    this.#exit = read() ?? { kind: 'unknown' }
+    this.#options.onExit(this.#exit)
+  }
+
+  /** Everything is restored: from here its cgroup holds it, whether traced or not. */
+  freeze(): void {
+    this.#freezer?.freeze()
+  }
+
+  /** For a moment in the lazy phase: each thread stops when it comes back from the kernel. `thaw` lets them go on. */
+  holdStill(): void {
+    this.#freezer?.beginFreezing()
+  }
+
+  /** Must be frozen; ends the tracing. From here the process outlives this worker. */
+  release(): void {
+    if (this.#restorer === null || this.#freezer === null) throw new PageferryError('INTERNAL', 'no skeleton')
+    this.#restorer.release(this.#freezer)
+  }
+
+  /** It runs. Idempotent, also for a successor that finds it running or gone. */
+  thaw(): void {
+    this.#freezer?.thaw()
+  }
+
+  /** Kills it and ends the keeper. Idempotent; succeeds when they, or any of them, never were. */
+  discard(): void {
+    this.#stopWatching()
+    try {
+      if (this.#keeper?.status().state === 'none') this.#keeper.quit()
+      else this.#keeper?.kill()
+    } catch (error) {
+      this.#options.log.debug({ error: (error as Error).message }, 'the keeper is gone already')
+    }
+    this.#freezer?.thaw()
+    this.#keeper?.close()
+    this.#keeper = null
+    this.#freezer?.remove()
+  }
+
+  /** This worker's descriptors; the process goes on. */
+  close(): void {
+    this.#stopWatching()
+    this.#keeper?.close()
+    if (this.#pidfd >= 0) closeSync(this.#pidfd)
+    this.#pidfd = -1
+  }
+}

@@ -1,0 +1,102 @@
+import { PageferryError, pageBytes } from '@pageferry/base'
+import type { Restorer } from '@pageferry/checkpoint'
+import { memory, uffd } from '@pageferry/kernel'
+import { carriesPages } from '@pageferry/pages'
+import { WireError } from '@pageferry/wire'
+
+/** Zeros to write over pages that are there already. */
+const zeros = Buffer.alloc(256 * pageBytes)
+
+/** Where pages of a round may lie: three numbers an area, for `PageInstaller`. */
+export function installRanges({ map, registered }: Restorer['map']): Float64Array {
+  const areas = map.areas.filter(carriesPages)
+  return Float64Array.from(
+    areas.flatMap(({ start, nrPages }) => [start, nrPages, registered.has(start) ? 1 : 0]),
+  )
+}
+
+/**
+ * Installs pages in the stopped skeleton. Where userfaultfd is registered: UFFDIO_COPY, and what is there
+ * already (of an earlier round) is overwritten. Elsewhere (file mappings, locked and shared memory) the page is
+ * written, which makes the private copy.
+ */
+export class PageInstaller {
+  readonly #uffd: number
+  /** /proc/PID/mem, for writing. */
+  readonly #memFd: number
+  readonly #ranges: Float64Array
+
+  /** @param ranges of `installRanges` */
+  constructor(uffdFd: number, memFd: number, ranges: Float64Array) {
+    this.#uffd = uffdFd
+    this.#memFd = memFd
+    this.#ranges = ranges
+  }
+
+  /**
+   * Pages with content, and pages that are zeros.
+   * @throws WireError OUTSIDE_PROCESS when one of them is not memory of the process; nothing was installed then
+   */
+  installBatch(runs: Float64Array, data: Uint8Array, zeroRuns: Float64Array): void {
+    for (const table of [runs, zeroRuns]) this.#split(table, () => {})
+    this.#install(runs, data)
+    this.#zero(zeroRuns)
+  }
+
+  #install(runs: Float64Array, data: Uint8Array): void {
+    let at = 0
+    this.#split(runs, (first, nr, registered) => {
+      const bytes = data.subarray(at, at + nr * pageBytes)
+      at += nr * pageBytes
+      const table = Float64Array.of(first, nr)
+      if (!registered) {
+        memory.writeRuns(this.#memFd, table, 1, bytes)
+        return
+      }
+      const { state } = uffd.installRuns(this.#uffd, this.#memFd, table, 1, bytes, 'overwrite', false)
+      // The skeleton is stopped and changes nothing: 'again' and 'no-range' cannot be its doing.
+      if (state !== 'done') throw new PageferryError('INTERNAL', `UFFDIO_COPY into the skeleton: ${state}`)
+    })
+  }
+
+  #zero(runs: Float64Array): void {
+    for (let r = 0; r < runs.length; r += 2) {
+      for (let done = 0; done < runs[r + 1]; done += 256) {
+        const nr = Math.min(256, runs[r + 1] - done)
+        this.#install(Float64Array.of(runs[r] + done, nr), zeros.subarray(0, nr * pageBytes))
+      }
+    }
+  }
+
+  /** Cuts runs where registered memory begins and ends. Pages outside the map are the peer's mistake. */
+  #split(runs: Float64Array, callback: (first: number, nr: number, registered: boolean) => void): void {
+    const ranges = this.#ranges
+    for (let r = 0; r < runs.length; r += 2) {
+      const end = runs[r] + runs[r + 1]
+      let at = this.#rangeFrom(runs[r])
+      for (let page = runs[r]; page < end; at += 3) {
+        if (at === ranges.length || ranges[at] > page) {
+          throw new WireError(
+            'OUTSIDE_PROCESS',
+            `page 0x${page.toString(16)} is in no area whose pages are moved`,
+          )
+        }
+        const stop = Math.min(end, ranges[at] + ranges[at + 1])
+        callback(page, stop - page, ranges[at + 2] !== 0)
+        page = stop
+      }
+    }
+  }
+
+  /** Index of the first range that ends behind the page. */
+  #rangeFrom(page: number): number {
+    let low = 0
+    let high = this.#ranges.length / 3
+    while (low < high) {
+      const middle = (low + high) >>> 1
+      if (this.#ranges[3 * middle] + this.#ranges[3 * middle + 1] <= page) low = middle + 1
+      else high = middle
+    }
+    return 3 * low
+  }
+}

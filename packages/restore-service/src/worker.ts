@@ -1,0 +1,404 @@
+import { existsSync, rmSync } from 'node:fs'
+import { performance } from 'node:perf_hooks'
+import {
+  createLogger,
+  type ErrorInfo,
+  type Logger,
+  PageferryError,
+  RecordFile,
+  toErrorInfo,
+} from '@pageferry/base'
+import { endRehearsal, Freezer, ProcessImages, type Restorer, rehearse } from '@pageferry/checkpoint'
+import { Heir } from '@pageferry/kernel'
+import {
+  type DestinationEffect,
+  type DestinationEvent,
+  type DestinationReport,
+  type DestinationState,
+  Driver,
+  destinationStateFromJournal,
+  type Message,
+  type Outcome,
+  type Phases,
+  startDestination,
+  stepDestination,
+  type WorkloadExit,
+} from '@pageferry/migration'
+import { LazyMap } from '@pageferry/pages'
+import type { RestoreRequest } from '@pageferry/service'
+import {
+  Inbox,
+  StatusReporter,
+  type WorkerChannel,
+  type WorkerSpec,
+  workerPhases,
+} from '@pageferry/service/worker'
+import { type Frame, type FrameOf, frameToError } from '@pageferry/wire'
+import { PageDecoder } from '@pageferry/wire/sockets'
+import { checkAdmission, clockOffsets } from './admission.js'
+import { DestinationLanes } from './lanes/lanes.js'
+import { holdMain, holdUserfaultfd, type Space } from './lazy/address-space.js'
+import { appointHeir, dismissHeir, inheritSpaces } from './lazy/heir.js'
+import { Postcopy } from './lazy/phase.js'
+import { frameOf, type WordFacts } from './outgoing.js'
+import { RestoredProcess } from './process.js'
+import { DestinationRecords } from './records.js'
+import { destinationStatus, emptyReport } from './report.js'
+import { ImageReceiver } from './rounds/images.js'
+import { RoundInlet } from './rounds/inlet.js'
+import { type FinalSets, RoundReceiver } from './rounds/receiver.js'
+import { StoredImages } from './rounds/stored-images.js'
+import { Verifier } from './rounds/verifier.js'
+import { watchSilence } from './timeouts.js'
+
+/**
+ * The destination's side of one migration: executes what the state machine in migration/destination-machine.ts says.
+ * The workload's process belongs to its keeper; this worker may die at any moment and its successor takes over from
+ * the journal, the keeper and the records.
+ */
+export class DestinationWorker {
+  readonly #spec: WorkerSpec<RestoreRequest>
+  readonly #channel: WorkerChannel
+  readonly #log: Logger
+  readonly #journal: RecordFile
+  readonly #records: DestinationRecords
+  readonly #report: DestinationReport
+  readonly #status: StatusReporter
+  readonly #phases: Phases
+  readonly #driver: Driver<DestinationState, DestinationEvent, DestinationEffect>
+  readonly #lanes: DestinationLanes
+  readonly #process: RestoredProcess
+  readonly #inbox = new Inbox()
+  readonly #images = new ProcessImages()
+  readonly #imageReceiver: ImageReceiver
+  readonly #decoder = new PageDecoder()
+  readonly #stored: StoredImages | null
+  readonly #rounds = new RoundInlet({
+    onRoundApplied: (frame) => this.#lanes.send(frame),
+    onFinalMap: () => this.#beginRestore(),
+    onFinalPagemap: (sets) => this.#noteLazy(sets),
+    onRoundFailed: (error) =>
+      this.#driver.post({ type: 'stepFailed', step: 'prepare', error: error.toInfo() }),
+  })
+  #begin: FrameOf<'begin'> | null = null
+  #verifier: Verifier | null = null
+  /** The address spaces with lazy pages, from the restore on; those of a worker before this one are with the keeper. */
+  #spaces: Space[] | null = null
+  #postcopy: Postcopy | null = null
+  /** From before the first fault until the last page: see lazy/heir.ts. */
+  #heir: Heir | null = null
+  #readyParts: Record<string, number> = {}
+
+  constructor(spec: WorkerSpec<RestoreRequest>, takeover: boolean, channel: WorkerChannel) {
+    this.#spec = spec
+    this.#channel = channel
+    const { id, token, stateDir, request } = spec
+    const log = createLogger('restore-worker').child({ migration: id })
+    this.#log = log
+    this.#records = new DestinationRecords(channel, spec)
+    this.#report = this.#records.known.report ?? emptyReport()
+    this.#process = new RestoredProcess({ directory: stateDir, log, onExit: (exit) => this.#onExit(exit) })
+    this.#status = new StatusReporter(channel, { phase: 'connect' }, () =>
+      destinationStatus(this.#driver.state, this.#process, this.#records.known, this.#report),
+    )
+    const { injectFault, imagesDir } = request
+    this.#phases = workerPhases({ role: 'destination', log, status: this.#status, injectFault, takeover })
+    this.#stored = imagesDir === undefined || takeover ? null : new StoredImages(imagesDir)
+    this.#imageReceiver = new ImageReceiver((name, bytes) => {
+      this.#images.set(name, bytes)
+      this.#stored?.store(name, bytes)
+      this.#rounds.imageCame(name)
+    })
+    const source = { url: request.source, migrationId: id, token }
+    this.#lanes = new DestinationLanes(source, this.#records.known.nrBulkLanes ?? 1, log, {
+      onFrame: (_lane, frame, payload) => this.#onFrame(frame, payload),
+      onLost: (lane, index) => this.#driver.post({ type: 'laneLost', lane, index }),
+      onInstalled: (index, round, pages) => this.#rounds.receiver.installed(index, round, pages),
+      onPushed: (lane, batch) => {
+        this.#postcopy?.onPushed(batch)
+        if (batch.payload !== undefined) lane.taken(batch, batch.payload.length)
+      },
+      onRedialled: (lane, index) => {
+        if (lane === 'fault' && this.#lanes.fault !== null) this.#postcopy?.attachFaultLane(this.#lanes.fault)
+        this.#driver.post({ type: 'reconnected', lane, index })
+      },
+      onPeerUnknown: () => this.#driver.post({ type: 'peerUnknown' }),
+    })
+    this.#journal = RecordFile.open(`${stateDir}/journal`)
+    const records = this.#journal.records as { type: string }[]
+    if (takeover) {
+      endRehearsal(this.#rehearsalDir)
+      this.#process.adopt(this.#records.known)
+    }
+    this.#driver = new Driver(takeover ? destinationStateFromJournal(records) : startDestination(), {
+      step: stepDestination,
+      execute: (effect, signal) => this.#execute(effect, signal),
+      onState: () => this.#status.send(),
+    })
+    channel.onCancel(() => this.#driver.post({ type: 'cancel' }))
+    watchSilence(
+      () => ({ state: this.#driver.state, isConnected: this.#lanes.isConnected }),
+      (what) => this.#driver.post({ type: 'timeout', what }),
+    )
+  }
+
+  get #facts(): WordFacts {
+    return { pid: this.#process.pid, report: this.#report, readyParts: this.#readyParts }
+  }
+
+  get #rehearsalDir(): string {
+    return `${this.#spec.stateDir}/rehearsal`
+  }
+
+  get #hashesFile(): string {
+    return `${this.#spec.stateDir}/hashes`
+  }
+
+  #onExit(exit: WorkloadExit): void {
+    this.#driver.post({ type: 'workloadExited', exit })
+    this.#postcopy?.processGone()
+  }
+
+  async #execute(effect: DestinationEffect, signal: AbortSignal): Promise<void> {
+    switch (effect.type) {
+      case 'connect':
+        return this.#phases.run('connect', () => this.#connect())
+      case 'startPrepare':
+        return this.#phases.run('skeleton', () => this.#prepare(signal))
+      case 'startRestore':
+        return this.#restore(signal)
+      case 'detachSkeleton':
+        this.#process.release()
+        return
+      case 'thawSkeleton':
+        return this.#phases.run('resume', () => this.#thaw())
+      case 'startPostcopy':
+        return this.#phases.run('postcopy', () => this.#runPostcopy(signal))
+      case 'discardSkeleton':
+        this.#process.discard()
+        return
+      case 'reconnect':
+        this.#lanes.redial(effect.lane, effect.index)
+        return
+      case 'journal':
+        this.#journal.append(effect.record, effect.unsynced !== true)
+        return
+      case 'send':
+        this.#lanes.send(frameOf(effect.message, this.#facts))
+        return
+      case 'deliver':
+        if (effect.message.frame !== undefined) this.#inbox.put(effect.message.frame as Frame)
+        return
+      case 'error':
+        this.#log.warn({ code: effect.error.code }, effect.error.message)
+        return
+      case 'restart':
+        this.#log.error({ code: effect.error.code }, `starting anew: ${effect.error.message}`)
+        this.#channel.exit(1)
+        return
+      case 'finish':
+        return this.#finish(effect.outcome, effect.error)
+    }
+  }
+
+  async #connect(): Promise<void> {
+    const nrBulkLanes = await this.#lanes.connectControl()
+    await this.#records.keep({ nrBulkLanes })
+    await this.#lanes.connectPages()
+    this.#driver.post({ type: 'connected' })
+  }
+
+  #onFrame(frame: Frame, payload: Uint8Array): void {
+    switch (frame.type) {
+      case 'pageReply':
+        this.#postcopy?.onReply(frame, this.#decoder.pagesOf(frame, payload))
+        return
+      case 'image':
+        if (this.#driver.state.name !== 'receiving')
+          throw new PageferryError('PROTOCOL', 'an image at the wrong time')
+        this.#imageReceiver.add(frame, payload)
+        return
+      case 'pageHashes':
+        this.#verifier?.add(frame, payload)
+        return
+      case 'roundBegin':
+        if (frame.final) this.#status.beQuiet()
+        this.#rounds.begin(frame)
+        return
+      case 'roundEnd':
+        this.#rounds.end(frame)
+        return
+      case 'begin':
+        this.#begin = frame
+        this.#post({ type: 'begin', frame })
+        return
+      case 'cancel':
+      case 'failed':
+        this.#post({ type: frame.type, error: frameToError(frame) })
+        return
+      default:
+        // The codec lets nothing else through on a lane to the destination.
+        this.#post({ type: frame.type as Message['type'], frame })
+    }
+  }
+
+  #post(message: Message): void {
+    this.#driver.post({ type: 'message', message })
+  }
+
+  async #prepare(signal: AbortSignal): Promise<void> {
+    const begin = this.#begin
+    if (begin === null) throw new PageferryError('INTERNAL', 'no Begin')
+    checkAdmission(begin)
+    // Before the rehearsal, which then writes the pages that the freeze will write.
+    this.#heir = Heir.start()
+    // Also proves that this host can do it, before the workload is touched.
+    await rehearse(this.#rehearsalDir, 'restore')
+    signal.throwIfAborted()
+    const offsets = await clockOffsets(begin, () => {
+      this.#lanes.send({ type: 'clockRequest' })
+      return this.#inbox.next('clockReply', signal)
+    })
+    const { pid: nsPid, comm, tids } = begin
+    const freezer = Freezer.atTop(this.#spec.id)
+    await this.#records.keep({ freezer: freezer.record, nsPid, comm, threads: tids.length })
+    const newPidNamespace = this.#spec.request.newPidNamespace === true
+    const { restorer, keeper } = await this.#process.create(freezer, {
+      nsPid,
+      newPidNamespace,
+      clockOffsets: offsets,
+    })
+    appointHeir(keeper, this.#heir)
+    holdUserfaultfd(keeper, restorer.uffd)
+    this.#records.createFile()
+    if (begin.verify || this.#spec.request.verify === true) this.#verifier = new Verifier()
+    const receiver = new RoundReceiver(restorer, this.#images, begin.asId, {
+      open: (target) => this.#lanes.openTarget(target),
+      close: () => this.#lanes.closeTarget(),
+    })
+    this.#rounds.fillSkeleton(receiver)
+    const all = this.#phases.run('receive', () => receiver.finalSets(signal))
+    all.catch((cause: unknown) => {
+      if (signal.aborted) return
+      this.#driver.post({ type: 'stepFailed', step: 'prepare', error: toErrorInfo(cause) })
+    })
+  }
+
+  /** What needs no page: the source looks through the memory meanwhile, and sends the last ones. */
+  #beginRestore(): void {
+    const { restorer } = this.#process
+    if (restorer === null) throw new PageferryError('INTERNAL', 'no skeleton')
+    restorer.beginState(this.#images)
+  }
+
+  #noteLazy({ lazy }: FinalSets): void {
+    const { restorer, keeper } = this.#process
+    if (restorer === null || keeper === null) throw new PageferryError('INTERNAL', 'no skeleton')
+    const map = new LazyMap(lazy.clone(), restorer.map.registered.clone())
+    this.#spaces = [holdMain(keeper, restorer.uffd, map)]
+  }
+
+  /** Afterwards the skeleton is the workload, frozen at the instruction where the original stands. */
+  async #restore(signal: AbortSignal): Promise<void> {
+    const { restorer } = this.#process
+    if (restorer === null) throw new PageferryError('INTERNAL', 'no skeleton')
+    const rounds = this.#rounds.receiver
+    const sets = await rounds.finalSets(signal)
+    const began = performance.now()
+    await this.#phases.run('reconcile', () => this.#verify(restorer, sets))
+    const { pid, memFd } = restorer.skeleton
+    this.#stored?.storePages({ pid, memFd, nsPid: restorer.nsPid }, sets)
+    const verified = performance.now()
+    await this.#phases.run('restore', () => {
+      restorer.finishState(this.#images)
+      this.#process.freeze()
+    })
+    this.#verifier?.save(this.#hashesFile)
+    this.#report.blackout.restoreMs = performance.now() - began // for a successor, who does not see the rest
+    this.#records.saveRestore({ pid, finalRound: rounds.round, report: this.#report })
+    const ended = performance.now()
+    this.#report.blackout.restoreMs = ended - began
+    this.#readyParts = { verifyMs: verified - began, stateMs: ended - verified }
+  }
+
+  #verify(restorer: Restorer, sets: FinalSets): void {
+    const verifier = this.#verifier
+    if (verifier === null) return
+    verifier.checkSkeleton(restorer, sets)
+    this.#report.verify = verifier.report
+    verifier.throwIfDifferent()
+  }
+
+  /** Its first faults wait until Postcopy starts, which is next. */
+  #thaw(): void {
+    const began = performance.now()
+    this.#process.thaw()
+    this.#report.blackout.resumeMs = performance.now() - began
+  }
+
+  async #runPostcopy(signal: AbortSignal): Promise<void> {
+    const { keeper, restorer } = this.#process
+    // It ends with the last process of the tree: then nobody needs a page any more.
+    if (keeper === null) return
+    const takenOver = this.#spaces === null
+    const spaces = this.#spaces ?? inheritSpaces(keeper, this.#log)
+    if (takenOver) {
+      this.#heir = Heir.start()
+      appointHeir(keeper, this.#heir)
+      if (existsSync(this.#hashesFile)) {
+        this.#verifier = Verifier.load(this.#hashesFile, this.#report.verify)
+      }
+    }
+    const totalPages = spaces.reduce((sum, { lazy }) => sum + lazy.pendingCount, 0)
+    const asId = this.#begin?.asId ?? 1
+    const round = (this.#records.known.finalRound ?? 1) + 1
+    const postcopy = new Postcopy({
+      spaces,
+      takenOver,
+      asId,
+      round,
+      prefetch: this.#spec.request.prefetch !== false,
+      verifier: this.#verifier,
+      log: this.#log,
+      keeper,
+      onProgress: (pendingPages, faults, installedPages) => {
+        this.#lanes.send({ type: 'progress', pendingPages, faults, installedPages })
+        this.#status.show({ phase: 'postcopy', pendingPages, totalPages })
+      },
+      onForkRead: () => this.#phases.reach('fork-event'),
+      process: this.#process,
+    })
+    this.#postcopy = postcopy
+    if (this.#lanes.fault !== null) postcopy.attachFaultLane(this.#lanes.fault)
+    const running = postcopy.run(signal)
+    this.#status.speak()
+    const [workload] = spaces
+    if (workload?.gate) {
+      const { uffd, gate } = workload
+      const hashes = this.#verifier !== null
+      this.#lanes.openTarget({ kind: 'lazy', asId, round, uffd, gate: gate.buffer, hashes })
+    }
+    if (this.#process.exit !== undefined) postcopy.processGone()
+    await running
+    Object.assign(this.#report, postcopy.report)
+    if (this.#verifier !== null) this.#report.verify = this.#verifier.report
+    postcopy.release()
+    if (this.#heir !== null) dismissHeir(keeper, this.#heir)
+    rmSync(this.#hashesFile, { force: true })
+    restorer?.skeleton.close()
+  }
+
+  async #finish(outcome: Outcome, error?: ErrorInfo): Promise<void> {
+    const cause = this.#status.end(outcome, error)
+    if (cause !== null && outcome === 'discarded' && !this.#lanes.isConnected) {
+      await this.#lanes.sayFailed(cause)
+    }
+    // Not awaited: while the lane closes, the machine still answers what the source may have missed.
+    void this.#lanes.close().then(() => {
+      this.#driver.stop()
+      this.#journal.close()
+      this.#process.close()
+      this.#channel.exit(0)
+    })
+  }
+}

@@ -1,0 +1,153 @@
+import { closeSync } from 'node:fs'
+import { addressOf, pageBytes, pageOf } from '@pageferry/base'
+import { fds, uffd } from '@pageferry/kernel'
+import { LazyMap, PageSet } from '@pageferry/pages'
+import t, { type Test } from 'tap'
+import { Child } from '../../kernel/test/child.js'
+import {
+  changeSpace,
+  type Holder,
+  holdMain,
+  isQuiet,
+  putOff,
+  readSpace,
+  type Space,
+  settle,
+} from '../src/lazy/address-space.js'
+import { EventJournal } from '../src/lazy/journal.js'
+
+const nrPages = 32
+const features =
+  uffd.UFFD_FEATURE_EVENT_FORK |
+  uffd.UFFD_FEATURE_EVENT_REMAP |
+  uffd.UFFD_FEATURE_EVENT_REMOVE |
+  uffd.UFFD_FEATURE_EVENT_UNMAP
+
+class Keeper implements Holder {
+  readonly held = new Map<string, number>()
+  list = () => [...this.held.keys()]
+  fetch = (name: string) => fds.dup(this.held.get(name) as number)
+  drop = (name: string) => {
+    closeSync(this.held.get(name) as number)
+    this.held.delete(name)
+  }
+  hold = (name: string, fd: number) => {
+    if (this.held.has(name)) this.drop(name)
+    this.held.set(name, fds.dup(fd))
+  }
+}
+
+/** A process whose memory is all still to come, and what a successor would find. */
+function served(test: Test) {
+  const child = new Child(nrPages)
+  uffd.api(child.uffd, features)
+  uffd.register(child.uffd, child.area, BigInt(nrPages * pageBytes), uffd.UFFDIO_REGISTER_MODE_MISSING)
+  const first = pageOf(child.area)
+  const keeper = new Keeper()
+  const space = holdMain(keeper, child.uffd, new LazyMap(PageSet.of([first, nrPages])))
+  test.teardown(async () => {
+    space.gate?.close()
+    space.journal.close()
+    for (const name of keeper.list()) keeper.drop(name)
+    await child.end()
+  })
+  const successor = () => {
+    const found = EventJournal.open(keeper.fetch('uffd.log'))
+    found.journal.close()
+    return found
+  }
+  return { child, first, keeper, space, successor }
+}
+
+function read(keeper: Holder, space: Space): number {
+  const events = readSpace(keeper, space)
+  for (const event of events) changeSpace(space, event)
+  return events.length
+}
+
+function readSome(keeper: Holder, space: Space): void {
+  for (let turn = 0; turn < 1_000_000; turn++) if (read(keeper, space) > 0) return
+  throw new Error('no event')
+}
+
+const sourcesOf = (lazy: LazyMap, first: number, pages: number[]) =>
+  pages.map((page) => {
+    const source = lazy.lookup(page)
+    return source === 'zero' ? source : source - first
+  })
+
+/** A process that moves four of its pages, and has yet to say that their old place is unmapped. */
+function moving(test: Test) {
+  for (let attempt = 0; attempt < 50; attempt++) {
+    const process = served(test)
+    process.child.start('m', addressOf(process.first + 8), BigInt(4 * pageBytes))
+    readSome(process.keeper, process.space)
+    // The thread goes on when it has been read, and one read takes both if the reader is held up in between.
+    if (process.space.unsettled.length === 1) return process
+  }
+  throw new Error('both events at once every time')
+}
+
+t.test('a move is entered when its thread has gone on, and not before', async (t) => {
+  const { child, first, keeper, space, successor } = moving(t)
+  t.match(space.unsettled, [{ type: 'remap', from: first + 8, nr: 4 }])
+  const { to } = space.unsettled[0] as { to: number }
+  t.equal(settle(keeper, space), false, 'the unmapping of the old place is still to come')
+  t.same(sourcesOf(space.lazy, first, [first + 8, to]), [8, 'zero'])
+  t.match(successor().unsettled, [{ type: 'remap' }])
+  t.same(sourcesOf(successor().lazy, first, [first + 8, to]), [8, 'zero'])
+  let turns = 0
+  while (!settle(keeper, space) && turns++ < 1_000_000) read(keeper, space)
+  t.same(space.unsettled, [])
+  t.same(sourcesOf(space.lazy, first, [first + 8, to, to + 3, first + 12]), ['zero', 8, 11, 12])
+  t.ok(isQuiet(space))
+  t.equal(pageOf(child.answer()), to)
+  const found = successor()
+  t.same(found.unsettled, [], 'the order is known to a successor')
+  t.same(sourcesOf(found.lazy, first, [first + 8, to, to + 3, first + 12]), ['zero', 8, 11, 12])
+  t.equal(found.lazy.firstRegistered(to, to + 4), to)
+  t.equal(found.lazy.firstRegistered(first + 8, first + 12), -1)
+})
+
+t.test('what needs no order need not wait', async (t) => {
+  const { child, first, keeper, space, successor } = served(t)
+  child.start('d', addressOf(first), BigInt(pageBytes))
+  readSome(keeper, space)
+  t.ok(settle(keeper, space))
+  t.same(sourcesOf(space.lazy, first, [first, first + 1]), ['zero', 1])
+  t.same(sourcesOf(successor().lazy, first, [first, first + 1]), ['zero', 1])
+  t.equal(child.answer(), 0n)
+})
+
+t.test('another order than that of the journal makes a new one', async (t) => {
+  const { first, keeper, space, successor } = served(t)
+  // As if another thread had unmapped the last four pages, and this one was given the place before that was said.
+  space.unsettled = [
+    { type: 'remap', from: first, to: first + 28, nr: 4 },
+    { type: 'unmap', first: first + 28, nr: 4 },
+    { type: 'unmap', first, nr: 4 },
+  ]
+  const changed: string[] = []
+  const before = space.journal
+  t.ok(settle(keeper, space, ({ type }) => changed.push(type)))
+  t.same(changed, ['unmap', 'remap', 'unmap'])
+  const wanted = ['zero', 4, 0, 3]
+  t.same(sourcesOf(space.lazy, first, [first, first + 4, first + 28, first + 31]), wanted)
+  t.not(space.journal, before)
+  const found = successor()
+  t.same(found.unsettled, [])
+  t.same(sourcesOf(found.lazy, first, [first, first + 4, first + 28, first + 31]), wanted)
+})
+
+t.test('faults that wait: one for each page', async (t) => {
+  const { space } = served(t)
+  putOff(space, [
+    { page: 5, tid: 1 },
+    { page: 6, tid: 2 },
+  ])
+  putOff(space, [{ page: 5, tid: 3 }])
+  t.same(space.faults, [
+    { page: 5, tid: 3 },
+    { page: 6, tid: 2 },
+  ])
+})

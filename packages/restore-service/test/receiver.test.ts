@@ -1,0 +1,335 @@
+import type { Restorer } from '@pageferry/checkpoint'
+import { PE_LAZY, PE_PARENT, PE_PRESENT } from '@pageferry/pages'
+import { bulkWindowBatches, type FrameOf } from '@pageferry/wire'
+import type { Lane } from '@pageferry/wire/sockets'
+import t, { type Test } from 'tap'
+import { eventually, lanePair, Recorder } from '../../service/test/fixtures/sockets.js'
+import { BulkInstaller } from '../src/lanes/bulk-installer.js'
+import { RoundReceiver } from '../src/rounds/receiver.js'
+import { area, createRestorer, Images, pages, read, relative, table } from './fixtures/skeleton.js'
+
+const asId = 5
+const none = new Float64Array(0)
+const outOfOrder = { code: 'PROTOCOL', closeCode: 4107 }
+
+interface Setup {
+  restorer: Restorer
+  images: Images
+  rounds: RoundReceiver
+  /** Our end of each bulk lane, what the source got back on it, and who installs what it brings. */
+  lanes: { lane: Lane; acks: Recorder; installer: BulkInstaller }[]
+  /** What RoundApplied would say. */
+  applied: number[]
+}
+
+async function setUp(test: Test, nrLanes = 2): Promise<Setup> {
+  const restorer = await createRestorer(test)
+  const images = new Images()
+  images.setMap([area(0, 2000, 'anon')])
+  const lanes: Setup['lanes'] = []
+  for (let index = 0; index < nrLanes; index++) {
+    const { source, destination } = await lanePair(test, 'bulk', index)
+    const acks = new Recorder()
+    source.open(acks)
+    destination.open(new Recorder())
+    const installer = new BulkInstaller((message) => {
+      if (message.type === 'installed') rounds.installed(index, message.round, message.pages)
+    })
+    test.teardown(() => installer.close())
+    lanes.push({ lane: destination, acks, installer })
+  }
+  const rounds = new RoundReceiver(restorer, images.images, asId, {
+    open: (target) => {
+      for (const { installer } of lanes) installer.open(target)
+    },
+    close: () => {
+      for (const { installer } of lanes) installer.close()
+    },
+  })
+  return { restorer, images, lanes, rounds, applied: [] }
+}
+
+function begin({ rounds }: Setup, round: number, more: Partial<FrameOf<'roundBegin'>> = {}): void {
+  rounds.begin({ type: 'roundBegin', asId, round, final: false, ...more })
+}
+
+function end(
+  setup: Setup,
+  round: number,
+  batchesPerLane: number[],
+  more: Partial<FrameOf<'roundEnd'>> = {},
+): void {
+  const frame: FrameOf<'roundEnd'> = { type: 'roundEnd', asId, round, final: false, batchesPerLane, ...more }
+  setup.rounds.end(frame, (nrPages) => setup.applied.push(nrPages))
+}
+
+/** The final round's pagemap. */
+function pagemap({ images, rounds }: Setup, entries: Parameters<Images['setPagemap']>[0]): void {
+  rounds.imageCame(images.setPagemap(entries))
+}
+
+let sequence = 0
+
+/** A batch with pages that are each full of one byte. */
+function batch(
+  { lanes }: Setup,
+  index: number,
+  round: number,
+  at: number,
+  bytes: number[],
+  more: Partial<FrameOf<'pageBatch'>> = {},
+): void {
+  const runs = bytes.length === 0 ? none : table([at, bytes.length])
+  const frame: FrameOf<'pageBatch'> = {
+    type: 'pageBatch',
+    asId,
+    round,
+    sequence: ++sequence,
+    runs,
+    zeroRuns: none,
+    zstdBytes: 0,
+    ...more,
+  }
+  const { lane, installer } = lanes[index]
+  installer.onBatch(lane, frame, pages(...bytes))
+}
+
+t.test('a round is complete when every lane has brought what RoundEnd says', async (t) => {
+  const setup = await setUp(t)
+  const { restorer, lanes, applied, rounds } = setup
+  begin(setup, 1)
+  t.equal(rounds.round, 1)
+  batch(setup, 0, 1, 0, [1, 2])
+  end(setup, 1, [2, 1])
+  batch(setup, 0, 1, 10, [3], { zeroRuns: table([20, 2]) })
+  t.same(applied, [], 'the other lane is behind')
+  batch(setup, 1, 1, 30, [4])
+  t.same(applied, [4], 'pages with content')
+  t.same(relative(restorer.presentPages()), [
+    [0, 2],
+    [10, 1],
+    [20, 2],
+    [30, 1],
+  ])
+  t.same(read(restorer, 0, 2), [1, 2])
+  t.same(read(restorer, 30, 1), [4])
+  await eventually(
+    'all are acknowledged',
+    () => lanes[0].acks.frames.length + lanes[1].acks.frames.length === 3,
+  )
+  t.match(lanes[1].acks.frames, [{ type: 'batchAck', sequence, bytes: 4096 }])
+
+  begin(setup, 2)
+  batch(setup, 1, 2, 0, [11])
+  end(setup, 2, [0, 1])
+  t.same(applied, [4, 1], 'also when the end comes last')
+  t.same(read(restorer, 0, 2), [11, 2])
+
+  begin(setup, 3)
+  end(setup, 3, [])
+  t.same(applied, [4, 1, 0], 'or nothing at all')
+})
+
+t.test('a batch that overtakes its RoundBegin waits for it', async (t) => {
+  const setup = await setUp(t)
+  const { restorer, lanes, applied } = setup
+  batch(setup, 1, 1, 5, [7])
+  batch(setup, 0, 1, 6, [8])
+  t.equal(restorer.map.map.areas.length, 0, 'there is nothing to install it in yet')
+  begin(setup, 1)
+  t.same(read(restorer, 5, 2), [7, 8])
+  end(setup, 1, [1, 1])
+  t.same(applied, [2])
+  await eventually('both are acknowledged', () => lanes.every(({ acks }) => acks.frames.length === 1))
+
+  batch(setup, 0, 2, 5, [17])
+  t.same(read(restorer, 5, 1), [7], 'nothing of the next round before it begins')
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  t.equal(lanes[0].acks.frames.length, 1, 'nor is it acknowledged')
+  begin(setup, 2)
+  t.same(read(restorer, 5, 1), [17])
+})
+
+t.test('only so much may wait, on each lane', async (t) => {
+  const setup = await setUp(t)
+  for (const lane of [0, 1]) {
+    for (let i = 0; i < bulkWindowBatches; i++) batch(setup, lane, 1, 0, [], { zeroRuns: table([i, 1]) })
+  }
+  const tooMany = (): void => batch(setup, 0, 1, 0, [], { zeroRuns: table([300, 1]) })
+  t.throws(tooMany, { code: 'PROTOCOL', closeCode: 4109 }, 'batches')
+  begin(setup, 1)
+  end(setup, 1, [bulkWindowBatches, bulkWindowBatches])
+  t.same(setup.applied, [0], 'what was refused was not kept')
+
+  const full = Array.from({ length: 256 }, () => 1)
+  for (const lane of [0, 1]) for (let i = 0; i < 4; i++) batch(setup, lane, 2, 256 * i, full)
+  t.throws(() => batch(setup, 1, 2, 1100, [1]), { code: 'PROTOCOL', closeCode: 4109 }, 'bytes')
+})
+
+t.test('frames out of order, or of another process', async (t) => {
+  const setup = await setUp(t)
+  const { restorer, lanes, applied, rounds } = setup
+  const foreign = { code: 'PROTOCOL', closeCode: 4108, message: `address space ${asId + 1} is unknown` }
+  const other = { asId: asId + 1 }
+
+  t.throws(() => begin(setup, 2), outOfOrder, 'the first round is 1')
+  t.throws(() => begin(setup, 1, other), foreign)
+  t.throws(() => end(setup, 1, [0]), outOfOrder, 'no round has begun')
+  t.equal(rounds.round, 0)
+
+  begin(setup, 1)
+  t.throws(() => begin(setup, 2), outOfOrder, 'before the end of the one before')
+  t.throws(() => begin(setup, 1), outOfOrder)
+  t.throws(() => batch(setup, 0, 3, 0, [1]), outOfOrder, 'a batch of the round after the next')
+  t.throws(() => batch(setup, 0, 1, 0, [1], other), foreign)
+  t.throws(
+    () => batch(setup, 0, 1, 5000, [1]),
+    { code: 'PROTOCOL', closeCode: 4108 },
+    'a page outside the map',
+  )
+  t.throws(() => end(setup, 2, [0]), outOfOrder)
+  t.throws(() => end(setup, 1, [0], other), foreign)
+  t.throws(() => end(setup, 1, [0], { final: true }), outOfOrder, 'it began as another kind of round')
+  t.throws(() => pagemap(setup, []), outOfOrder, 'of a round that is not the final one')
+  t.equal(rounds.imageCame('mm-100.img'), null, 'other images have no order')
+  t.same(relative(restorer.presentPages()), [], 'nothing of all that was applied')
+  t.same(applied, [])
+
+  batch(setup, 0, 1, 0, [1])
+  end(setup, 1, [2])
+  t.throws(() => end(setup, 1, [2]), outOfOrder, 'twice')
+  batch(setup, 0, 1, 1, [2])
+  t.same(applied, [2])
+  t.throws(() => batch(setup, 0, 1, 2, [3]), outOfOrder, 'a batch of a round that is complete')
+  t.throws(() => end(setup, 1, [2]), outOfOrder)
+  t.same(relative(restorer.presentPages()), [[0, 2]])
+  await eventually('the good ones are acknowledged', () => lanes[0].acks.frames.length === 2)
+})
+
+t.test('more batches than RoundEnd says', async (t) => {
+  const setup = await setUp(t)
+  begin(setup, 1)
+  batch(setup, 0, 1, 0, [1])
+  batch(setup, 0, 1, 1, [1])
+  t.throws(() => end(setup, 1, [1, 1]), outOfOrder, 'it would never be complete')
+
+  const late = await setUp(t)
+  begin(late, 1)
+  end(late, 1, [1, 1])
+  batch(late, 0, 1, 0, [1])
+  t.throws(() => batch(late, 0, 1, 1, [1]), outOfOrder)
+
+  const unknown = await setUp(t)
+  begin(unknown, 1)
+  end(unknown, 1, [1])
+  t.throws(() => batch(unknown, 1, 1, 1, [1]), outOfOrder, 'on a lane that has none')
+})
+
+t.test('each round brings its own memory map', async (t) => {
+  const setup = await setUp(t, 1)
+  const { restorer, images } = setup
+  begin(setup, 1)
+  batch(setup, 0, 1, 100, [1, 2])
+  end(setup, 1, [1])
+  images.setMap([area(0, 101, 'anon'), area(3000, 10, 'anon')])
+  begin(setup, 2)
+  t.same(relative(restorer.presentPages()), [[100, 1]], 'what the round unmaps is gone')
+  t.throws(() => batch(setup, 0, 2, 101, [3]), { code: 'PROTOCOL', closeCode: 4108 })
+  batch(setup, 0, 2, 3000, [3])
+  t.same(read(restorer, 3000, 1), [3])
+})
+
+t.test('the final round: parents stay, what must not be there goes, the rest arrives', async (t) => {
+  const setup = await setUp(t, 1)
+  const { restorer, rounds, applied } = setup
+  let installed = false
+  void rounds.finalSets(new AbortController().signal).then(() => {
+    installed = true
+  })
+  begin(setup, 1)
+  batch(setup, 0, 1, 0, [1, 2, 3, 4, 5])
+  end(setup, 1, [1])
+  begin(setup, 2, { final: true })
+  t.throws(
+    () => end(setup, 2, [2], { final: true }),
+    outOfOrder,
+    'before it is known what becomes of the pages',
+  )
+  batch(setup, 0, 2, 3, [14])
+  t.same(read(restorer, 3, 1), [4], 'nothing is installed before that')
+  pagemap(setup, [
+    [0, 2, PE_PARENT],
+    [2, 1, PE_LAZY],
+    [3, 1, PE_PRESENT],
+    [50, 2, PE_PRESENT],
+    [60, 9, PE_LAZY],
+  ])
+  t.throws(() => pagemap(setup, []), outOfOrder, 'twice')
+  t.same(relative(restorer.presentPages()), [
+    [0, 2],
+    [3, 1],
+  ])
+  t.same(relative(restorer.map.registered), [[0, 2000]], 'everything is still registered')
+  end(setup, 2, [2], { final: true })
+  await new Promise((resolve) => setImmediate(resolve))
+  t.notOk(installed)
+  batch(setup, 0, 2, 50, [15], { zeroRuns: table([51, 1]) })
+  const sets = await rounds.finalSets(new AbortController().signal)
+  t.same(relative(sets.parent), [[0, 2]])
+  t.same(relative(sets.present), [
+    [3, 1],
+    [50, 2],
+  ])
+  t.same(relative(sets.lazy), [
+    [2, 1],
+    [60, 9],
+  ])
+  t.same(read(restorer, 0, 2), [1, 2])
+  t.same(read(restorer, 3, 1), [14])
+  t.same(read(restorer, 50, 2), [15, 0])
+  t.same(applied, [5, 2])
+  t.throws(() => begin(setup, 3), outOfOrder, 'nothing comes behind it')
+})
+
+t.test(
+  'what is there is looked up between the rounds, and again where the map has changed since',
+  async (t) => {
+    for (const changed of [false, true]) {
+      const setup = await setUp(t, 1)
+      const { restorer, images } = setup
+      const look = restorer.presentPages.bind(restorer)
+      let looks = 0
+      restorer.presentPages = () => {
+        looks++
+        return look()
+      }
+      begin(setup, 1)
+      batch(setup, 0, 1, 0, [1, 2])
+      end(setup, 1, [1])
+      begin(setup, 2)
+      await new Promise((resolve) => setImmediate(resolve))
+      t.equal(looks, 0, 'not when the next round has begun')
+      batch(setup, 0, 2, 2, [3])
+      end(setup, 2, [1])
+      await new Promise((resolve) => setImmediate(resolve))
+      t.equal(looks, 1)
+      if (changed) images.setMap([area(0, 1, 'anon'), area(2, 2000, 'anon')])
+      begin(setup, 3, { final: true })
+      pagemap(setup, changed ? [[0, 1, PE_PARENT]] : [[0, 2, PE_PARENT]])
+      t.equal(looks, changed ? 2 : 1)
+      t.same(relative(look()), changed ? [[0, 1]] : [[0, 2]], 'page 2 was discarded')
+    }
+  },
+)
+
+t.test('a parent that is not there fails the migration', async (t) => {
+  const setup = await setUp(t, 1)
+  begin(setup, 1)
+  batch(setup, 0, 1, 0, [1])
+  end(setup, 1, [1])
+  begin(setup, 2, { final: true })
+  t.throws(() => pagemap(setup, [[0, 3, PE_PARENT]]), {
+    code: 'INTERNAL',
+    message: /^2 pages .* page 0x40001$/,
+  })
+})

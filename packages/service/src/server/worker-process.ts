@@ -1,0 +1,78 @@
+import { type ChildProcess, fork } from 'node:child_process'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { ServiceMessage, WorkerMessage } from '../worker/ipc.js'
+import { identifyProcess, type ProcessIdentity } from './process-identity.js'
+
+/** After exit() what the worker had written into the channel arrives within one turn of the event loop. */
+const drainTimeoutMs = 1_000
+
+/**
+ * Of V8, for freezes of which each millisecond counts. Room for what a freeze allocates (collecting it takes 2 to 3 ms, and
+ * the default begins with 1 MiB), and a way to collect before (worker/gc.ts). All functions are compiled when they are
+ * loaded and not when they are first called (0.1 s more at the start), and stay so when rounds take long.
+ */
+const workerFlags = ['--expose-gc', '--min-semi-space-size=8', '--no-lazy', '--no-flush-bytecode']
+
+/** One running worker: a thin cover over the child process, so that the supervisor sees only what matters. */
+export class WorkerProcess {
+  readonly #child: ChildProcess
+  /** Undefined when it died, or could not be started, before it was looked at. */
+  readonly identity: ProcessIdentity | undefined
+  readonly startedAt = Date.now()
+  /** Resolves with a description when the process is gone *and* every message it sent was delivered. */
+  readonly gone: Promise<string>
+
+  constructor(path: string, id: string, onMessage: (message: WorkerMessage) => void) {
+    this.#child = fork(path, [id], {
+      serialization: 'json',
+      // Standard output would be mixed with the service's; everything a worker prints is log.
+      stdio: ['ignore', 2, 2, 'ipc'],
+      // Own session: Ctrl-C in the service's terminal must not kill the worker before it could undo.
+      detached: true,
+      // Not inherited: two processes cannot share an --inspect port, loaders are the service's business.
+      execArgv: workerFlags,
+    })
+    const child = this.#child
+    this.identity = child.pid === undefined ? undefined : identifyProcess(child.pid)
+    child.on('message', (message) => onMessage(message as WorkerMessage))
+    const exited = new Promise<string>((resolve) => {
+      child.once('exit', (code, signal) =>
+        resolve(signal === null ? `exited with ${code}` : `died of ${signal}`),
+      )
+      // Also emitted when a message could not be sent; that alone does not end the process.
+      child.on('error', (error) => {
+        if (child.pid === undefined) resolve(`could not be started: ${error.message}`)
+      })
+    })
+    const drained = new Promise<void>((resolve) => child.once('disconnect', resolve))
+    this.gone = exited.then(async (how) => {
+      const timeout = new AbortController()
+      await Promise.race([
+        drained,
+        sleep(drainTimeoutMs, undefined, { signal: timeout.signal }).catch(() => {}),
+      ])
+      timeout.abort()
+      return how
+    })
+  }
+
+  send(message: ServiceMessage): void {
+    // A worker that is gone is noticed by `gone`; there is nothing else to do about a failed send.
+    if (this.#child.connected) this.#child.send(message, () => {})
+  }
+
+  /** Lets the worker exit by itself for `lingerMs`, then dismisses it. */
+  async release(lingerMs: number, exitTimeoutMs: number): Promise<void> {
+    const timer = setTimeout(() => void this.dismiss(exitTimeoutMs), lingerMs)
+    await this.gone
+    clearTimeout(timer)
+  }
+
+  /** Closes the channel, which tells the worker to exit; kills it if it does not within `timeoutMs`. */
+  async dismiss(timeoutMs: number): Promise<void> {
+    if (this.#child.connected) this.#child.disconnect()
+    const timer = setTimeout(() => this.#child.kill('SIGKILL'), timeoutMs)
+    await this.gone
+    clearTimeout(timer)
+  }
+}

@@ -1,0 +1,57 @@
+import type { ErrorInfo } from '@pageferry/base'
+import type { Progress, Role, Workload } from '../api/schemas.js'
+
+/**
+ * Messages between a service and the worker of one migration, JSON over the channel of fork().
+ *
+ *   service                                worker
+ *     │── start | takeover {spec} ──────────▶│  exactly one of them, always the first message
+ *     │◀───────────── listening (source) ────│  preflight has passed, the data port is open
+ *     │◀───────────── status, record … ──────│
+ *     │── cancel ───────────────────────────▶│  undo if uncommitted; ignored after the commit
+ *     │◀───────────── finished | failed ─────│  the last message: the outcome stands
+ *     │                                      │  may stay a little to answer its peer, then exits
+ *
+ * A worker exits whenever the channel closes, without undoing anything: its successor, told `takeover`,
+ * reads the journal and `spec.records` and decides whether to undo (before the commit) or to go on.
+ */
+
+/** What a worker needs to begin, or to continue the work of one that died. Kept in spec.json. */
+export interface WorkerSpec<Request = unknown> {
+  id: string
+  role: Role
+  /** Shared secret of the two workers of a migration; the empty string once the migration has ended. */
+  token: string
+  /** Address of the service; the source's data port is opened on the same one. */
+  host: string
+  /** This migration's own directory, mode 0700. */
+  stateDir: string
+  /** The body of the request, without `token` and `id`. */
+  request: Request
+  /** Opaque to the service: what workers asked it to remember, oldest first. */
+  records: Record<string, unknown>[]
+  createdAt: string
+}
+
+export type ServiceMessage<Request = unknown> =
+  | { type: 'start'; spec: WorkerSpec<Request> }
+  | { type: 'takeover'; spec: WorkerSpec<Request> }
+  | { type: 'cancel' }
+  /** The record with this number is on disk. */
+  | { type: 'recorded'; seq: number }
+
+export type WorkerMessage =
+  | { type: 'listening'; dataUrl: string; workload: Workload }
+  | {
+      type: 'status'
+      state: string
+      workload?: Workload
+      progress?: Progress
+      report?: Record<string, unknown>
+      /** From the commit on: the migration can no longer be cancelled. Sticky. */
+      committed?: boolean
+    }
+  | { type: 'finished'; report: Record<string, unknown>; workload: Workload }
+  | { type: 'failed'; error: ErrorInfo; workload?: Workload; report?: Record<string, unknown> }
+  /** With `seq` the service answers `recorded` as soon as the record would survive its death. */
+  | { type: 'record'; record: Record<string, unknown>; seq?: number }

@@ -1,0 +1,126 @@
+import { connect, type Socket } from 'node:net'
+import { Duplex } from 'node:stream'
+import { fds } from '@pageferry/kernel'
+import { lengthPrefixBytes, maxPageHeaderBytes, maxPayloadBytes } from '../index.js'
+
+/** Bytes in front of a message that a server sends: it does not mask (RFC 6455, section 5.2). */
+const maxWebSocketHeaderBytes = 10
+const maxFrameBytes = maxWebSocketHeaderBytes + lengthPrefixBytes + maxPageHeaderBytes + maxPayloadBytes
+/** One frame that is being looked at and one that arrives. Small enough to stay in a processor's cache. */
+const bufferBytes = 2 * maxFrameBytes
+/** Less room than this is not worth a read. */
+const minReadBytes = 64 * 1024
+
+/**
+ * A TCP connection for the ws client of a bulk lane that receives into one buffer, over and over, and hands ws whole
+ * WebSocket frames. ws then has nothing to join: no memory is allocated for a batch, and none is copied. (A net.Socket
+ * allocates 64 KiB for each read, and ws another MiB for the message: fresh memory every time, which costs a page fault
+ * for each 4 KiB of it.)
+ *
+ * What it hands out is overwritten by what comes later: whoever keeps it beyond its event copies it.
+ *
+ * It only looks at lengths. Whatever is no frame, or too long for the buffer, goes to ws as it comes.
+ */
+export class FrameSocket extends Duplex {
+  readonly #socket: Socket
+  readonly #buffer = Buffer.allocUnsafeSlow(bufferBytes)
+  /** Where what was not handed out begins, and ends. */
+  #start = 0
+  #end = 0
+  #isAligned = false
+  #lowWater = 1
+
+  constructor(host: string, port: number) {
+    super({ allowHalfOpen: false })
+    this.#socket = connect({
+      host,
+      port,
+      noDelay: true,
+      onread: { buffer: () => this.#room(), callback: (nrBytes) => this.#onReceived(nrBytes) },
+    })
+    this.#socket.on('end', () => this.push(null))
+    this.#socket.on('error', (error) => this.destroy(error))
+    this.#socket.on('close', () => this.destroy())
+  }
+
+  /** From here on only WebSocket frames come. Until then it is the handshake's HTTP, which goes through at once. */
+  alignFrames(): void {
+    this.#isAligned = true
+  }
+
+  /** Where the next bytes go: behind the last ones, which are moved to the front when their frame would not fit. */
+  #room(): Uint8Array {
+    const pending = this.#end - this.#start
+    const needed = Math.max(this.#frameBytes() - pending, minReadBytes)
+    if (pending === 0) this.#start = this.#end = 0
+    else if (bufferBytes - this.#end < needed) {
+      this.#buffer.copyWithin(0, this.#start, this.#end)
+      this.#start = 0
+      this.#end = pending
+    }
+    return this.#buffer.subarray(this.#end)
+  }
+
+  /** Of the frame at `start`, as far as its length is known; 0 when it is not, or is none that fits. */
+  #frameBytes(): number {
+    const at = this.#start
+    const pending = this.#end - at
+    if (pending < 2) return 0
+    const length = this.#buffer[at + 1] & 0x7f
+    if (length < 126) return 2 + length
+    if (length === 126) return pending < 4 ? 0 : 4 + this.#buffer.readUInt16BE(at + 2)
+    if (pending < maxWebSocketHeaderBytes) return 0
+    const bytes = maxWebSocketHeaderBytes + Number(this.#buffer.readBigUInt64BE(at + 2))
+    return bytes > maxFrameBytes ? 0 : bytes
+  }
+
+  #onReceived(nrBytes: number): boolean {
+    this.#end += nrBytes
+    const from = this.#start
+    if (this.#isAligned) this.#skipWholeFrames()
+    else this.#start = this.#end
+    this.#waitForFrame()
+    if (this.#start === from) return true
+    const bytes = this.#buffer.subarray(from, this.#start)
+    // Nobody takes it now: it would be overwritten while it waits. False: the reader is behind; `_read` goes on.
+    const isTakenNow = this.#isAligned && this.readableFlowing === true && this.readableLength === 0
+    return this.push(isTakenNow ? bytes : Buffer.from(bytes))
+  }
+
+  #skipWholeFrames(): void {
+    while (this.#start < this.#end) {
+      const bytes = this.#frameBytes()
+      const pending = this.#end - this.#start
+      if (bytes > 0 && bytes <= pending) this.#start += bytes
+      else if (bytes === 0 && pending >= maxWebSocketHeaderBytes) this.#start = this.#end
+      else return
+    }
+  }
+
+  /** Not to be woken for every piece of it. */
+  #waitForFrame(): void {
+    const missing = Math.max(this.#frameBytes() - (this.#end - this.#start), 1)
+    if (missing === this.#lowWater) return
+    const { _handle } = this.#socket as Socket & { _handle?: { fd: number } }
+    if (_handle === undefined) return
+    fds.setReceiveLowWater(_handle.fd, missing)
+    this.#lowWater = missing
+  }
+
+  override _read(): void {
+    this.#socket.resume()
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
+    this.#socket.write(chunk, done)
+  }
+
+  override _final(done: (error?: Error | null) => void): void {
+    this.#socket.end(done)
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    this.#socket.destroy()
+    done(error)
+  }
+}
