@@ -1,15 +1,6 @@
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { createServer } from 'node:net'
-import t, { type Test } from 'tap'
-import { WebSocket } from 'ws'
-import {
-  closing,
-  eventually,
-  Recorder,
-  sendTogether,
-  webSocketServer,
-} from '../../../service/test/fixtures/sockets.js'
 import {
   decodeFrame,
   decodeHello,
@@ -20,9 +11,17 @@ import {
   type LaneTerms,
   minBulkWindowBytes,
   supportedVersions,
-} from '../../src/index.js'
-import { type DialOptions, dial } from '../../src/sockets/connect.js'
-import { LaneServer } from '../../src/sockets/listen.js'
+} from '@pageferry/wire'
+import { type DialOptions, dial, LaneServer } from '@pageferry/wire/sockets'
+import t, { type Test } from 'tap'
+import { WebSocket } from 'ws'
+import {
+  closing,
+  eventually,
+  Recorder,
+  sendTogether,
+  webSocketServer,
+} from '../../../service/test/fixtures/sockets.js'
 
 const common = { migrationId: 'c0ffee', token: 'secret', kind: 'control', index: 0, resume: false } as const
 const welcome: FrameOf<'welcome'> = { type: 'welcome', version: 1, nrBulkLanes: 3, ...defaultTerms }

@@ -1,9 +1,9 @@
 import { createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { maxPayloadBytes } from '@pageferry/wire'
+import { FrameSocket } from '@pageferry/wire/sockets'
 import t, { type Test } from 'tap'
 import { eventually } from '../../../service/test/fixtures/sockets.js'
-import { maxPayloadBytes } from '../../src/index.js'
-import { FrameSocket } from '../../src/sockets/frame-socket.js'
 
 const seed = Number(process.env.PAGEFERRY_SEED ?? Math.floor(Math.random() * 2 ** 31))
 

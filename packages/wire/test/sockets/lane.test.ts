@@ -2,6 +2,8 @@ import { once } from 'node:events'
 import { mock } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError, pageBytes } from '@pageferry/base'
+import { encodeFrame, encodeHeader, type Frame, laneLimits, WireError } from '@pageferry/wire'
+import { Lane } from '@pageferry/wire/sockets'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import {
@@ -13,8 +15,6 @@ import {
   sendTogether,
   webSocketServer,
 } from '../../../service/test/fixtures/sockets.js'
-import { encodeFrame, encodeHeader, type Frame, laneLimits, WireError } from '../../src/index.js'
-import { Lane } from '../../src/sockets/lane.js'
 
 const ack = (sequence: number): Frame => ({ type: 'batchAck', sequence, bytes: 4096 })
 const request: Frame = {

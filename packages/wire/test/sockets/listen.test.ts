@@ -1,8 +1,5 @@
 import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import t, { type Test } from 'tap'
-import { WebSocket } from 'ws'
-import { closing, eventually, Recorder, sendTogether } from '../../../service/test/fixtures/sockets.js'
 import {
   decodeFrame,
   defaultTerms,
@@ -11,9 +8,12 @@ import {
   type FrameOf,
   maxHelloBytes,
   supportedVersions,
-} from '../../src/index.js'
-import type { Lane } from '../../src/sockets/index.js'
-import { LaneServer } from '../../src/sockets/listen.js'
+} from '@pageferry/wire'
+import type { Lane } from '@pageferry/wire/sockets'
+import { LaneServer } from '@pageferry/wire/sockets'
+import t, { type Test } from 'tap'
+import { WebSocket } from 'ws'
+import { closing, eventually, Recorder, sendTogether } from '../../../service/test/fixtures/sockets.js'
 
 const migrationId = 'c0ffee'
 const token = 'the-right-token'
