@@ -38,8 +38,7 @@ import { scanPresent } from './trackers/open.js'
 
 const { REG } = ptrace
 
-const O_CLOEXEC = 0o2000000
-const O_NONBLOCK = 0o4000
+const { O_CLOEXEC, O_NONBLOCK } = fds
 const allSignals = 0xffff_ffff_ffff_ffffn
 const syscallTimeoutMs = 10_000
 /** Events that the workload causes while it runs on lazy memory; all must be asked for and served. */

@@ -24,7 +24,7 @@ import {
 import { Restorer } from '../src/restore.js'
 import { adopt, eventually, isAlive, kill, scratchDirectory, start } from './fixtures/start.js'
 
-const O_CLOEXEC = 0o2000000
+const { O_CLOEXEC } = fds
 
 async function skeletonOf(t: Test): Promise<SkeletonProcess> {
   const keeper = await launchKeeper({ dir: scratchDirectory(), newPidNamespace: true })

@@ -1,5 +1,7 @@
 import { addon } from './addon.js'
 
+export * from './fcntl.js'
+
 /** Descriptors: other processes' ones, comparing, passing. All that are made here are close-on-exec. */
 
 export const KCMP_FILE = 0
@@ -14,26 +16,6 @@ export const SOCK_STREAM = 1
 export const SOCK_DGRAM = 2
 export const SOCK_SEQPACKET = 5
 export const SOCK_NONBLOCK = 0o4000
-
-export const F_GETFD = 1
-export const F_SETFD = 2
-export const F_GETFL = 3
-export const F_SETFL = 4
-export const F_SETOWN = 8
-export const F_GETOWN = 9
-export const F_SETSIG = 10
-export const F_GETSIG = 11
-export const F_DUPFD_CLOEXEC = 1030
-export const F_SETPIPE_SZ = 1031
-export const F_GETPIPE_SZ = 1032
-export const F_ADD_SEALS = 1033
-export const F_GET_SEALS = 1034
-
-export const SEEK_SET = 0
-export const SEEK_CUR = 1
-export const SEEK_END = 2
-export const SEEK_DATA = 3
-export const SEEK_HOLE = 4
 
 export interface Received {
   /** Empty, without descriptors: the peer closed the connection. */

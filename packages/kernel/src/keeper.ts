@@ -4,6 +4,7 @@ import { mkdir } from 'node:fs/promises'
 import { constants } from 'node:os'
 import { join } from 'node:path'
 import { type KernelErrorLike, PageferryError } from '@pageferry/base'
+import type { ExitStatus } from './exit-status.js'
 import * as fds from './fds.js'
 import { paths } from './paths.js'
 
@@ -35,14 +36,8 @@ export interface KeeperOptions {
   removeCgroups?: string[]
 }
 
-/** How the process that was spawned ended: `value` is its exit code or the signal's number. */
-export interface ExitStatus {
-  kind: 'exited' | 'signaled'
-  value: number
-}
-
 export interface KeeperStatus {
-  state: 'none' | 'running' | 'exited' | 'signaled'
+  state: 'none' | 'running' | ExitStatus['kind']
   /** Exit code or signal number, 0 otherwise. */
   value: number
 }
@@ -92,7 +87,7 @@ export class KeeperClient {
     return toSpawned('child', this.#call('child', {}))
   }
 
-  /** Gives the keeper a duplicate of `fd`; it replaces what had that name (1 to 63 bytes). ENOSPC above 64. */
+  /** Gives the keeper a duplicate of `fd`; it replaces what had that name (1 to 63 bytes). ENOSPC above 512. */
   hold(name: string, fd: number): void {
     this.#call('hold', { name }, [fd])
   }
@@ -238,18 +233,4 @@ export async function launchKeeper(options: KeeperOptions): Promise<KeeperClient
 /** Connects to the keeper of a directory. ENOENT or ECONNREFUSED: it has ended; see `readExitStatus`. */
 export function connectKeeper(dir: string): KeeperClient {
   return new KeeperClient(fds.connectUnix(join(dir, 'keeper.sock'), fds.SOCK_SEQPACKET))
-}
-
-/** What a keeper wrote when its child ended; undefined while it runs and if it never ran. */
-export function readExitStatus(dir: string): ExitStatus | undefined {
-  let text: string
-  try {
-    text = readFileSync(join(dir, 'exit-status'), 'utf8')
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw error
-  }
-  const match = /^(exited|signaled) (\d+)\n$/.exec(text)
-  if (!match) throw new PageferryError('INTERNAL', `${dir}/exit-status is damaged`)
-  return { kind: match[1] as ExitStatus['kind'], value: Number(match[2]) }
 }

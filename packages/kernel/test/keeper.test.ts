@@ -17,8 +17,9 @@ import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import { packageRoot } from '../src/addon.js'
+import { readExitStatus } from '../src/exit-status.js'
 import * as fds from '../src/fds.js'
-import { connectKeeper, type KeeperClient, launchKeeper, readExitStatus } from '../src/keeper.js'
+import { connectKeeper, type KeeperClient, launchKeeper } from '../src/keeper.js'
 import { paths } from '../src/paths.js'
 
 const day = 86_400_000_000_000n

@@ -1,7 +1,8 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from '@pageferry/base'
+import { readExitStatus } from '@pageferry/kernel/exit-status'
 import { createService, RestoreRequestSchema, type Service, type WorkloadExit } from '@pageferry/service'
 
 export const restoreServicePort = 7422
@@ -44,11 +45,11 @@ function keeperLives(directory: string): boolean {
   return existsSync(join(directory, 'keeper.sock'))
 }
 
-/** What the keeper wrote when the workload ended: `exited N` or `signaled N`. */
+/** A damaged file says as little as none: a migration's status is asked for all the same. */
 function readExit(directory: string): WorkloadExit | undefined {
-  const path = join(directory, 'exit-status')
-  const match = existsSync(path)
-    ? /^(exited|signaled) (\d+)$/.exec(readFileSync(path, 'latin1').trim())
-    : null
-  return match === null ? undefined : { kind: match[1] as WorkloadExit['kind'], value: Number(match[2]) }
+  try {
+    return readExitStatus(directory)
+  } catch {
+    return undefined
+  }
 }

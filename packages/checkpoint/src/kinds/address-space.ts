@@ -1,7 +1,7 @@
 import { closeSync, openSync, readFileSync, readlinkSync } from 'node:fs'
 import { PageferryError, pageOf } from '@pageferry/base'
 import type { FileEntry, MmEntry } from '@pageferry/images'
-import { pagemap } from '@pageferry/kernel'
+import { fds, pagemap } from '@pageferry/kernel'
 import type { AreaMap } from '@pageferry/pages'
 import type { CaptureContext } from '../capture-context.js'
 import type { ProcStat } from '../proc/stat.js'
@@ -21,7 +21,6 @@ const prSetThpDisable = 41
 const MCL_FUTURE = 2
 const MCL_ONFAULT = 4
 const noExeFd = 0xffff_ffff
-const O_CLOEXEC = 0o2000000
 
 /** Before the final map is known, an entry for a round: only the areas matter. */
 export function mmOfRound(map: AreaMap, files: FileTable): MmEntry {
@@ -145,7 +144,7 @@ export function restoreAddressSpace(
   const { pid } = skeleton
   if (!isOwn) {
     const path = skeleton.put(Buffer.from(`${exePath}\0`))
-    skeleton.queue(pid, 'open', [path, O_CLOEXEC, 0], { expected: BigInt(freeFd) })
+    skeleton.queue(pid, 'open', [path, fds.O_CLOEXEC, 0], { expected: BigInt(freeFd) })
   }
   const auxv = Buffer.alloc(mm.mmSavedAuxv.length * 8)
   for (const [i, word] of mm.mmSavedAuxv.entries()) auxv.writeBigUInt64LE(word, i * 8)

@@ -17,9 +17,7 @@ import {
 
 /** The table of descriptors: numbers, close-on-exec, and which of them share one open file description. */
 
-const O_CLOEXEC = 0o2000000
-const O_DIRECT = 0o40000
-const FD_CLOEXEC = 1
+const { FD_CLOEXEC, O_ASYNC, O_CLOEXEC, O_DIRECT, O_PATH } = fds
 
 export interface DescriptorDump {
   fdinfo: FdinfoEntry[]
@@ -62,8 +60,6 @@ export function checkDescriptors(pid: number): Problem[] {
   return problems
 }
 
-const O_PATH = 0o10000000
-const O_ASYNC = 0o20000
 const signalDriven = 'somebody gets signals from it (F_SETOWN, O_ASYNC, F_NOTIFY), and would get none there'
 
 /** Also directory notification makes its user the owner (fcntl(2)); a process group as owner reads as an error. */

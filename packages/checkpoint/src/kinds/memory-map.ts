@@ -1,6 +1,6 @@
 import { addressOf, PageferryError, pageBytes, pageOf } from '@pageferry/base'
 import { type FileEntry, VMA_STATUS, type VmaEntry } from '@pageferry/images'
-import { uffd } from '@pageferry/kernel'
+import { fds, uffd } from '@pageferry/kernel'
 import { type Area, type AreaChange, type AreaKind, AreaMap, diffAreas, PageSet } from '@pageferry/pages'
 import type { Problem } from '../capture-context.js'
 import type { MapsLine, VmFlags } from '../proc/maps.js'
@@ -23,7 +23,6 @@ const MAP_GROWSDOWN = 0x100
 const MAP_LOCKED = 0x2000
 const MAP_NORESERVE = 0x4000
 const MAP_FIXED_NOREPLACE = 0x10_0000
-const O_RDWR = 2
 const MADV_WIPEONFORK = 18
 
 /** VmFlags letters of advice that outlasts the call (proc_pid_smaps(5)), with their MADV_ numbers. */
@@ -169,7 +168,7 @@ function areaOf(line: MapsLine, kind: AreaKind, vmFlags: Set<string>): Area {
     lazyEligible: isLazyEligible(kind, flags, madv),
     path: file ? line.name : undefined,
     // mw: it may be made writable later, so it was opened for writing.
-    fileFlags: file ? (line.shared && (line.write || vmFlags.has('mw')) ? O_RDWR : 0) : undefined,
+    fileFlags: file ? (line.shared && (line.write || vmFlags.has('mw')) ? fds.O_RDWR : 0) : undefined,
     backingId: backed ? `${line.device}:${line.inode}` : undefined,
     offset: backed ? line.offset : 0n,
   }

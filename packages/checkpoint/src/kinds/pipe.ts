@@ -7,11 +7,7 @@ import { noOwner } from './file-table.js'
 
 /** Pipes whose two ends are both in the process, with their contents (pipe(7)). */
 
-const O_ACCMODE = 3
-const O_RDONLY = 0
-const O_WRONLY = 1
-const O_CLOEXEC = 0o2000000
-const O_NONBLOCK = 0o4000
+const { O_ACCMODE, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_WRONLY } = fds
 
 export function pipeIdOf(info: FdInfo): number | null {
   const m = /^pipe:\[(\d+)\]$/.exec(info.target)

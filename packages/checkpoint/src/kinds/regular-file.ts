@@ -8,12 +8,7 @@ import { type FileTable, noOwner } from './file-table.js'
 
 /** Regular files, directories and the memory devices: whatever open(2) of the same path gives again. */
 
-const O_CREAT = 0o100
-const O_EXCL = 0o200
-const O_TRUNC = 0o1000
-const O_CLOEXEC = 0o2000000
-const O_DIRECT = 0o40000
-const O_PATH = 0o10000000
+const { O_CLOEXEC, O_CREAT, O_DIRECT, O_EXCL, O_PATH, O_TRUNC } = fds
 const creationFlags = O_CREAT | O_EXCL | O_TRUNC | O_CLOEXEC
 const typeMask = 0o170000
 const directory = 0o040000

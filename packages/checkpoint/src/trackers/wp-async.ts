@@ -1,15 +1,14 @@
 import { closeSync, openSync } from 'node:fs'
 import type { RunTable } from '@pageferry/base'
 import { addressOf, isKernelError, pageBytes } from '@pageferry/base'
-import { pagemap, uffd } from '@pageferry/kernel'
+import { fds, pagemap, uffd } from '@pageferry/kernel'
 import type { Area, AreaMap } from '@pageferry/pages'
 import { StoppedProcess } from '../remote/stopped-process.js'
 import { takeFd } from '../remote/workload-thread.js'
 import { noteThere, walkArea } from './pagemap-walk.js'
 import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedAreas } from './tracker.js'
 
-const O_CLOEXEC = 0o2000000
-const O_NONBLOCK = 0o4000
+const { O_CLOEXEC, O_NONBLOCK } = fds
 
 /**
  * Asynchronous write protection: a userfaultfd that belongs to the workload's address space, taken over by
