@@ -34,7 +34,6 @@ import {
   workerPhases,
 } from '@pageferry/service/worker'
 import { type Frame, type FrameOf, frameToError } from '@pageferry/wire'
-import { PageDecoder } from '@pageferry/wire/sockets'
 import { checkAdmission, clockOffsets } from './admission.js'
 import { DestinationLanes } from './lanes/lanes.js'
 import { holdMain, holdUserfaultfd, type Space } from './lazy/address-space.js'
@@ -71,7 +70,6 @@ export class DestinationWorker {
   readonly #inbox = new Inbox()
   readonly #images = new ProcessImages()
   readonly #imageReceiver: ImageReceiver
-  readonly #decoder = new PageDecoder()
   readonly #stored: StoredImages | null
   readonly #rounds = new RoundInlet({
     onRoundApplied: (frame) => this.#lanes.send(frame),
@@ -111,17 +109,14 @@ export class DestinationWorker {
     })
     const source = { url: request.source, migrationId: id, token }
     this.#lanes = new DestinationLanes(source, this.#records.known.nrBulkLanes ?? 1, log, {
-      onFrame: (_lane, frame, payload) => this.#onFrame(frame, payload),
+      onFrame: (frame, payload) => this.#onFrame(frame, payload),
       onLost: (lane, index) => this.#driver.post({ type: 'laneLost', lane, index }),
       onInstalled: (index, round, pages) => this.#rounds.receiver.installed(index, round, pages),
       onPushed: (lane, batch) => {
         this.#postcopy?.onPushed(batch)
         if (batch.payload !== undefined) lane.taken(batch, batch.payload.length)
       },
-      onRedialled: (lane, index) => {
-        if (lane === 'fault' && this.#lanes.fault !== null) this.#postcopy?.attachFaultLane(this.#lanes.fault)
-        this.#driver.post({ type: 'reconnected', lane, index })
-      },
+      onRedialled: (lane, index) => this.#driver.post({ type: 'reconnected', lane, index }),
       onPeerUnknown: () => this.#driver.post({ type: 'peerUnknown' }),
     })
     this.#journal = RecordFile.open(`${stateDir}/journal`)
@@ -210,9 +205,6 @@ export class DestinationWorker {
 
   #onFrame(frame: Frame, payload: Uint8Array): void {
     switch (frame.type) {
-      case 'pageReply':
-        this.#postcopy?.onReply(frame, this.#decoder.pagesOf(frame, payload))
-        return
       case 'image':
         if (this.#driver.state.name !== 'receiving')
           throw new PageferryError('PROTOCOL', 'an image at the wrong time')
@@ -369,7 +361,11 @@ export class DestinationWorker {
       process: this.#process,
     })
     this.#postcopy = postcopy
-    if (this.#lanes.fault !== null) postcopy.attachFaultLane(this.#lanes.fault)
+    const { fault } = this.#lanes
+    fault.receive({
+      onReply: (frame, pages) => postcopy.onReply(frame, pages),
+      onUp: () => postcopy.attachFaultLane(fault),
+    })
     const running = postcopy.run(signal)
     this.#status.speak()
     const [workload] = spaces

@@ -5,6 +5,7 @@ import type { Lane } from '@pageferry/wire/sockets'
 import { type DialOptions, dial } from '@pageferry/wire/sockets'
 import { BulkLane, BulkThreads } from './bulk-lane.js'
 import type { Pushed, Target } from './bulk-messages.js'
+import { FaultLane } from './fault-lane.js'
 
 /** Pause before a lost lane is dialled again, doubled after each failure. */
 const redialMs = 200
@@ -17,8 +18,8 @@ const farewellPauseMs = 800
 
 /** Who owns the lanes hears what comes on them, and what becomes of them. */
 export interface LaneEvents {
-  /** May throw: the lane is closed with the error's code. */
-  onFrame(lane: Lane, frame: Frame, payload: Uint8Array): void
+  /** Of the control lane. May throw: the lane is closed with the error's code. */
+  onFrame(frame: Frame, payload: Uint8Array): void
   /** A bulk lane has installed a batch of a round. May throw, likewise. */
   onInstalled(index: number, round: number, pages: number): void
   /** A bulk lane has installed what it could of a batch of the lazy phase. May throw, likewise. */
@@ -43,7 +44,7 @@ export class DestinationLanes {
   readonly #bulkThreads = new BulkThreads()
   #target: Target | null = null
   #control: Lane | null = null
-  #fault: Lane | null = null
+  readonly fault = new FaultLane()
   #over = false
   #wasConnected = false
 
@@ -63,11 +64,6 @@ export class DestinationLanes {
   /** The control lane is up. */
   get isConnected(): boolean {
     return this.#control !== null
-  }
-
-  /** The latest one; it may be down. Null until it was up for the first time. */
-  get fault(): Lane | null {
-    return this.#fault
   }
 
   /** On the control lane. Without one the frame is dropped: the machine says its word again on `reconnected`. */
@@ -127,9 +123,12 @@ export class DestinationLanes {
       this.#control = lane
       this.#wasConnected = true
     }
-    if (kind === 'fault') this.#fault = lane
+    if (kind === 'fault') this.fault.attach(lane)
     lane.open({
-      onFrame: (frame, payload) => this.#events.onFrame(lane, frame, payload),
+      onFrame: (frame, payload) => {
+        if (kind === 'fault') this.fault.onFrame(frame, payload)
+        else this.#events.onFrame(frame, payload)
+      },
       onLost: (error) => {
         if (this.#control === lane) this.#control = null
         this.#onLost(kind, index, error)

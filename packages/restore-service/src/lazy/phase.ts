@@ -4,8 +4,8 @@ import { type InstallGate, Poller, uffd } from '@pageferry/kernel'
 import { type DestinationReport, faultsFromSamples } from '@pageferry/migration'
 import { type MapEvent, PageSet } from '@pageferry/pages'
 import { type FrameOf, faultPendingMax, maxFaultPages, maxRunsPerDiscard, WireError } from '@pageferry/wire'
-import type { Lane } from '@pageferry/wire/sockets'
 import type { Pushed } from '../lanes/bulk-messages.js'
+import type { FaultLane } from '../lanes/fault-lane.js'
 import type { RestoredProcess } from '../process.js'
 import type { Verifier } from '../rounds/verifier.js'
 import {
@@ -79,7 +79,7 @@ export class Postcopy {
   #maxUs = 0
   #pushed = 0
   #requestId = 0
-  #faultLane: Lane | null = null
+  #faultLane: Pick<FaultLane, 'isOpen' | 'send'> | null = null
   readonly #ahead: ReadAhead | null
   readonly #standstill: Standstill
   readonly #enlarging: Enlarging
@@ -144,7 +144,7 @@ export class Postcopy {
   }
 
   /** A new fault lane: what was asked for on the old one is asked for again. */
-  attachFaultLane(lane: Lane): void {
+  attachFaultLane(lane: Pick<FaultLane, 'isOpen' | 'send'>): void {
     this.#faultLane = lane
     this.#ahead?.forget()
     for (const page of this.#requested.keys()) this.#request(page, 1)
