@@ -1,249 +1,153 @@
 // npm test: runs every test file, each in a process of its own, and counts what they assert.
 //
-//   npm test                  everything, with the linter and the types of the tests
-//   npm test -- wire uffd     only the files whose path contains one of the words
+//   npm test                              everything, with the linter and the types of the tests
+//   npm test -- wire uffd                 only the files whose path contains one of the words
+//   npm test -- test/e2e/python.test.ts   only that file
+//   PAGEFERRY_SEED=n npm test -- …        what is random as in the run that printed this seed
+//   PAGEFERRY_SOAK=1 npm test -- …        the long form: every combination, hundreds of moments and seeds
 //
 // The tests are tap's, but tap's runner is not used: a test file is a program that prints TAP, and running it with
 // node and scripts/typescript-loader.mjs takes half a second where `tap run` takes two. That runner would also not
-// know which files trace processes and must run alone, nor clean up after a test that was killed.
+// know which files may run side by side, nor clean up after a test that was killed.
+//
+// Two files at most run side by side that move processes, and only one of them outside of a lab (tests/groups.mjs).
 //
 // A test may be skipped only for what the kernel lacks, and says so: { skip: 'kernel: no soft-dirty' }. Any other skip
-// fails the run, so that nothing is forgotten. A file that needs longer than its group says so in its first lines:
-// "// test-timeout-s: 600".
+// fails the run, so that nothing is forgotten. The first lines of a file may say:
+//
+//   // test-timeout-s: 600     it needs longer than its group
+//   // test-group: alone       nothing may run beside it, see tests/groups.mjs
 
-import { spawn } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { join, relative } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { Parser } from 'tap-parser'
-import { killLeftovers, markedEnv, removeLabs } from './test-cleanup.mjs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { collect, root } from './tests/groups.mjs'
+import { removeDeadRuns, removeLeftoversOf, removeRun } from './tests/leftovers.mjs'
+import { fileMark, makeTemporaryDir, markedEnv, runMark, temporaryDir } from './tests/marks.mjs'
+import { killRunning, runCheck, runFile } from './tests/run.mjs'
 import { javascript } from './typescript-loader.mjs'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
+const usage = `usage: npm test [-- WORD...]
+
+Without a word: every test, the linter and the types of the tests.
+A word is a part of a test file's path, or the path of one: npm test -- wire uffd
+
+PAGEFERRY_SEED=n  repeats what was random in the run that printed this seed
+PAGEFERRY_SOAK=1  the long form: every combination, hundreds of moments and seeds
+`
+
+/** A migration keeps two processors busy, and waits half of the time. */
+const lanes = Math.max(2, Math.floor(availableParallelism() / 2))
+
 const words = process.argv.slice(2)
-
-/** Pure packages: any number of files at once. Everything else traces, freezes or kills processes, or measures time. */
-const parallelPackages = ['base', 'images', 'pages', 'migration', 'wire']
-const timeoutS = { parallel: 120, serial: 180, 'test/': 600 }
-
+const seed = process.env.PAGEFERRY_SEED ?? String(Date.now() % 1_000_000)
+const started = Date.now()
 const totals = { passed: 0, failed: 0, skipped: 0 }
 const failures = []
-const running = new Set()
 let interrupted = false
+let nrFiles = 0
 
-function filesBelow(directory) {
-  if (!existsSync(directory)) return []
-  return readdirSync(directory, { recursive: true })
-    .filter((name) => name.endsWith('.test.ts') && !name.includes('node_modules'))
-    .map((name) => relative(root, join(directory, name)))
-    .sort()
+function say(text) {
+  process.stdout.write(`${text}\n`)
 }
 
-function collect() {
-  const packages = readdirSync(join(root, 'packages'))
-  const inPackages = (names) => names.flatMap((name) => filesBelow(join(root, 'packages', name, 'test')))
-  const serial = packages.filter((name) => !parallelPackages.includes(name))
-  const wanted = (path) => words.length === 0 || words.some((word) => path.includes(word))
-  return {
-    parallel: inPackages(parallelPackages).filter(wanted),
-    serial: [...inPackages(serial), ...filesBelow(join(root, 'test'))].filter(wanted),
+function secondsSince(start) {
+  return ((Date.now() - start) / 1000).toFixed(1)
+}
+
+async function report(path, results) {
+  const start = Date.now()
+  const { passed, failed, skipped, failures: found } = await results
+  if (interrupted) return
+  for (const [key, value] of Object.entries({ passed, failed, skipped })) totals[key] += value
+  failures.push(...found.map((failure) => ({ ...failure, path })))
+  const counts = [`${passed} passed`, failed > 0 && `${failed} FAILED`, skipped > 0 && `${skipped} skipped`]
+  say(
+    `${failed > 0 ? 'FAIL' : 'ok  '} ${path}: ${counts.filter(Boolean).join(', ')} (${secondsSince(start)} s)`,
+  )
+}
+
+async function runAndClean(file) {
+  const mark = fileMark(nrFiles++)
+  await report(file.path, runFile(file, { ...markedEnv(mark), PAGEFERRY_SEED: seed }))
+  if (interrupted) return
+  const left = await removeLeftoversOf(mark)
+  if (left.length > 0) say(`     removed what ${file.path} left behind: ${left.join(', ')}`)
+}
+
+/** Runs `nr` jobs at a time; `next` answers one to begin now, or undefined when there is none for this lane. */
+async function inLanes(nr, next) {
+  const lane = async () => {
+    for (let job = next(); job !== undefined && !interrupted; job = next()) await job()
   }
+  await Promise.all(Array.from({ length: nr }, lane))
 }
 
-function limitOf(path, group) {
-  const head = readFileSync(join(root, path), 'utf8').slice(0, 2000)
-  const own = /^\/\/ test-timeout-s: (\d+)$/m.exec(head)?.[1]
-  return Number(own ?? (path.startsWith('test/') ? timeoutS['test/'] : timeoutS[group]))
-}
-
-/** Runs a program in a process group of its own and gives its output to the two callbacks. */
-function run(command, args, { env, limitMs, onStdout, onStderr }) {
-  const child = spawn(command, args, {
-    cwd: root,
-    detached: true,
-    env: { ...process.env, ...markedEnv, ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  running.add(child)
-  child.stdout.on('data', onStdout)
-  child.stderr.on('data', onStderr)
-  return new Promise((resolve) => {
-    let timedOut = false
-    const end = (code, signal) => {
-      clearTimeout(timer)
-      clearTimeout(drain)
-      running.delete(child)
-      killGroup(child)
-      resolve({ code, signal, timedOut })
+/** One lane takes the files that work on this machine itself, one after the other; all share those that stay in a lab. */
+function nextSideBySide(host, lab) {
+  let hostIsBusy = false
+  return () => {
+    if (hostIsBusy || host.length === 0) {
+      const file = lab.shift()
+      return file && (() => runAndClean(file))
     }
-    const timer = setTimeout(() => {
-      timedOut = true
-      killGroup(child)
-    }, limitMs)
-    let drain
-    child.once('error', (error) => end(error.code, null))
-    // A background process that inherited the pipes would keep "close" away.
-    child.once('exit', (code, signal) => {
-      drain = setTimeout(() => end(code, signal), 500)
-      child.once('close', () => end(code, signal))
-    })
-  })
-}
-
-function killGroup(child) {
-  try {
-    process.kill(-child.pid, 'SIGKILL')
-  } catch {
-    // nothing left of it
+    hostIsBusy = true
+    const file = host.shift()
+    return async () => {
+      await runAndClean(file)
+      hostIsBusy = false
+    }
   }
 }
 
-/** Counts leaf assertions; the line that a subtest leaves in its parent is not one. */
-function count(parser, result, path = []) {
-  let child = null
-  parser.on('child', (sub) => {
-    child = { name: sub.name, failed: result.failed }
-    count(sub, result, [...path, sub.name])
-  })
-  parser.on('assert', (assertion) => {
-    const summaryOf = child
-    child = null
-    const bad = !assertion.ok && !assertion.todo && !assertion.skip
-    if (summaryOf !== null && (!bad || result.failed > summaryOf.failed)) return
-    if (assertion.skip || assertion.todo) {
-      const reason = assertion.skip || assertion.todo
-      result.skipped += 1
-      if (!/kernel/i.test(String(reason))) {
-        note(result, [...path, assertion.name], `skipped without a reason in the kernel: ${reason}`)
-      }
-    } else if (assertion.ok) result.passed += 1
-    else note(result, [...path, assertion.name], formatDiagnostics(assertion.diag))
-  })
-  parser.on('bailout', (reason) => note(result, path, `bailed out: ${reason}`))
-}
-
-function note(result, path, text) {
-  result.failed += 1
-  result.failures.push({ title: path.filter(Boolean).join(' > '), text })
-}
-
-function formatDiagnostics(diag) {
-  if (!diag) return ''
-  const { at, source, diff, stack, found, wanted, ...rest } = diag
-  const place = at?.fileName && `${relative(root, at.fileName.replace('file://', ''))}:${at.lineNumber}`
-  const shown = diff === undefined && found !== undefined ? { wanted, found, ...rest } : rest
-  const fields = Object.entries(shown).map(
-    ([key, value]) => `${key}: ${typeof value === 'string' ? value : JSON.stringify(value)}`,
-  )
-  return [place, source?.trimEnd(), diff?.trimEnd(), ...fields, stack?.trimEnd()].filter(Boolean).join('\n')
-}
-
-async function runFile(path, group) {
-  const result = { path, passed: 0, failed: 0, skipped: 0, failures: [] }
-  const started = Date.now()
-  const seconds = limitOf(path, group)
-  const parser = new Parser()
-  count(parser, result)
-  let stderr = ''
-  const outcome = await run(
-    process.execPath,
-    ['--enable-source-maps', '--import', './scripts/typescript-loader.mjs', path],
-    {
-      // tap ends a file that takes too long by itself and says which test it was in; the kill comes after that.
-      env: { TAP: '1', TAP_TIMEOUT: String(seconds), PAGEFERRY_LOG: process.env.PAGEFERRY_LOG ?? 'silent' },
-      limitMs: (seconds + 10) * 1000,
-      onStdout: (bytes) => parser.write(bytes),
-      onStderr: (bytes) => {
-        stderr = (stderr + bytes).slice(-8000)
-      },
-    },
-  )
-  parser.end()
-  if (interrupted) return
-  if (result.failed === 0 && (outcome.code !== 0 || outcome.timedOut)) {
-    const how = outcome.timedOut
-      ? `no end after ${seconds} s`
-      : `ended with ${outcome.signal ?? `status ${outcome.code}`}`
-    note(result, [path], `${how}\n${stderr}`)
-  } else if (result.passed + result.failed + result.skipped === 0) note(result, [path], 'tested nothing')
-  else if (result.failed > 0 && stderr !== '') result.failures.at(-1).text += `\nstandard error:\n${stderr}`
-  report(result, started)
-}
-
-/** A check that is no test file: passes or fails as one. */
-async function runCheck(title, program, args) {
-  const result = { path: title, passed: 0, failed: 0, skipped: 0, failures: [] }
-  const started = Date.now()
-  let output = ''
-  const keep = (bytes) => {
-    output += bytes
-  }
-  const { code } = await run(join(root, 'node_modules/.bin', program), args, {
-    limitMs: 180_000,
-    onStdout: keep,
-    onStderr: keep,
-  })
-  if (interrupted) return
-  if (code === 0) result.passed += 1
-  else note(result, [title], output.slice(-8000))
-  report(result, started)
-}
-
-function report(result, started) {
-  for (const key of Object.keys(totals)) totals[key] += result[key]
-  failures.push(...result.failures.map((failure) => ({ ...failure, path: result.path })))
-  const seconds = ((Date.now() - started) / 1000).toFixed(1)
-  const skipped = result.skipped > 0 ? `, ${result.skipped} skipped` : ''
-  const failed = result.failed > 0 ? `, ${result.failed} FAILED` : ''
-  const mark = result.failed > 0 ? 'FAIL' : 'ok  '
-  process.stdout.write(`${mark} ${result.path}: ${result.passed} passed${failed}${skipped} (${seconds} s)\n`)
-}
-
-async function clean(after) {
-  if (interrupted && after !== null) return
-  const left = [...(await removeLabs(root)), ...(await killLeftovers())]
-  if (left.length > 0) {
-    process.stdout.write(
-      `     removed what ${after ?? 'the interrupted run'} left behind: ${left.join(', ')}\n`,
+async function runAll(files) {
+  const inGroup = (wanted) => files.filter(({ group }) => group === wanted)
+  const jobs = inGroup('pure').map((file) => () => runAndClean(file))
+  if (words.length === 0) {
+    jobs.unshift(
+      () => report('lint', runCheck('lint', 'biome', ['check', '.'])),
+      () => report('types of the tests', runCheck('types of the tests', 'tsc', ['-p', 'test'])),
     )
   }
+  await inLanes(Math.min(availableParallelism(), 8), () => jobs.shift())
+  await inLanes(lanes, nextSideBySide(inGroup('host'), inGroup('lab')))
+  for (const file of inGroup('alone')) if (!interrupted) await runAndClean(file)
+}
+
+function summarise() {
+  for (const { path, title, text } of failures) {
+    say(`\nFAILED ${path}${title && title !== path ? `: ${title}` : ''}`)
+    say(text.replace(/^/gm, '  '))
+  }
+  const { passed, failed, skipped } = totals
+  say(`\n${passed} passed, ${failed} failed, ${skipped} skipped in ${secondsSince(started)} s, seed ${seed}`)
+  if (failed > 0) say(`the files of the tests that failed are in ${temporaryDir}`)
+  else rmSync(temporaryDir, { recursive: true, force: true })
+  process.exitCode = failed > 0 ? 1 : 0
 }
 
 async function main() {
-  const { parallel, serial } = collect()
-  // Compiled here, once: the test processes then find everything in the cache.
-  for (const path of [...parallel, ...serial]) await javascript(join(root, path))
-  const jobs = parallel.map((path) => () => runFile(path, 'parallel'))
-  if (words.length === 0) {
-    jobs.unshift(
-      () => runCheck('lint', 'biome', ['check', '.']),
-      () => runCheck('types of the tests', 'tsc', ['-p', 'test']),
-    )
+  if (words.some((word) => word.startsWith('-'))) {
+    say(usage)
+    process.exitCode = words.includes('--help') ? 0 : 2
+    return
   }
-  const workers = Array.from({ length: Math.min(availableParallelism(), 8) }, async () => {
-    for (let job = jobs.shift(); job !== undefined && !interrupted; job = jobs.shift()) await job()
-  })
-  await Promise.all(workers)
-  await clean('the pure packages')
-  for (const path of serial) {
-    if (interrupted) break
-    await runFile(path, 'serial')
-    await clean(path)
-  }
-  if (interrupted) return
-  for (const { path, title, text } of failures) {
-    process.stdout.write(`\nFAILED ${path}${title && title !== path ? `: ${title}` : ''}\n`)
-    process.stdout.write(`${text.replace(/^/gm, '  ')}\n`)
-  }
-  const { passed, failed, skipped } = totals
-  if (passed + failed + skipped === 0) {
-    process.stdout.write(`no test file matches ${words.join(' ')}\n`)
+  const files = collect(words)
+  if (files.length === 0) {
+    say(`no test file matches ${words.join(' ')}\n\n${usage}`)
     process.exitCode = 2
     return
   }
-  process.exitCode = failed > 0 ? 1 : 0
-  process.stdout.write(`\n${passed} passed, ${failed} failed, ${skipped} skipped\n`)
+  const left = await removeDeadRuns()
+  if (left.length > 0) say(`     removed what an earlier run left behind: ${left.join(', ')}`)
+  makeTemporaryDir()
+  say(`PAGEFERRY_SEED=${seed}`)
+  // Compiled here, once: the test processes then find everything in the cache.
+  for (const { path } of files) await javascript(join(root, path))
+  await runAll(files)
+  if (interrupted) await sleep(60_000) // the signal's handler ends this process
+  summarise()
 }
 
 for (const [signal, status] of [
@@ -254,8 +158,10 @@ for (const [signal, status] of [
   process.on(signal, async () => {
     if (interrupted) return
     interrupted = true
-    for (const child of running) killGroup(child)
-    await clean(null)
+    killRunning()
+    const left = await removeRun(runMark)
+    if (left.length > 0) say(`     removed what the interrupted run left behind: ${left.join(', ')}`)
+    rmSync(temporaryDir, { recursive: true, force: true })
     process.exit(status)
   })
 }

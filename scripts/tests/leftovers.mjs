@@ -1,27 +1,28 @@
-// Finds and removes what a test run left behind. Every process of a run has its mark in the environment it was started
-// with, whatever session, namespace or parent it has moved to since; nothing else on the machine is touched.
+// Finds and removes what test files left behind: processes, frozen or not, their cgroups, labs and temporary files. Marks
+// (marks.mjs) say what belongs to a test; nothing else on the machine is touched.
 
-import { existsSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
-
-export const runMark = `t${process.pid}`
-export const markedEnv = { PAGEFERRY_TEST_RUN: runMark, PAGEFERRY_LAB_PREFIX: runMark }
-
-const needle = Buffer.from(`PAGEFERRY_TEST_RUN=${runMark}\0`)
+import { root } from './groups.mjs'
+import { isAlive, markName, runOf, temporaryPrefix, temporaryRoot } from './marks.mjs'
 
 /** How long processes may take to end by themselves after their test: what they were told to do is on its way. */
 const graceMs = 1000
 const killTimeoutMs = 10_000
 
-function leftovers() {
+const labsDir = '/run/pageferry/labs'
+
+/** Processes whose mark `isWanted` wants. */
+function processesOf(isWanted) {
   const found = []
   for (const entry of readdirSync('/proc')) {
     if (!/^\d+$/.test(entry) || Number(entry) === process.pid) continue
     try {
-      if (!Buffer.concat([readFileSync(`/proc/${entry}/environ`), Buffer.from('\0')]).includes(needle))
-        continue
+      const variables = readFileSync(`/proc/${entry}/environ`, 'latin1').split('\0')
+      const mark = variables.find((each) => each.startsWith(`${markName}=`))?.slice(markName.length + 1)
+      if (mark === undefined || !isWanted(mark)) continue
       const comm = readFileSync(`/proc/${entry}/comm`, 'utf8').trim()
       found.push({ pid: Number(entry), comm, cgroups: cgroupsOf(entry) })
     } catch {
@@ -60,13 +61,13 @@ function write(path, text) {
   }
 }
 
-/** Kills what is left of the run's tests and returns a description of each process, for the report. */
-export async function killLeftovers() {
-  const grace = Date.now() + graceMs
-  let left = leftovers()
+/** Kills the processes and answers a description of each, for the report. */
+async function killProcesses(isWanted, patienceMs) {
+  const grace = Date.now() + patienceMs
+  let left = processesOf(isWanted)
   while (left.length > 0 && Date.now() < grace) {
     await sleep(50)
-    left = leftovers()
+    left = processesOf(isWanted)
   }
   const said = left.map(({ pid, comm }) => `${comm} (${pid})`)
   const cgroups = new Set()
@@ -86,7 +87,7 @@ export async function killLeftovers() {
       write(join(cgroup, 'cgroup.freeze'), '0')
     }
     await sleep(20)
-    left = leftovers()
+    left = processesOf(isWanted)
   }
   for (const cgroup of cgroups) {
     try {
@@ -98,12 +99,38 @@ export async function killLeftovers() {
   return said
 }
 
-/** Takes the run's labs down. */
-export async function removeLabs(root) {
-  const labs = existsSync('/run/pageferry/labs') ? readdirSync('/run/pageferry/labs') : []
-  const ours = labs.filter((name) => name.startsWith(`${runMark}-`))
-  if (ours.length === 0) return []
+async function removeLabs(isWanted) {
+  const names = existsSync(labsDir) ? readdirSync(labsDir).filter(isWanted) : []
+  if (names.length === 0) return []
   const { takeDown } = await import(pathToFileURL(join(root, 'packages/lab/dist/src/index.js')).href)
-  for (const name of ours) await takeDown(name)
-  return ours.map((name) => `lab ${name}`)
+  for (const name of names) await takeDown(name)
+  return names.map((name) => `lab ${name}`)
+}
+
+/** Removes what the file with this mark, which has ended, left behind; answers what that was. */
+export async function removeLeftoversOf(mark) {
+  const isWanted = (each) => each === mark
+  const labs = await removeLabs((name) => name.startsWith(`${mark}-`))
+  return [...labs, ...(await killProcesses(isWanted, graceMs))]
+}
+
+/** Removes what all files of a run left behind, by now. */
+export async function removeRun(run) {
+  const isWanted = (text) => runOf(text) === run
+  return [...(await removeLabs(isWanted)), ...(await killProcesses(isWanted, 0))]
+}
+
+/** Removes what killed runs left behind, and the files of failed ones. A run that goes on, in another checkout perhaps, is left alone. */
+export async function removeDeadRuns() {
+  const isDead = (text) => {
+    const run = runOf(text)
+    return run !== null && !isAlive(run)
+  }
+  const said = [...(await removeLabs(isDead)), ...(await killProcesses(isDead, 0))]
+  for (const name of readdirSync(temporaryRoot)) {
+    if (!name.startsWith(temporaryPrefix) || !isDead(name.slice(temporaryPrefix.length))) continue
+    rmSync(join(temporaryRoot, name), { recursive: true, force: true })
+    said.push(join(temporaryRoot, name))
+  }
+  return said
 }
