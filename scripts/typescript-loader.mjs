@@ -4,6 +4,9 @@
 // against 0.2 s with this one, and there are many files and two cores. What both do is the same: types are removed,
 // nothing is checked (scripts/test.mjs checks the types once, for all tests), and "./x.js" means x.ts where there is
 // no x.js. The result is kept in node_modules/.cache, named by the file's contents.
+//
+// Of a package whose test it is, only the sources are loaded: also where another package or packages/testing names it.
+// With a second copy from dist, an instance of one copy's class is none of the other's.
 
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
@@ -12,7 +15,27 @@ import { fileURLToPath } from 'node:url'
 
 const cacheDir = fileURLToPath(new URL('../node_modules/.cache/pageferry-tests', import.meta.url))
 
+/** The package whose test or thread this is. */
+let own
+
+export function initialize(program) {
+  own = /\/packages\/([a-z-]+)\/(?:test|src)\//.exec(program ?? '')?.[1]
+}
+
+/** The source of what a package exports under this name; undefined for another package's. */
+function ownSource(specifier) {
+  const name = `@pageferry/${own}`
+  if (own === undefined || (specifier !== name && !specifier.startsWith(`${name}/`))) return undefined
+  const home = new URL(`../packages/${own}/`, import.meta.url)
+  const { exports } = JSON.parse(readFileSync(new URL('package.json', home), 'utf8'))
+  const target = exports[`.${specifier.slice(name.length)}`]?.default
+  if (!target?.startsWith('./dist/src/')) return undefined
+  return new URL(target.replace('./dist/', './').replace(/\.js$/, '.ts'), home).href
+}
+
 export async function resolve(specifier, context, next) {
+  const source = ownSource(specifier)
+  if (source !== undefined) return { url: source, shortCircuit: true }
   // The second kind is a thread's program: it has no parent.
   const isImport = specifier.startsWith('.') && context.parentURL?.endsWith('.ts')
   if (specifier.endsWith('.js') && (isImport || specifier.startsWith('file:'))) {
@@ -51,4 +74,4 @@ export async function javascript(path) {
 }
 
 // The module is both what --import runs and the hooks that it registers, which get a thread of their own.
-if (!import.meta.url.endsWith('#hooks')) register(`${import.meta.url}#hooks`)
+if (!import.meta.url.endsWith('#hooks')) register(`${import.meta.url}#hooks`, { data: process.argv[1] })

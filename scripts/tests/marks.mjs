@@ -51,4 +51,6 @@ export const temporaryDir = join(temporaryRoot, `${temporaryPrefix}${runMark}`)
 export function makeTemporaryDir() {
   mkdirSync(temporaryDir)
   chmodSync(temporaryDir, 0o1777)
+  // What tests compile, see packages/testing/src/compile.ts.
+  mkdirSync(join(temporaryDir, 'programs'), { mode: 0o755 })
 }

@@ -3,7 +3,11 @@
 // seeded moments: PAGEFERRY_SOAK=1 for 200 in each mode, PAGEFERRY_MOMENTS=n for n in each.
 
 import { setTimeout as sleep } from 'node:timers/promises'
-import { baseSeed, inLab, modes, randomFrom, soak, Workload } from './harness.js'
+import { seededRandom } from '@pageferry/base'
+import { baseSeed, soak } from '@pageferry/testing/seeds'
+import { modes } from '../support/combinations.js'
+import { inLab } from '../support/in-lab.js'
+import { Workload } from '../support/workload.js'
 
 const moments = Number(process.env.PAGEFERRY_MOMENTS ?? (soak ? 200 : 6))
 const programs = ['threads', 'signals', 'sleepers']
@@ -14,7 +18,7 @@ const maxPauseMs = 40
 await inLab('frozen at many moments', async (t, lab) => {
   for (const mode of modes) {
     await t.test(`${moments} moments, ${mode}`, async (t) => {
-      const random = randomFrom(baseSeed)
+      const random = seededRandom(baseSeed)
       let workload: Workload | null = null
       for (let moment = 0; moment < moments; moment++) {
         if (workload === null) {

@@ -1,8 +1,10 @@
 // test-timeout-s: 300
 // Whatever the threads of a program do to its memory map, and however fast: who waits for a page gets it.
 
-import { killsOfWorker } from '../faults/harness.js'
-import { baseSeed, inLab, Workload } from './harness.js'
+import { baseSeed } from '@pageferry/testing/seeds'
+import { killsOfWorker } from '../support/driver.js'
+import { inLab } from '../support/in-lab.js'
+import { Workload } from '../support/workload.js'
 
 /** The kernel lets nobody install a page while a change is under way: with more threads there is hardly a moment. */
 const cases = [

@@ -1,18 +1,11 @@
 // Python programs continue correctly: one computing, one allocating and freeing, one with threads.
 // PAGEFERRY_SOAK=1 for all combinations, 20 times in a row and 20 hops.
 
-import {
-  baseSeed,
-  combinations,
-  inLab,
-  type Mode,
-  modes,
-  moveOnce,
-  randomFrom,
-  soak,
-  users,
-  Workload,
-} from './harness.js'
+import { seededRandom } from '@pageferry/base'
+import { baseSeed, soak } from '@pageferry/testing/seeds'
+import { combinations, type Mode, modes, users } from '../support/combinations.js'
+import { inLab } from '../support/in-lab.js'
+import { moveOnce, Workload } from '../support/workload.js'
 
 const programs = ['compute.py', 'alloc.py', 'threads.py']
 const timesInARow = soak ? 20 : 5
@@ -28,7 +21,7 @@ await inLab('Python programs', async (t, lab) => {
 
   for (const name of programs) {
     await t.test(`${name}: ${timesInARow} times in a row`, async (t) => {
-      const random = randomFrom(baseSeed)
+      const random = seededRandom(baseSeed)
       for (let time = 0; time < timesInARow; time++) {
         const mode = modes[Math.floor(random() * modes.length)] as Mode
         const seed = baseSeed + time

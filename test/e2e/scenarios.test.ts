@@ -1,7 +1,9 @@
 // What single migrations must show: the scenario of 2016, a large idle process, an exit in the middle of a round.
 
 import { failureOf } from '@pageferry/lab'
-import { inLab, users, Workload } from './harness.js'
+import { users } from '../support/combinations.js'
+import { inLab } from '../support/in-lab.js'
+import { Workload } from '../support/workload.js'
 
 await inLab('scenarios', async (t, lab) => {
   for (const { name: user, uid } of users) {

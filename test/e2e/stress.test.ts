@@ -7,9 +7,12 @@
 
 import { type LinkOptions, withRelay } from '@pageferry/bench'
 import type { Lab } from '@pageferry/lab'
+import { baseSeed, soak } from '@pageferry/testing/seeds'
 import type { Test } from 'tap'
-import { killsOfWorker } from '../faults/harness.js'
-import { baseSeed, inLab, type Mode, soak, users, Workload } from './harness.js'
+import { type Mode, users } from '../support/combinations.js'
+import { killsOfWorker } from '../support/driver.js'
+import { inLab } from '../support/in-lab.js'
+import { Workload } from '../support/workload.js'
 
 const seeds = Number(process.env.PAGEFERRY_SEEDS ?? (soak ? 50 : 5))
 const seconds = Number(process.env.PAGEFERRY_SECONDS ?? (soak ? 60 : 4))

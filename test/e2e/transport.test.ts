@@ -3,7 +3,8 @@
 import { withRelay } from '@pageferry/bench'
 import type { MigrationOptions } from '@pageferry/lab'
 import type { MigrationReport } from '@pageferry/migration'
-import { inLab, Workload } from './harness.js'
+import { inLab } from '../support/in-lab.js'
+import { Workload } from '../support/workload.js'
 
 const MiB = 2 ** 20
 const pageBytes = 4096

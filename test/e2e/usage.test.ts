@@ -8,7 +8,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { failureOf } from '@pageferry/lab'
 import t, { type Test } from 'tap'
-import { inLab, Workload } from './harness.js'
+import { inLab } from '../support/in-lab.js'
+import { Workload } from '../support/workload.js'
 
 const pageferry = fileURLToPath(new URL('../../packages/cli/bin/pageferry.js', import.meta.url))
 

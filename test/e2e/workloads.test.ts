@@ -4,7 +4,10 @@
 
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { baseSeed, combinations, inLab, moveOnce, users, Workload } from './harness.js'
+import { baseSeed } from '@pageferry/testing/seeds'
+import { combinations, users } from '../support/combinations.js'
+import { inLab } from '../support/in-lab.js'
+import { moveOnce, Workload } from '../support/workload.js'
 
 const programs = ['memory', 'threads', 'signals', 'sleepers', 'files', 'identity', 'lazy-storm']
 

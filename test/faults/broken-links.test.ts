@@ -5,17 +5,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { type Lab, withLab } from '@pageferry/lab'
 import t from 'tap'
-import {
-  Driver,
-  ended,
-  endsWellOn,
-  explained,
-  hasNoGap,
-  nothingLeft,
-  Restless,
-  reached,
-  slowLink,
-} from './harness.js'
+import { Driver, ended, reached } from '../support/driver.js'
+import { explained, slowLink } from '../support/in-lab.js'
+import { nothingLeft } from '../support/nothing-left.js'
+import { endsWellOn, hasNoGap, Restless } from '../support/restless.js'
 
 /* The cable between the hosts is pulled: before the commit the workload stays, after it everything waits. */
 

@@ -1,22 +1,14 @@
 // test-timeout-s: 900
 import { setTimeout as sleep } from 'node:timers/promises'
+import { seededRandom } from '@pageferry/base'
 import { type Lab, migrateInLab, withLab } from '@pageferry/lab'
+import { kill9 } from '@pageferry/testing/processes'
+import { baseSeed, soak } from '@pageferry/testing/seeds'
 import t, { type Test } from 'tap'
-import {
-  baseSeed,
-  Driver,
-  ended,
-  endsWellOn,
-  explained,
-  hasNoGap,
-  kill9,
-  nothingLeft,
-  Restless,
-  randomFrom,
-  type Started,
-  soak,
-  statusOf,
-} from './harness.js'
+import { Driver, ended, type Started, statusOf } from '../support/driver.js'
+import { explained } from '../support/in-lab.js'
+import { nothingLeft } from '../support/nothing-left.js'
+import { endsWellOn, hasNoGap, Restless } from '../support/restless.js'
 
 /*
  * Failing and then succeeding: whatever goes wrong before the commit, the workload runs on where it was, with
@@ -30,7 +22,7 @@ async function failsThenSucceeds(t: Test, nrFailures: number, strike: Strike) {
   await withLab((lab) =>
     explained(t, lab, async () => {
       const driver = new Driver(lab)
-      const random = randomFrom(baseSeed)
+      const random = seededRandom(baseSeed)
       const workload = await Restless.start(lab, { mib: 24, kind: 'calm' })
       const clean = workload.traces()
       const allowed = [lab.a.outerPid(workload.pid) ?? 0]

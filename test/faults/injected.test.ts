@@ -2,18 +2,12 @@
 import { withLab } from '@pageferry/lab'
 import { FAULTS, type FaultName } from '@pageferry/migration'
 import { isFinal } from '@pageferry/service'
+import { baseSeed, soak } from '@pageferry/testing/seeds'
 import t from 'tap'
-import {
-  baseSeed,
-  Driver,
-  ended,
-  endsWellOn,
-  explained,
-  hasNoGap,
-  nothingLeft,
-  Restless,
-  soak,
-} from './harness.js'
+import { Driver, ended } from '../support/driver.js'
+import { explained } from '../support/in-lab.js'
+import { nothingLeft } from '../support/nothing-left.js'
+import { endsWellOn, hasNoGap, Restless } from '../support/restless.js'
 
 /*
  * Every fault that is shipped (migration/faults.ts), struck once: afterwards exactly one machine runs the workload,

@@ -1,19 +1,12 @@
 // test-timeout-s: 300
 import { withLab } from '@pageferry/lab'
+import { eventually } from '@pageferry/testing/eventually'
+import { baseSeed } from '@pageferry/testing/seeds'
 import t from 'tap'
-import {
-  baseSeed,
-  Driver,
-  ended,
-  endsWellOn,
-  eventually,
-  explained,
-  hasNoGap,
-  nothingLeft,
-  Restless,
-  reached,
-  slowLink,
-} from './harness.js'
+import { Driver, ended, reached } from '../support/driver.js'
+import { explained, slowLink } from '../support/in-lab.js'
+import { nothingLeft } from '../support/nothing-left.js'
+import { endsWellOn, hasNoGap, Restless } from '../support/restless.js'
 
 /*
  * The one instruction at which a child's userfaultfd is in the restore worker's descriptor table and nowhere else: the
@@ -36,10 +29,14 @@ t.test('kill -9 between a fork and the keeper', { timeout: 300_000 }, (t) =>
       await reached(started.destination, started.id, ['running'])
       const first = driver.worker('b', 'destination', started.id)
       workload.fork(true)
-      await eventually('another worker', () => {
-        const now = driver.worker('b', 'destination', started.id)
-        return now !== undefined && now !== first
-      })
+      await eventually(
+        'another worker',
+        () => {
+          const now = driver.worker('b', 'destination', started.id)
+          return now !== undefined && now !== first
+        },
+        { timeoutMs: 30_000, everyMs: 10 },
+      )
       await workload.runs()
       workload.fork(false)
       const source = await ended(started.source, started.id, 120_000)

@@ -1,20 +1,15 @@
 // test-timeout-s: 1800
 import { setTimeout as sleep } from 'node:timers/promises'
+import { seededRandom } from '@pageferry/base'
 import { withLab } from '@pageferry/lab'
 import type { ServiceClient } from '@pageferry/service'
+import { eventually } from '@pageferry/testing/eventually'
+import { kill9 } from '@pageferry/testing/processes'
+import { baseSeed, soak } from '@pageferry/testing/seeds'
 import t from 'tap'
-import {
-  baseSeed,
-  Driver,
-  ended,
-  eventually,
-  kill9,
-  nothingLeft,
-  Restless,
-  randomFrom,
-  soak,
-  statusOf,
-} from './harness.js'
+import { Driver, ended, statusOf } from '../support/driver.js'
+import { nothingLeft } from '../support/nothing-left.js'
+import { Restless } from '../support/restless.js'
 
 /*
  * The dump worker is killed at any moment before the commit: the workload goes on as if nothing had happened, with
@@ -38,7 +33,7 @@ t.test(
   async (t) => {
     await withLab(async (lab) => {
       const driver = new Driver(lab)
-      const random = randomFrom(baseSeed)
+      const random = seededRandom(baseSeed)
       let workload = await Restless.start(lab, { mib: 24, kind: 'calm' })
       let clean = workload.traces()
       /** What the killed worker left in the workload, for its successor to remove. */
@@ -97,8 +92,12 @@ t.test(
 )
 
 async function untilFreezing(source: ServiceClient, id: string): Promise<void> {
-  await eventually('the freeze', async () => {
-    const status = await statusOf(source, id)
-    return status !== undefined && !['starting', 'preparing', 'precopy'].includes(status.state)
-  })
+  await eventually(
+    'the freeze',
+    async () => {
+      const status = await statusOf(source, id)
+      return status !== undefined && !['starting', 'preparing', 'precopy'].includes(status.state)
+    },
+    { timeoutMs: 30_000, everyMs: 10 },
+  )
 }

@@ -1,23 +1,14 @@
 // test-timeout-s: 900
 import { setTimeout as sleep } from 'node:timers/promises'
+import { seededRandom } from '@pageferry/base'
 import { type Lab, withLab } from '@pageferry/lab'
+import { kill9 } from '@pageferry/testing/processes'
+import { baseSeed, soak } from '@pageferry/testing/seeds'
 import t from 'tap'
-import {
-  baseSeed,
-  Driver,
-  ended,
-  endsWellOn,
-  explained,
-  hasNoGap,
-  kill9,
-  nothingLeft,
-  Restless,
-  randomFrom,
-  reached,
-  type Started,
-  slowLink,
-  soak,
-} from './harness.js'
+import { Driver, ended, reached, type Started } from '../support/driver.js'
+import { explained, slowLink } from '../support/in-lab.js'
+import { nothingLeft } from '../support/nothing-left.js'
+import { endsWellOn, hasNoGap, Restless } from '../support/restless.js'
 
 /*
  * Everything that can die is killed while the workload runs on the destination and its memory is still on the way:
@@ -77,7 +68,7 @@ t.test('kill -9 in the lazy phase', { timeout: 900_000 }, async (t) => {
             const driver = new Driver(lab)
             for (let round = 0; round < rounds; round++) {
               const seed = baseSeed + 1000 * v + round
-              const random = randomFrom(seed)
+              const random = seededRandom(seed)
               const workload = await Restless.start(lab, { mib, kind })
               const started = await driver.start(workload.pid, {
                 mode: 'postcopy',

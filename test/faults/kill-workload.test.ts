@@ -1,7 +1,11 @@
 // test-timeout-s: 300
 import { withLab } from '@pageferry/lab'
+import { kill9 } from '@pageferry/testing/processes'
 import t from 'tap'
-import { Driver, ended, explained, kill9, nothingLeft, Restless, reached, slowLink } from './harness.js'
+import { Driver, ended, reached } from '../support/driver.js'
+import { explained, slowLink } from '../support/in-lab.js'
+import { nothingLeft } from '../support/nothing-left.js'
+import { Restless } from '../support/restless.js'
 
 /*
  * The workload is killed in the lazy phase while its restore worker is dead, so that only the keeper sees how. That it

@@ -1,9 +1,9 @@
+import { seededRandom } from '@pageferry/base'
 import t from 'tap'
-import { randomFrom } from '../../../test/seeds.js'
 import { encode, fromBuckets, fromSamples, merge, percentileCurve, percentileUs } from '../src/histogram.js'
 
 t.test('merged histograms are the histogram of everything', async (t) => {
-  const random = randomFrom(1)
+  const random = seededRandom(1)
   // From 100 ns to 100 ms, as latencies are: evenly in the logarithm.
   const samples = Array.from({ length: 30_000 }, () => 100 * 10 ** (6 * random()))
   const parts = [samples.slice(0, 100), samples.slice(100, 20_000), samples.slice(20_000), []]
@@ -36,7 +36,7 @@ t.test("the probe's buckets: all touches, and the longest of them", async (t) =>
 })
 
 t.test('a curve rises, and ends where samples end', async (t) => {
-  const random = randomFrom(2)
+  const random = seededRandom(2)
   const curve = percentileCurve(fromSamples(Array.from({ length: 5000 }, () => 1e6 * random())))
   t.ok(curve.every(([p, us], index) => index === 0 || (p > curve[index - 1][0] && us >= curve[index - 1][1])))
   const [last] = curve.at(-1) as [number, number]

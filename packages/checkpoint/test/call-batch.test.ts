@@ -1,10 +1,12 @@
 import { readFileSync } from 'node:fs'
 import { processes, ptrace } from '@pageferry/kernel'
+import { eventually } from '@pageferry/testing/eventually'
+import { kill, type Subject } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
 import { readStatus } from '../src/proc/status.js'
 import { CallBatch, maxBatchCalls } from '../src/remote/call-batch.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
-import { eventually, kill, type Subject, start } from './fixtures/start.js'
+import { start } from './fixtures/start.js'
 
 const SIGURG = 23
 const SIGWINCH = 28

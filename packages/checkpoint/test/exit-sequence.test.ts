@@ -4,9 +4,11 @@ import { closeSync, openSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { seededRandom } from '@pageferry/base'
 import { memory, ptrace } from '@pageferry/kernel'
+import { eventually } from '@pageferry/testing/eventually'
+import { isAlive, kill } from '@pageferry/testing/processes'
 import t from 'tap'
-import { randomFrom } from '../../../test/seeds.js'
 import { readMaps } from '../src/proc/maps.js'
 import { readStatus } from '../src/proc/status.js'
 import { readTids } from '../src/proc/tasks.js'
@@ -19,7 +21,7 @@ import {
 } from '../src/remote/exit-sequence.js'
 import { findCodeSite } from '../src/remote/scratch.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
-import { eventually, isAlive, kill, scratchDirectory, start } from './fixtures/start.js'
+import { scratchDirectory, start } from './fixtures/start.js'
 
 const { REG } = ptrace
 
@@ -120,7 +122,9 @@ async function startTracer(pid: number): Promise<Tracer> {
     errors += bytes
   })
   const ended = new Promise<void>((resolve) => child.once('close', () => resolve()))
-  await eventually('the tracer works', () => output.includes('ready') || child.exitCode !== null, 10_000)
+  await eventually('the tracer works', () => output.includes('ready') || child.exitCode !== null, {
+    timeoutMs: 10_000,
+  })
   if (child.exitCode !== null) throw new Error(`the tracer ended by itself:\n${errors}`)
   return {
     async kill() {
@@ -141,7 +145,7 @@ t.test(
     await eventually('its threads run', () => readTids(pid).length === 7)
     await sleep(100) // pthread_create blocks all signals for a moment
     const seed = Number(process.env.PAGEFERRY_SEED ?? 20161104)
-    const random = randomFrom(seed)
+    const random = seededRandom(seed)
     const masks = () => new Map(readTids(pid).map((tid) => [tid, readStatus(pid, tid).sigBlocked]))
     const before = masks()
     t.equal(before.get(pid), (1n << 9n) | (1n << 63n))

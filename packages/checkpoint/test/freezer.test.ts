@@ -1,10 +1,12 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { memory } from '@pageferry/kernel'
+import { eventually } from '@pageferry/testing/eventually'
+import { isAlive, kill, type Subject } from '@pageferry/testing/processes'
 import t from 'tap'
 import { Freezer } from '../src/freezer.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
-import { eventually, isAlive, kill, type Subject, start } from './fixtures/start.js'
+import { start } from './fixtures/start.js'
 
 const mounts = readFileSync('/proc/self/mounts', 'utf8')
   .split('\n')

@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process'
 import { processes } from '@pageferry/kernel'
+import { adopt, kill, startSubject } from '@pageferry/testing/processes'
 import t from 'tap'
 import { checkHosts, hostFacts } from '../src/host-facts.js'
 import {
@@ -13,7 +14,6 @@ import {
   toTimens,
 } from '../src/kinds/clocks.js'
 import { probeHost } from '../src/probe-host.js'
-import { adopt, kill, startCommand } from './fixtures/start.js'
 
 const second = 1_000_000_000n
 
@@ -59,7 +59,7 @@ t.test('clocks of a process in another time namespace', async (t) => {
   const same = clocksOf(process.pid)
   t.ok(near(same.monotonicNs, ours.monotonicNs) && near(same.boottimeNs, ours.boottimeNs))
   if (spawnSync('unshare', ['--help'], { encoding: 'utf8' }).stdout.includes('--monotonic')) {
-    const shell = await startCommand([
+    const shell = await startSubject([
       ...['unshare', '--time', '--monotonic', '-1000', '--boottime', '2000'],
       ...['sh', '-c', 'sh -c "echo \\$\\$; exec sleep 60"; true'],
     ])

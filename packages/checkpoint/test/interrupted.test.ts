@@ -1,5 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { processes, ptrace } from '@pageferry/kernel'
+import { eventually } from '@pageferry/testing/eventually'
+import { kill, startSubject } from '@pageferry/testing/processes'
 import t from 'tap'
 import {
   lastProcessor,
@@ -12,7 +14,7 @@ import {
   withRemainingWait,
 } from '../src/remote/interrupted.js'
 import { SYS } from '../src/remote/syscalls.js'
-import { compile, eventually, kill, startCommand } from './fixtures/start.js'
+import { compile } from './fixtures/start.js'
 
 const { REG } = ptrace
 const restartBlock = -516n
@@ -146,7 +148,7 @@ t.test('when a sleep began, on each processor', async (t) => {
   for (let processor = 0; processor < Math.min(4, allowed.length * 8); processor++) {
     if ((allowed[processor >> 3] & (1 << (processor & 7))) === 0) continue
     const before = now()
-    const { pid } = await startCommand([
+    const { pid } = await startSubject([
       'taskset',
       '-c',
       String(processor),

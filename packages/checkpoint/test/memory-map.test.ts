@@ -5,6 +5,7 @@ import { addressOf, pageBytes } from '@pageferry/base'
 import { decodeImage, encodeImage, VMA_STATUS } from '@pageferry/images'
 import { launchKeeper, memory, pagemap, uffd } from '@pageferry/kernel'
 import { type Area, AreaMap, PageSet } from '@pageferry/pages'
+import { adopt, kill } from '@pageferry/testing/processes'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { mmOfRound } from '../src/kinds/address-space.js'
@@ -13,7 +14,7 @@ import { guardsFromVmas, guardsToVmas } from '../src/kinds/guard-regions.js'
 import { areasFromVmas, areasToVmas, dumpMemoryMap } from '../src/kinds/memory-map.js'
 import { readMaps, readVmFlags } from '../src/proc/maps.js'
 import { Restorer } from '../src/restore.js'
-import { adopt, kill, scratchDirectory, start } from './fixtures/start.js'
+import { scratchDirectory, start } from './fixtures/start.js'
 
 const [protRead, protReadWrite] = [1, 3]
 const [mapShared, mapPrivate, mapAnonymous, mapLocked, mapGrowsDown] = [1, 2, 0x20, 0x2000, 0x100]

@@ -1,6 +1,8 @@
 import { chmodSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { processes } from '@pageferry/kernel'
+import { eventually } from '@pageferry/testing/eventually'
+import { isAlive, kill } from '@pageferry/testing/processes'
 import t from 'tap'
 import { readFds } from '../src/proc/fdinfo.js'
 import { readMaps, readVmFlags } from '../src/proc/maps.js'
@@ -10,7 +12,7 @@ import { readTids } from '../src/proc/tasks.js'
 import { readTimers } from '../src/proc/timers.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
 import { move } from './fixtures/move.js'
-import { eventually, isAlive, kill, scratchDirectory, start } from './fixtures/start.js'
+import { scratchDirectory, start } from './fixtures/start.js'
 
 /**
  * The memory map, with areas merged that differ in nothing that a process could notice: the kernel merges and
@@ -104,11 +106,9 @@ for (const how of ['nothing', 'uid', 'caps']) {
     })
     for (const key of Object.keys(before)) t.same(after[key], before[key], key)
     process.kill(pid, 'SIGUSR2')
-    await eventually(
-      'it has looked at itself',
-      () => /ok|wrong/.test(subject.output()) || !isAlive(pid),
-      10_000,
-    )
+    await eventually('it has looked at itself', () => /ok|wrong/.test(subject.output()) || !isAlive(pid), {
+      timeoutMs: 10_000,
+    })
     t.equal(subject.output(), 'ready\nok\n')
     t.equal(exitStatus(), undefined, 'it is alive')
   })

@@ -1,23 +1,16 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
+import { eventually } from '@pageferry/testing/eventually'
+import { adopt, kill, type Subject, startOrphan, startSubject } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
 import { preflight } from '../src/preflight.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
-import {
-  adopt,
-  compile,
-  eventually,
-  kill,
-  type Subject,
-  scratchDirectory,
-  startCommand,
-  startOrphan,
-} from './fixtures/start.js'
+import { compile, scratchDirectory } from './fixtures/start.js'
 
 const binary = compile('odd')
 
 async function odd(t: Test, kind: string, ...wrapper: string[]): Promise<Subject> {
-  const subject = await startCommand([...wrapper, 'env', '-C', scratchDirectory(), binary, kind])
+  const subject = await startSubject([...wrapper, 'env', '-C', scratchDirectory(), binary, kind])
   t.teardown(() => kill(subject.pid))
   return subject
 }

@@ -1,5 +1,7 @@
 import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { eventually } from '@pageferry/testing/eventually'
+import { kill, startSubject } from '@pageferry/testing/processes'
 import t from 'tap'
 import { readFdInfo, readFds } from '../src/proc/fdinfo.js'
 import { fitsTogether, parseMaps, parseVmFlags, readMaps, readVmFlags } from '../src/proc/maps.js'
@@ -9,7 +11,7 @@ import { parseSyscall, readSyscall } from '../src/proc/syscall.js'
 import { readTids } from '../src/proc/tasks.js'
 import { parseTimers } from '../src/proc/timers.js'
 import { SYS } from '../src/remote/syscalls.js'
-import { compile, eventually, kill, scratchDirectory, startCommand } from './fixtures/start.js'
+import { compile, scratchDirectory } from './fixtures/start.js'
 
 t.test('maps: every kind of line', async (t) => {
   const text = [
@@ -43,7 +45,7 @@ t.test('maps: every kind of line', async (t) => {
 })
 
 t.test('maps of a process that changes them all the time', async (t) => {
-  const { pid } = await startCommand([compile('restless-map')])
+  const { pid } = await startSubject([compile('restless-map')])
   t.teardown(() => kill(pid))
   let torn = 0
   let unfit = 0
@@ -156,7 +158,7 @@ t.test('syscall: arguments, or none', async (t) => {
   t.equal(parseSyscall('running\n'), null)
   t.equal(parseSyscall('-1 0x7ffc0 0x7f001\n'), null, 'asleep in a page fault')
 
-  const { pid } = await startCommand(['sh', '-c', 'echo ready; exec sleep 60'])
+  const { pid } = await startSubject(['sh', '-c', 'echo ready; exec sleep 60'])
   try {
     await eventually('it sleeps', () => readSyscall(pid, pid)?.nr === SYS.clock_nanosleep)
     t.pass('it sleeps, and that is said')

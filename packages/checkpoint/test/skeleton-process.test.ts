@@ -10,6 +10,8 @@ import {
 import { join } from 'node:path'
 import { pageBytes } from '@pageferry/base'
 import { fds, launchKeeper, processes } from '@pageferry/kernel'
+import { eventually } from '@pageferry/testing/eventually'
+import { adopt, isAlive, kill } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
 import { dumpDescriptors, restoreDescriptors } from '../src/kinds/descriptors.js'
 import { FileTable } from '../src/kinds/file-table.js'
@@ -22,7 +24,7 @@ import {
   skeletonScratchPages,
 } from '../src/remote/skeleton-process.js'
 import { Restorer } from '../src/restore.js'
-import { adopt, eventually, isAlive, kill, scratchDirectory, start } from './fixtures/start.js'
+import { scratchDirectory, start } from './fixtures/start.js'
 
 const { O_CLOEXEC } = fds
 

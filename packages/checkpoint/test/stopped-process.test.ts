@@ -1,11 +1,13 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { memory } from '@pageferry/kernel'
+import { eventually } from '@pageferry/testing/eventually'
+import { isAlive, kill } from '@pageferry/testing/processes'
 import t from 'tap'
 import { readStatus } from '../src/proc/status.js'
 import { readTids } from '../src/proc/tasks.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
-import { eventually, isAlive, kill, start } from './fixtures/start.js'
+import { start } from './fixtures/start.js'
 
 const ownFds = () => readdirSync('/proc/self/fd').length
 

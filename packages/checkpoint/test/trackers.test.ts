@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { addressOf, pageBytes } from '@pageferry/base'
 import { memory } from '@pageferry/kernel'
 import { type AreaMap, carriesPages, isPrivateAnon, type PageSet } from '@pageferry/pages'
+import { isAlive, kill } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
 import { dumpMemoryMap } from '../src/kinds/memory-map.js'
 import { readVmFlags } from '../src/proc/maps.js'
@@ -11,7 +12,7 @@ import { StoppedProcess } from '../src/remote/stopped-process.js'
 import type { SyscallName } from '../src/remote/syscalls.js'
 import { availableTrackers, openTracker, scanPresent } from '../src/trackers/open.js'
 import { type MemoryScan, type Tracker, type TrackerKind, trackerKinds } from '../src/trackers/tracker.js'
-import { isAlive, kill, scratchDirectory, start } from './fixtures/start.js'
+import { scratchDirectory, start } from './fixtures/start.js'
 
 const [mapShared, mapPrivate, mapFixed, mapAnonymous] = [1, 2, 0x10, 0x20]
 const [protNone, protRead, protReadWrite] = [0, 1, 3]

@@ -1,13 +1,15 @@
 import { closeSync, fstatSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { memory, processes, ptrace } from '@pageferry/kernel'
+import { eventually } from '@pageferry/testing/eventually'
+import { isAlive, kill, type Subject } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
 import { readFds } from '../src/proc/fdinfo.js'
 import { readStatus } from '../src/proc/status.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
 import { SYS } from '../src/remote/syscalls.js'
 import { takeFd } from '../src/remote/workload-thread.js'
-import { eventually, isAlive, kill, type Subject, start } from './fixtures/start.js'
+import { start } from './fixtures/start.js'
 
 const { REG } = ptrace
 

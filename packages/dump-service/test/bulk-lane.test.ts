@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { pageBytes } from '@pageferry/base'
+import { eventually } from '@pageferry/testing/eventually'
 import {
   bulkWindowBatches,
   bulkWindowBytes,
@@ -8,7 +9,6 @@ import {
   maxPayloadBytes,
 } from '@pageferry/wire'
 import t from 'tap'
-import { eventually } from '../../service/test/fixtures/sockets.js'
 import { BulkLane } from '../src/lanes/bulk-lane.js'
 import { BulkCompression } from '../src/lanes/lane-compression.js'
 import { connectBulk, Receiver } from './fixtures/workload.js'

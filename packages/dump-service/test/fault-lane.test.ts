@@ -1,5 +1,7 @@
 import type { PageferryError } from '@pageferry/base'
 import { PageSet } from '@pageferry/pages'
+import { eventually } from '@pageferry/testing/eventually'
+import { closing, Recorder } from '@pageferry/testing/sockets'
 import {
   decodeFrame,
   encodeFrame,
@@ -12,7 +14,6 @@ import {
 import { Lane, LaneServer } from '@pageferry/wire/sockets'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
-import { closing, eventually, Recorder } from '../../service/test/fixtures/sockets.js'
 import { FaultLane } from '../src/lanes/fault-lane.js'
 import { Receiver, startPages } from './fixtures/workload.js'
 

@@ -1,9 +1,9 @@
 import { mock } from 'node:test'
 import { createLogger } from '@pageferry/base'
+import { eventually } from '@pageferry/testing/eventually'
 import { encodeFrame, supportedVersions } from '@pageferry/wire'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
-import { eventually } from '../../service/test/fixtures/sockets.js'
 import { SourceLanes } from '../src/lanes/lanes.js'
 
 const id = 'c0ffee'

@@ -1,5 +1,7 @@
 import { createLogger, pageBytes } from '@pageferry/base'
 import { PageSet, WriteHistory } from '@pageferry/pages'
+import { eventually } from '@pageferry/testing/eventually'
+import { lanePair, Recorder } from '@pageferry/testing/sockets'
 import {
   defaultTerms,
   type Frame,
@@ -12,7 +14,6 @@ import {
 import type { Lane } from '@pageferry/wire/sockets'
 import { PageDecoder } from '@pageferry/wire/sockets'
 import t, { type Test } from 'tap'
-import { eventually, lanePair, Recorder } from '../../service/test/fixtures/sockets.js'
 import { BulkLane } from '../src/lanes/bulk-lane.js'
 import { BulkCompression } from '../src/lanes/lane-compression.js'
 import { FaultServer } from '../src/lazy/fault-server.js'
@@ -438,7 +439,7 @@ t.test('serving', async (t) => {
     // The close frame stands behind the replies that the kernel had taken.
     await new Promise((resolve) => setTimeout(resolve, 300))
     fault.resume()
-    await eventually('the lane is closed', () => replies.losses.length === 1, 20_000)
+    await eventually('the lane is closed', () => replies.losses.length === 1, { timeoutMs: 20_000 })
     t.match(replies.losses[0].message, /WINDOW_EXCEEDED/)
     t.ok(
       replies.frames.length >= 1024 && replies.frames.length < 2500,

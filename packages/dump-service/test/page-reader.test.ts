@@ -1,9 +1,11 @@
 import { closeSync, openSync } from 'node:fs'
 import { pageBytes, pageOf } from '@pageferry/base'
 import type { Tracker } from '@pageferry/checkpoint'
+import { eventually } from '@pageferry/testing/eventually'
+import { isAlive, kill } from '@pageferry/testing/processes'
+import { startTarget } from '@pageferry/testing/target'
 import { maxBatchPages } from '@pageferry/wire'
 import t, { type Test } from 'tap'
-import { eventually, isAlive, kill, startTarget } from '../../kernel/test/fixtures/target.js'
 import { PageReader } from '../src/rounds/page-reader.js'
 
 const out = Buffer.alloc(maxBatchPages * pageBytes)

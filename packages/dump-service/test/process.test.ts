@@ -1,14 +1,8 @@
 import { existsSync, readFileSync } from 'node:fs'
+import { eventually } from '@pageferry/testing/eventually'
+import { isAlive, kill, type Subject, startSubject } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
-import {
-  compile,
-  eventually,
-  isAlive,
-  kill,
-  type Subject,
-  scratchDirectory,
-  startCommand,
-} from '../../checkpoint/test/fixtures/start.js'
+import { compile, scratchDirectory } from '../../checkpoint/test/fixtures/start.js'
 import { OriginalProcess, type OriginalRecord } from '../src/process.js'
 
 const program = compile('odd')
@@ -16,7 +10,7 @@ const id = `test-${process.pid}`
 const cgroups = (pid: number) => readFileSync(`/proc/${pid}/cgroup`, 'utf8')
 
 async function subjectOf(t: Test): Promise<Subject> {
-  const subject = await startCommand(['env', '-C', scratchDirectory(), program, 'nothing'])
+  const subject = await startSubject(['env', '-C', scratchDirectory(), program, 'nothing'])
   t.teardown(() => kill(subject.pid))
   return subject
 }

@@ -3,14 +3,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { DumpRequest } from '@pageferry/service'
 import type { WorkerSpec } from '@pageferry/service/worker'
+import { eventually } from '@pageferry/testing/eventually'
+import { kill, startSubject } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
-import {
-  compile,
-  eventually,
-  kill,
-  scratchDirectory,
-  startCommand,
-} from '../../checkpoint/test/fixtures/start.js'
+import { compile, scratchDirectory } from '../../checkpoint/test/fixtures/start.js'
 import { SourceWorker } from '../src/worker.js'
 
 type Message = Parameters<ConstructorParameters<typeof SourceWorker>[2]['send']>[0]
@@ -46,7 +42,7 @@ async function takeover(t: Test, pid: number, records: Record<string, unknown>[]
 }
 
 t.test('the worker before was killed before it had recorded anything', async (t) => {
-  const { pid } = await startCommand(['env', '-C', scratchDirectory(), compile('odd'), 'nothing'])
+  const { pid } = await startSubject(['env', '-C', scratchDirectory(), compile('odd'), 'nothing'])
   t.teardown(() => kill(pid))
   t.match(await takeover(t, pid), {
     type: 'failed',

@@ -2,11 +2,11 @@ import { once } from 'node:events'
 import { closeSync, ftruncateSync } from 'node:fs'
 import { Worker } from 'node:worker_threads'
 import { addressOf, pageBytes, pageOf } from '@pageferry/base'
+import { Child } from '@pageferry/testing/child'
 import t, { type Test } from 'tap'
 import * as fds from '../src/fds.js'
 import { InstallGate } from '../src/install-gate.js'
 import * as uffd from '../src/uffd.js'
-import { Child } from './child.js'
 
 const nrPages = 512
 const byte = 7

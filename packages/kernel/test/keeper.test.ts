@@ -15,6 +15,8 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
+import { eventually } from '@pageferry/testing/eventually'
+import { isAlive } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
 import { packageRoot } from '../src/addon.js'
 import { readExitStatus } from '../src/exit-status.js'
@@ -41,21 +43,13 @@ function directory(test: Test): string {
   return dir
 }
 
-async function until(what: string, condition: () => boolean): Promise<void> {
-  const deadline = Date.now() + 5000
-  while (!condition()) {
-    if (Date.now() > deadline) throw new Error(`not within 5 s: ${what}`)
-    await new Promise((resolve) => setTimeout(resolve, 5))
-  }
-}
-
-const ended = (dir: string) => until(`keeper in ${dir} ends`, () => !existsSync(join(dir, 'keeper.sock')))
+const ended = (dir: string) =>
+  eventually(`keeper in ${dir} ends`, () => !existsSync(join(dir, 'keeper.sock')))
 const status = (pid: number, field: string) =>
   new RegExp(`^${field}:\\s+(.*)$`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? ''
 const openFds = (pid: number) =>
   Object.fromEntries(readdirSync(`/proc/${pid}/fd`).map((fd) => [fd, readlinkSync(`/proc/${pid}/fd/${fd}`)]))
 /** Also after it became a zombie that somebody else has to reap. */
-const isGone = (pid: number) => !existsSync(`/proc/${pid}`) || status(pid, 'State').startsWith('Z')
 
 /** Spawns and waits for the skeleton's sign of life. */
 function spawned(test: Test, client: KeeperClient, pid: number, cgroupFd?: number) {
@@ -229,7 +223,7 @@ t.test('stays for orphans; KILL reaches them', async (t) => {
     const dir = directory(t)
     const client = await keeperOf(dir, program, ...options)
     spawned(t, client, 0)
-    await until('the first process exits', () => readExitStatus(dir) !== undefined)
+    await eventually('the first process exits', () => readExitStatus(dir) !== undefined)
     t.same(readExitStatus(dir), { kind: 'exited', value: 3 })
     t.same(client.status(), { state: 'exited', value: 3 })
     t.throws(() => client.quit(), { code: 'EBUSY' })
@@ -265,7 +259,7 @@ t.test('cgroups: entered, born into, removed', async (t) => {
   const name = `pageferry-test-${process.pid}`
   const [keeperCgroup, cgroup] = [join(mount, `${name}-keeper`), join(mount, `${name}-tree`)]
   for (const path of [keeperCgroup, cgroup]) mkdirSync(path)
-  t.teardown(() => until('the cgroup is empty', () => tryRemove(keeperCgroup)))
+  t.teardown(() => eventually('the cgroup is empty', () => tryRemove(keeperCgroup)))
   const dir = directory(t)
   const client = await launchKeeper({ dir, cgroups: [keeperCgroup], removeCgroups: [cgroup] })
   const cgroupFd = openSync(cgroup, 'r')
@@ -276,7 +270,7 @@ t.test('cgroups: entered, born into, removed', async (t) => {
   t.match(readFileSync(`/proc/${keeper}/cgroup`, 'utf8'), `0::/${name}-keeper\n`)
   client.kill()
   client.close()
-  await until('the keeper exits', () => isGone(keeper))
+  await eventually('the keeper exits', () => !isAlive(keeper))
   t.notOk(existsSync(cgroup))
 })
 

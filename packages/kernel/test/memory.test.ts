@@ -1,8 +1,10 @@
 import { closeSync, openSync } from 'node:fs'
 import { isKernelError } from '@pageferry/base'
+import { eventually } from '@pageferry/testing/eventually'
+import { isAlive, kill } from '@pageferry/testing/processes'
+import { startTarget, type Target } from '@pageferry/testing/target'
 import t from 'tap'
 import { memory } from '../src/index.js'
-import { eventually, isAlive, kill, startTarget, type Target } from './fixtures/target.js'
 
 const pageBytes = 4096
 const first = (target: Target) => Number(target.area >> 12n)

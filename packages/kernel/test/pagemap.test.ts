@@ -1,9 +1,9 @@
 import { closeSync, openSync } from 'node:fs'
 import { addressOf, GiB, pageBytes, pageOf } from '@pageferry/base'
+import { Child } from '@pageferry/testing/child'
 import t, { type Test } from 'tap'
 import * as pagemap from '../src/pagemap.js'
 import * as uffd from '../src/uffd.js'
-import { Child } from './child.js'
 
 const nrPages = 2048
 

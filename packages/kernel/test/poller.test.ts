@@ -1,9 +1,9 @@
 import { closeSync, openSync, readSync, writeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
+import { isAlive, kill, startOrphan } from '@pageferry/testing/processes'
 import t from 'tap'
 import { fds, Poller, uffd } from '../src/index.js'
-import { isAlive, kill, startOrphan } from './fixtures/target.js'
 
 function pair(): [number, number] {
   const [a, b] = fds.pipe2(0o2000000)

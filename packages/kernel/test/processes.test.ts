@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs'
 import { cpus } from 'node:os'
+import { eventually } from '@pageferry/testing/eventually'
+import { isAlive, kill, startOrphan } from '@pageferry/testing/processes'
 import t from 'tap'
 import { processes } from '../src/index.js'
-import { eventually, isAlive, kill, startOrphan } from './fixtures/target.js'
 
 function start(): number {
   const { pid } = startOrphan('sleep', '1000')

@@ -1,16 +1,9 @@
 import { isKernelError } from '@pageferry/base'
+import { eventually } from '@pageferry/testing/eventually'
+import { adopt, currentSyscall, isAlive, kill, SYS } from '@pageferry/testing/processes'
+import { startTarget, type Target } from '@pageferry/testing/target'
 import t, { type Test } from 'tap'
 import { memory, processes, ptrace } from '../src/index.js'
-import {
-  adopt,
-  currentSyscall,
-  eventually,
-  isAlive,
-  kill,
-  SYS,
-  startTarget,
-  type Target,
-} from './fixtures/target.js'
 
 const { REG } = ptrace
 const timeoutMs = 5000

@@ -1,9 +1,9 @@
 import { closeSync, ftruncateSync } from 'node:fs'
 import { addressOf, pageBytes, pageOf } from '@pageferry/base'
+import { Child } from '@pageferry/testing/child'
 import t, { type Test } from 'tap'
 import * as fds from '../src/fds.js'
 import * as uffd from '../src/uffd.js'
-import { Child } from './child.js'
 
 const nrPages = 32
 const capacity = 128

@@ -1,8 +1,8 @@
 import { closeSync, constants, openSync } from 'node:fs'
 import { addressOf, pageBytes, pageOf } from '@pageferry/base'
+import { Child } from '@pageferry/testing/child'
 import t, { type Test } from 'tap'
 import * as uffd from '../src/uffd.js'
-import { Child } from './child.js'
 
 const nrPages = 32
 const events =

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { eventually } from '@pageferry/testing/eventually'
 import t from 'tap'
 import { Lab, takeDown } from '../src/index.js'
 import { isAlive, type LabState, listLabs, readState } from '../src/state.js'
@@ -12,12 +13,7 @@ const labs = fileURLToPath(new URL('../dist/src/index.js', import.meta.url))
 const prefix = process.env.PAGEFERRY_LAB_PREFIX ?? 'lab'
 
 /** Longer than a loaded machine needs to start node and take a lab down. */
-const goneTimeoutMs = 20_000
-
-async function waitUntil(condition: () => boolean): Promise<boolean> {
-  for (const deadline = Date.now() + goneTimeoutMs; !condition() && Date.now() < deadline; ) await sleep(20)
-  return condition()
-}
+const patience = { timeoutMs: 20_000, everyMs: 20 }
 
 function isGone(state: LabState): boolean {
   const alive = Object.values(state.hosts).some((host) => isAlive(host.init) || isAlive(host.launcher))
@@ -47,7 +43,10 @@ for (const signal of ['SIGKILL', 'SIGTERM', 'SIGINT'] as const) {
     const state = readState(name) as LabState
     t.ok(Object.values(state.hosts).every((host) => isAlive(host.init)))
     owner.kill(signal)
-    t.ok(await waitUntil(() => isGone(state)), 'hosts, cgroups and directory are gone')
+    t.ok(
+      await eventually('the end of the lab', () => isGone(state), patience),
+      'hosts, cgroups and directory are gone',
+    )
   })
 }
 
@@ -59,7 +58,10 @@ t.test('an owner killed while the lab comes up leaves nothing either', async (t)
     const finished = owner.exitCode !== null
     owner.kill('SIGKILL')
     if (finished) await takeDown(name)
-    t.ok(await waitUntil(() => !listLabs().includes(name)), `${afterMs} ms`)
+    t.ok(
+      await eventually(`the end of lab ${name}`, () => !listLabs().includes(name), patience),
+      `${afterMs} ms`,
+    )
   }
 })
 
@@ -91,7 +93,7 @@ t.test('lab up, exec, down by command line', async (t) => {
     })
     let said = ''
     child.stdout.on('data', (text) => (said += text))
-    t.ok(await waitUntil(() => said.includes('waiting')))
+    t.ok(await eventually('the command runs', () => said.includes('waiting'), patience))
     child.kill('SIGINT')
     const [status] = await once(child, 'exit')
     t.equal(status, 42)
@@ -99,7 +101,13 @@ t.test('lab up, exec, down by command line', async (t) => {
 
   await t.test('a lab whose hosts were killed can be removed, or made again', async (t) => {
     for (const host of Object.values(state.hosts)) process.kill(host.launcher.pid, 'SIGKILL')
-    t.ok(await waitUntil(() => Object.values(state.hosts).every((host) => !isAlive(host.init))))
+    t.ok(
+      await eventually(
+        'the end of the hosts',
+        () => Object.values(state.hosts).every((host) => !isAlive(host.init)),
+        patience,
+      ),
+    )
     t.match(attempt('lab', 'exec', name, 'a', '--', 'true'), { status: 2, stderr: /is not running/ })
     t.match(pageferry('lab', 'up', name, '--no-services'), /is up/)
     const again = readState(name) as LabState

@@ -3,17 +3,13 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { eventually } from '@pageferry/testing/eventually'
 import t, { type Test } from 'tap'
 import { findHierarchies, processesIn } from '../src/cgroups.js'
 import { type Lab, Reach, type ServiceCommand, takeDown, withLab } from '../src/index.js'
 import { identify, isAlive, type LabState, listLabs } from '../src/state.js'
 
 const bare = { services: false }
-
-async function eventually(condition: () => boolean): Promise<boolean> {
-  for (let attempt = 0; attempt < 200 && !condition(); attempt++) await sleep(25)
-  return condition()
-}
 
 /** Nothing of a lab is left on this machine. */
 function assertGone(t: Test, state: LabState): void {
@@ -47,7 +43,9 @@ t.test('two hosts that differ in all that two machines differ in', async (t) => 
     )
 
     const server = await lab.a.start(['python3', '-c', pingPong, 'listen', lab.a.address])
-    t.ok(await eventually(() => readFileSync(server.output, 'utf8').includes('listening')))
+    t.ok(
+      await eventually('the server listens', () => readFileSync(server.output, 'utf8').includes('listening')),
+    )
     const pong = await lab.b.run(['python3', '-c', pingPong, 'dial', lab.a.address])
     t.equal(pong.stdout, 'pong\n', 'the hosts reach each other')
     return lab.state
@@ -101,7 +99,7 @@ t.test('processes in a host', async (t) => {
       const { pid } = await lab.b.start(['sleep', '600'])
       t.equal((await lab.b.run(['ps', '-o', 'ppid=', '-p', String(pid)])).stdout.trim(), '1')
       await lab.b.run(['kill', '-KILL', String(pid)])
-      t.ok(await eventually(() => lab.b.outerPid(pid) === null), 'no zombie stays')
+      t.ok(await eventually('the reaping', () => lab.b.outerPid(pid) === null), 'no zombie stays')
     })
 
     await t.test('tell how they ended', async (t) => {

@@ -1,4 +1,4 @@
-import { PageferryError } from '@pageferry/base'
+import { PageferryError, seededRandom } from '@pageferry/base'
 import type { PhaseName } from './phases.js'
 
 export type FaultKind = 'crash' | 'error' | 'delay'
@@ -109,16 +109,4 @@ export function planFault(fault: FaultSpec): FaultPlan {
   // Squared: most phases are short, so most crashes should come early enough to hit them.
   const waitMs = Math.round(random() ** 2 * maxFaultWaitMs * 100) / 100
   return { moment, waitMs }
-}
-
-/** Numbers in [0, 1): a 32-bit Weyl sequence through a multiply-xor mixer. Not for secrets. */
-export function seededRandom(seed: number): () => number {
-  let weyl = seed >>> 0
-  return () => {
-    weyl = (weyl + 0x9e3779b9) >>> 0
-    let x = weyl
-    x = Math.imul(x ^ (x >>> 16), 0x85ebca6b)
-    x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35)
-    return ((x ^ (x >>> 16)) >>> 0) / 2 ** 32
-  }
 }

@@ -1,5 +1,6 @@
+import { seededRandom } from '@pageferry/base'
 import t from 'tap'
-import { FAULTS, type FaultSpec, faultNamed, PHASES, Phases, planFault, seededRandom } from '../src/index.js'
+import { FAULTS, type FaultSpec, faultNamed, PHASES, Phases, planFault } from '../src/index.js'
 
 function phases(faults: FaultSpec[] = []) {
   let nowMs = 100

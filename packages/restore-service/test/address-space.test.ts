@@ -2,8 +2,8 @@ import { closeSync } from 'node:fs'
 import { addressOf, pageBytes, pageOf } from '@pageferry/base'
 import { fds, uffd } from '@pageferry/kernel'
 import { LazyMap, PageSet } from '@pageferry/pages'
+import { Child } from '@pageferry/testing/child'
 import t, { type Test } from 'tap'
-import { Child } from '../../kernel/test/child.js'
 import {
   changeSpace,
   type Holder,

@@ -1,10 +1,11 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { eventually } from '@pageferry/testing/eventually'
 import t from 'tap'
 import type { Status } from '../src/api/schemas.js'
 import { EventParser } from '../src/client/event-stream.js'
-import { command, startService, temporaryDir, until, untilState } from './fixtures/harness.js'
+import { command, startService, temporaryDir, untilState } from './fixtures/harness.js'
 
 const request = { pid: 4242, mode: 'hybrid' } as const
 
@@ -43,7 +44,7 @@ t.test('a client that does not read gets the newest status, not all of them', as
   await sleep(100)
   const memoryBefore = process.memoryUsage().rss
   command(stateDir, id, 'burst')
-  await until(async () => (await client.get(id)).report?.i === 400, 'the last status of the burst')
+  await eventually('the last status of the burst', async () => (await client.get(id)).report?.i === 400)
   command(stateDir, id, 'finish')
   await untilState(client, id, 'finished')
   t.comment(`rss grew by ${Math.round((process.memoryUsage().rss - memoryBefore) / 1024)} KiB`)
@@ -84,7 +85,7 @@ t.test('heartbeats while nothing happens; a stalled client is dropped', async (t
   let text = ''
   idle.on('data', (chunk) => (text += chunk))
   idle.resume()
-  await until(() => text.split(': heartbeat\n\n').length > 3, 'three heartbeats')
+  await eventually('three heartbeats', () => text.split(': heartbeat\n\n').length > 3)
 
   const stalled = await openStream(service.port, id)
   const closed = new Promise((resolve) => stalled.on('close', resolve))
@@ -108,9 +109,9 @@ t.test('so many streams at once', async (t) => {
     message: /1 event streams are open already/,
   })
   await first.return()
-  await until(async () => {
+  await eventually('the place is free again', async () => {
     const response = await fetch(`${service.url}/v1/migrations/${id}/events`)
     await response.body?.cancel()
     return response.status === 200
-  }, 'the place is free again')
+  })
 })

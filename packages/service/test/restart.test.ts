@@ -1,12 +1,12 @@
 import { once } from 'node:events'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { isAlive } from '@pageferry/testing/processes'
 import t from 'tap'
 import {
   behave,
   command,
   entries,
-  isGone,
   spawnService,
   startService,
   temporaryDir,
@@ -47,10 +47,10 @@ t.test('a worker that outlived its service is dead before its successor begins',
   before.process.kill('SIGKILL')
   await once(before.process, 'exit')
   const [orphan] = told(stateDir, id)
-  t.notOk(isGone(orphan.pid), 'the orphan lives')
+  t.ok(isAlive(orphan.pid), 'the orphan lives')
   const { client } = await startService(t, 'source', stateDir)
   await untilState(client, id, 'cancelled')
-  t.ok(isGone(orphan.pid))
+  t.ok(!isAlive(orphan.pid))
   t.match(told(stateDir, id)[1], { type: 'takeover', orphanIsAlive: false })
 })
 
@@ -64,7 +64,10 @@ t.test('SIGTERM undoes what is not committed and leaves the rest to the next ser
   const pids = [...told(stateDir, committed.id), ...told(stateDir, open.id)].map(({ pid }) => pid)
   before.process.kill('SIGTERM')
   t.same(await once(before.process, 'exit'), [0, null])
-  t.ok(pids.every(isGone), 'no worker is left')
+  t.ok(
+    pids.every((pid) => !isAlive(pid)),
+    'no worker is left',
+  )
   t.notOk(entries(stateDir).includes('service.lock'))
 
   const { client } = await startService(t, 'source', stateDir)
@@ -83,7 +86,7 @@ t.test('a worker that does not undo in time is killed when the service stops', a
   })
   const { id } = await client.createMigration(request)
   await service.close()
-  t.ok(isGone(told(stateDir, id)[0].pid))
+  t.ok(!isAlive(told(stateDir, id)[0].pid))
   behave(t, { WORKER_ON_CANCEL: 'undo' })
   const next = await startService(t, 'source', stateDir)
   t.match(await untilState(next.client, id, 'cancelled'), { error: { message: /^taken over/ } })

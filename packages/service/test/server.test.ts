@@ -2,6 +2,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { request as httpRequest } from 'node:http'
 import { join } from 'node:path'
 import { createLogger, ERROR_CODES, newToken } from '@pageferry/base'
+import { eventually } from '@pageferry/testing/eventually'
 import t from 'tap'
 import { DumpRequestSchema } from '../src/api/schemas.js'
 import { createService } from '../src/server/server.js'
@@ -12,7 +13,6 @@ import {
   startService,
   temporaryDir,
   told,
-  until,
   untilState,
   workerPath,
 } from './fixtures/harness.js'
@@ -248,7 +248,7 @@ t.test('a worker cannot end its migration with a state or code of its own', asyn
   const { id } = await client.createMigration({ pid: 5, mode: 'hybrid' })
   await untilState(client, id, 'preparing')
   command(stateDir, id, 'steal')
-  await until(() => !existsSync(join(stateDir, id, 'command')), 'the command is taken')
+  await eventually('the command is taken', () => !existsSync(join(stateDir, id, 'command')))
   command(stateDir, id, 'badCode')
   t.match(await untilState(client, id, 'failed'), { error: { code: 'INTERNAL', message: 'odd' } })
 })

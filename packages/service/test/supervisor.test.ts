@@ -1,16 +1,9 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { eventually } from '@pageferry/testing/eventually'
+import { isAlive } from '@pageferry/testing/processes'
 import t from 'tap'
-import {
-  behave,
-  command,
-  isGone,
-  startService,
-  temporaryDir,
-  told,
-  until,
-  untilState,
-} from './fixtures/harness.js'
+import { behave, command, startService, temporaryDir, told, untilState } from './fixtures/harness.js'
 
 const request = { pid: 4242, mode: 'hybrid' } as const
 
@@ -36,7 +29,7 @@ t.test('kill -9 of a worker after the commit, again and again: the migration goe
   for (let deaths = 1; deaths <= 4; deaths++) {
     const workers = told(stateDir, id)
     process.kill(workers[workers.length - 1].pid, 'SIGKILL')
-    await until(() => told(stateDir, id).length === deaths + 1, 'a successor')
+    await eventually('a successor', () => told(stateDir, id).length === deaths + 1)
   }
   await untilState(client, id, 'resumed')
   command(stateDir, id, 'finish')
@@ -50,7 +43,7 @@ t.test('what a worker recorded last reaches its successor', async (t) => {
   const { id } = await client.createMigration(request)
   await untilState(client, id, 'preparing')
   command(stateDir, id, 'record')
-  await until(() => told(stateDir, id).some((line) => line.seq === 7), 'the acknowledgement')
+  await eventually('the acknowledgement', () => told(stateDir, id).some((line) => line.seq === 7))
   t.match(JSON.parse(readFileSync(join(stateDir, id, 'spec.json'), 'utf8')), {
     records: [{ scratch: '0x10000' }],
   })
@@ -94,7 +87,7 @@ t.test('a cancellation survives the worker that was told', async (t) => {
   const { client } = await startService(t, 'source', stateDir)
   const { id } = await client.createMigration(request)
   await client.cancel(id)
-  await until(() => told(stateDir, id).some(({ type }) => type === 'cancel'), 'the cancellation')
+  await eventually('the cancellation', () => told(stateDir, id).some(({ type }) => type === 'cancel'))
   behave(t, { WORKER_ON_CANCEL: 'undo' })
   process.kill(told(stateDir, id)[0].pid, 'SIGKILL')
   await untilState(client, id, 'cancelled')
@@ -107,7 +100,7 @@ t.test('a worker may stay a little after its last message', async (t) => {
   command(stateDir, id, 'finishAndStay')
   await untilState(client, id, 'finished')
   const [{ pid }] = told(stateDir, id)
-  t.notOk(isGone(pid), 'it may still answer its peer')
-  await until(() => isGone(pid), 'its end')
+  t.ok(isAlive(pid), 'it may still answer its peer')
+  await eventually('its end', () => !isAlive(pid))
   t.equal(told(stateDir, id).length, 1, 'and it has no successor')
 })

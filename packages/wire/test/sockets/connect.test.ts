@@ -1,6 +1,8 @@
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { createServer } from 'node:net'
+import { eventually } from '@pageferry/testing/eventually'
+import { closing, Recorder, sendTogether, webSocketServer } from '@pageferry/testing/sockets'
 import {
   decodeFrame,
   decodeHello,
@@ -15,13 +17,6 @@ import {
 import { type DialOptions, dial, LaneServer } from '@pageferry/wire/sockets'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
-import {
-  closing,
-  eventually,
-  Recorder,
-  sendTogether,
-  webSocketServer,
-} from '../../../service/test/fixtures/sockets.js'
 
 const common = { migrationId: 'c0ffee', token: 'secret', kind: 'control', index: 0, resume: false } as const
 const welcome: FrameOf<'welcome'> = { type: 'welcome', version: 1, nrBulkLanes: 3, ...defaultTerms }

@@ -1,19 +1,17 @@
 import { createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { seededRandom } from '@pageferry/base'
+import { eventually } from '@pageferry/testing/eventually'
 import { maxPayloadBytes } from '@pageferry/wire'
 import { FrameSocket } from '@pageferry/wire/sockets'
 import t, { type Test } from 'tap'
-import { eventually } from '../../../service/test/fixtures/sockets.js'
 
 const seed = Number(process.env.PAGEFERRY_SEED ?? Math.floor(Math.random() * 2 ** 31))
 
-/** Numbers below `limit`, the same for the same seed (a linear congruential generator: Numerical Recipes). */
+/** Numbers below `limit`, the same for the same seed. */
 function randomFrom(start: number): (limit: number) => number {
-  let state = start >>> 0
-  return (limit) => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return Math.floor((state / 2 ** 32) * limit)
-  }
+  const random = seededRandom(start)
+  return (limit) => Math.floor(random() * limit)
 }
 
 /** A binary frame of a server, RFC 6455 section 5.2; every byte of it follows from its length. */
@@ -103,7 +101,7 @@ t.test(`whole frames, whatever the pieces in which they come (seed ${seed})`, as
       setTimeout(() => socket.resume(), random(20))
     }
   }
-  await eventually('all has come', () => got.bytes() === stream.length, 20_000)
+  await eventually('all has come', () => got.bytes() === stream.length, { timeoutMs: 20_000 })
   t.ok(Buffer.concat(got.chunks).equals(stream), 'byte for byte')
   t.ok(got.chunks.every(isAligned))
 })

@@ -2,19 +2,19 @@ import { once } from 'node:events'
 import { mock } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError, pageBytes } from '@pageferry/base'
-import { encodeFrame, encodeHeader, type Frame, laneLimits, WireError } from '@pageferry/wire'
-import { Lane } from '@pageferry/wire/sockets'
-import t, { type Test } from 'tap'
-import { WebSocket } from 'ws'
+import { eventually } from '@pageferry/testing/eventually'
 import {
   closing,
-  eventually,
   laneAndPeer,
   lanePair,
   Recorder,
   sendTogether,
   webSocketServer,
-} from '../../../service/test/fixtures/sockets.js'
+} from '@pageferry/testing/sockets'
+import { encodeFrame, encodeHeader, type Frame, laneLimits, WireError } from '@pageferry/wire'
+import { Lane } from '@pageferry/wire/sockets'
+import t, { type Test } from 'tap'
+import { WebSocket } from 'ws'
 
 const ack = (sequence: number): Frame => ({ type: 'batchAck', sequence, bytes: 4096 })
 const request: Frame = {

@@ -1,5 +1,7 @@
 import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { eventually } from '@pageferry/testing/eventually'
+import { closing, Recorder, sendTogether } from '@pageferry/testing/sockets'
 import {
   decodeFrame,
   defaultTerms,
@@ -13,7 +15,6 @@ import type { Lane } from '@pageferry/wire/sockets'
 import { LaneServer } from '@pageferry/wire/sockets'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
-import { closing, eventually, Recorder, sendTogether } from '../../../service/test/fixtures/sockets.js'
 
 const migrationId = 'c0ffee'
 const token = 'the-right-token'
@@ -278,7 +279,7 @@ t.test('a thousand connections that say nothing', async (t) => {
       socket.on('error', () => {})
       socket.once('close', (code: number) => codes.push(code))
     })
-    await eventually('all have ended', () => codes.length === 1000, patienceMs)
+    await eventually('all have ended', () => codes.length === 1000, { timeoutMs: patienceMs })
     const timedOut = codes.filter((code) => code === 4110).length
     // On a slow machine the first are through before the last begin, which then have their time too.
     t.ok(timedOut >= 32 && timedOut <= 128, `${timedOut} were given the time to say Hello`)
@@ -304,7 +305,7 @@ t.test('a thousand connections that say nothing', async (t) => {
       // Who was given time is told that it is over (408).
       socket.on('data', () => answered.add(socket))
     })
-    await eventually('all have ended', () => ended === 1000, patienceMs)
+    await eventually('all have ended', () => ended === 1000, { timeoutMs: patienceMs })
     const room = 32 + 2 * (nrBulkLanes + 2)
     t.ok(answered.size >= room && answered.size <= 4 * room, `${answered.size} were given time`)
 

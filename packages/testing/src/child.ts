@@ -1,11 +1,10 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { packageRoot } from '../src/addon.js'
-import * as fds from '../src/fds.js'
-import * as uffd from '../src/uffd.js'
+import { fds, uffd } from '@pageferry/kernel'
+import { compileProgram } from './compile.js'
 
 const timeoutMs = 5000
 
@@ -20,11 +19,13 @@ export class Child {
 
   constructor(nrPages: number) {
     this.#dir = mkdtempSync(join(tmpdir(), 'pf-child-'))
-    const program = join(this.#dir, 'child')
     const path = join(this.#dir, 'sock')
-    execFileSync('gcc', ['-O1', '-o', program, join(packageRoot, 'test/child.c')])
     const listener = fds.listenUnix(path, fds.SOCK_SEQPACKET)
-    this.#process = spawn(program, [path, String(nrPages)], { stdio: 'inherit' })
+    this.#process = spawn(
+      compileProgram(new URL('../programs/child.c', import.meta.url)),
+      [path, String(nrPages)],
+      { stdio: 'inherit' },
+    )
     this.pid = this.#process.pid as number
     this.#sock = fds.acceptUnix(listener)
     closeSync(listener)

@@ -12,40 +12,11 @@ import {
   migrateInLab,
   reportOf,
   waitForExit,
-  withLab,
 } from '@pageferry/lab'
 import type { MigrationReport } from '@pageferry/migration'
 import type { Status } from '@pageferry/service'
-import t, { type Test } from 'tap'
-import { baseSeed, soak } from '../seeds.js'
-
-export { baseSeed, randomFrom, soak } from '../seeds.js'
-
-/** The three ways memory moves. */
-export const modes = ['hybrid', 'precopy', 'postcopy'] as const
-export type Mode = (typeof modes)[number]
-
-/** Every workload runs as root and as somebody else: much of restoring is about privileges. */
-export const users = [
-  { name: 'root', uid: undefined },
-  { name: 'uid 1000', uid: 1000 },
-] as const
-
-/**
- * Every program in every mode as every user, in a soak. Otherwise each program in each mode goes as one of the users, in
- * turn and by the seed: both users meet every program and every mode in each run, and every combination in two.
- */
-export function combinations(
-  programs: readonly string[],
-): { name: string; mode: Mode; user: string; uid?: number }[] {
-  const all = programs.flatMap((name) => modes.map((mode) => ({ name, mode })))
-  const odd = baseSeed % users.length
-  return all.flatMap((each, nr) =>
-    users
-      .filter((_, u) => soak || u === (nr + odd) % users.length)
-      .map(({ name: user, uid }) => ({ ...each, user, uid })),
-  )
-}
+import { baseSeed } from '@pageferry/testing/seeds'
+import { problemsOf } from './report-problems.js'
 
 /** Debian's: a version manager's python3 may lie where only root can read. */
 const python = existsSync('/usr/bin/python3') ? '/usr/bin/python3' : 'python3'
@@ -249,44 +220,6 @@ export class Workload {
     })
     return exit.kind === 'exited' ? (exit.value ?? -1) : 128 + (exit.value ?? 0)
   }
-}
-
-/** What can never be in the report of a migration that went well. */
-export function problemsOf(report: MigrationReport, mode: Mode, verified = true): string[] {
-  const problems: string[] = []
-  const expect = (condition: boolean, problem: string): void => {
-    if (!condition) problems.push(problem)
-  }
-  const { pages, verify, rounds, faults } = report
-  expect(report.mode === mode, `the report says mode ${report.mode}`)
-  expect(report.outcome === 'migrated', `the outcome is ${report.outcome}`)
-  if (verified) {
-    expect(verify !== null && verify.mismatches === 0, `verify found ${verify?.mismatches} mismatches`)
-    expect((verify?.pages ?? 0) >= pages.parent + pages.present, `only ${verify?.pages} pages were compared`)
-  } else expect(verify === null, 'pages were compared, which nobody has asked for')
-  expect(report.blackoutMs > 0, 'there was no blackout')
-  expect(report.bytesOnWire > 0, 'nothing went over the wire')
-  expect(report.totalMs >= report.blackoutMs, 'the whole took less time than a part of it')
-  expect(faults.count >= 0 && faults.maxUs >= faults.p50Us, 'the times of the faults contradict each other')
-  expect(pages.hole >= 0 && pages.zero >= 0, 'a count of pages is negative')
-  if (mode === 'postcopy') {
-    expect(rounds.length === 0, `${rounds.length} rounds in mode postcopy`)
-    expect(pages.parent === 0, `${pages.parent} pages are unchanged since a round, without rounds`)
-    expect(pages.lazy > 0, 'nothing was lazy in mode postcopy')
-  } else expect(rounds.length > 0, `no rounds in mode ${mode}`)
-  if (mode === 'precopy') {
-    expect(pages.lazy === 0, `${pages.lazy} lazy pages in mode precopy`)
-    expect(report.pushedPages === 0, `${report.pushedPages} pages were pushed in mode precopy`)
-  }
-  return problems
-}
-
-/** One lab for all tests of a file: making one takes a second or two. */
-export async function inLab(name: string, tests: (t: Test, lab: Lab) => Promise<void>): Promise<void> {
-  await t.test(name, { timeout: 0 }, async (t) => {
-    t.comment(`PAGEFERRY_SEED=${baseSeed}`)
-    await withLab((lab) => tests(t, lab))
-  })
 }
 
 /** There, with a verified move in the given mode, and to its end. */
