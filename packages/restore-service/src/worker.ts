@@ -36,9 +36,10 @@ import {
 import { type Frame, type FrameOf, frameToError } from '@pageferry/wire'
 import { checkAdmission, clockOffsets } from './admission.js'
 import { DestinationLanes } from './lanes/lanes.js'
-import { holdMain, holdUserfaultfd, type Space } from './lazy/address-space.js'
+import { AddressSpace } from './lazy/address-space.js'
+import { type Family, holdSkeleton } from './lazy/adopt.js'
 import { appointHeir, dismissHeir, inheritSpaces } from './lazy/heir.js'
-import { Postcopy } from './lazy/phase.js'
+import { LazyPhase } from './lazy/phase.js'
 import { frameOf, type WordFacts } from './outgoing.js'
 import { RestoredProcess } from './process.js'
 import { DestinationRecords } from './records.js'
@@ -49,6 +50,9 @@ import { type FinalSets, RoundReceiver } from './rounds/receiver.js'
 import { StoredImages } from './rounds/stored-images.js'
 import { Verifier } from './rounds/verifier.js'
 import { watchSilence } from './timeouts.js'
+
+/** The as_id of the workload's root. */
+const rootAsId = 1
 
 /**
  * The destination's side of one migration: executes what the state machine in migration/destination-machine.ts says.
@@ -81,8 +85,8 @@ export class DestinationWorker {
   #begin: FrameOf<'begin'> | null = null
   #verifier: Verifier | null = null
   /** The address spaces with lazy pages, from the restore on; those of a worker before this one are with the keeper. */
-  #spaces: Space[] | null = null
-  #postcopy: Postcopy | null = null
+  #spaces: ReadonlyMap<number, Family> | null = null
+  #lazy: LazyPhase | null = null
   /** From before the first fault until the last page: see lazy/heir.ts. */
   #heir: Heir | null = null
   #readyParts: Record<string, number> = {}
@@ -113,7 +117,7 @@ export class DestinationWorker {
       onLost: (lane, index) => this.#driver.post({ type: 'laneLost', lane, index }),
       onInstalled: (index, round, pages) => this.#rounds.receiver.installed(index, round, pages),
       onPushed: (lane, batch) => {
-        this.#postcopy?.onPushed(batch)
+        this.#lazy?.onPushed(batch)
         if (batch.payload !== undefined) lane.taken(batch, batch.payload.length)
       },
       onRedialled: (lane, index) => this.#driver.post({ type: 'reconnected', lane, index }),
@@ -151,7 +155,7 @@ export class DestinationWorker {
 
   #onExit(exit: WorkloadExit): void {
     this.#driver.post({ type: 'workloadExited', exit })
-    this.#postcopy?.processGone()
+    this.#lazy?.processGone(rootAsId)
   }
 
   async #execute(effect: DestinationEffect, signal: AbortSignal): Promise<void> {
@@ -261,7 +265,7 @@ export class DestinationWorker {
       clockOffsets: offsets,
     })
     appointHeir(keeper, this.#heir)
-    holdUserfaultfd(keeper, restorer.uffd)
+    holdSkeleton(keeper, begin.asId, restorer.uffd)
     this.#records.createFile()
     if (begin.verify || this.#spec.request.verify === true) this.#verifier = new Verifier()
     const receiver = new RoundReceiver(restorer, this.#images, begin.asId, {
@@ -287,7 +291,9 @@ export class DestinationWorker {
     const { restorer, keeper } = this.#process
     if (restorer === null || keeper === null) throw new PageferryError('INTERNAL', 'no skeleton')
     const map = new LazyMap(lazy.clone(), restorer.map.registered.clone())
-    this.#spaces = [holdMain(keeper, restorer.uffd, map)]
+    const asId = this.#begin?.asId ?? rootAsId
+    const space = AddressSpace.create(keeper, asId, restorer.uffd, { lazy: map, unsettled: [] })
+    this.#spaces = new Map([[asId, [space]]])
   }
 
   /** Afterwards the skeleton is the workload, frozen at the instruction where the original stands. */
@@ -341,44 +347,42 @@ export class DestinationWorker {
         this.#verifier = Verifier.load(this.#hashesFile, this.#report.verify)
       }
     }
-    const totalPages = spaces.reduce((sum, { lazy }) => sum + lazy.pendingCount, 0)
-    const asId = this.#begin?.asId ?? 1
+    const totalPages = [...spaces.values()].flat().reduce((sum, { lazy }) => sum + lazy.pendingCount, 0)
     const round = (this.#records.known.finalRound ?? 1) + 1
-    const postcopy = new Postcopy({
-      spaces,
+    const members = new Map(
+      [...spaces].map(([asId, family]) => {
+        return [asId, { spaces: family, verifier: this.#verifier, process: this.#process }] as const
+      }),
+    )
+    const phase = new LazyPhase({
+      members,
       takenOver,
-      asId,
       round,
       prefetch: this.#spec.request.prefetch !== false,
-      verifier: this.#verifier,
       log: this.#log,
-      keeper,
       onProgress: (pendingPages, faults, installedPages) => {
         this.#lanes.send({ type: 'progress', pendingPages, faults, installedPages })
         this.#status.show({ phase: 'postcopy', pendingPages, totalPages })
       },
       onForkRead: () => this.#phases.reach('fork-event'),
-      process: this.#process,
+      freezer: this.#process,
+      lane: this.#lanes.fault,
     })
-    this.#postcopy = postcopy
-    const { fault } = this.#lanes
-    fault.receive({
-      onReply: (frame, pages) => postcopy.onReply(frame, pages),
-      onUp: () => postcopy.attachFaultLane(fault),
-    })
-    const running = postcopy.run(signal)
+    this.#lazy = phase
+    this.#lanes.fault.receive(phase)
+    const running = phase.run(signal)
     this.#status.speak()
-    const [workload] = spaces
-    if (workload?.gate) {
+    for (const [asId, [workload]] of spaces) {
       const { uffd, gate } = workload
+      if (gate === null) continue
       const hashes = this.#verifier !== null
       this.#lanes.openTarget({ kind: 'lazy', asId, round, uffd, gate: gate.buffer, hashes })
     }
-    if (this.#process.exit !== undefined) postcopy.processGone()
+    if (this.#process.exit !== undefined) phase.processGone(rootAsId)
     await running
-    Object.assign(this.#report, postcopy.report)
+    Object.assign(this.#report, phase.report)
     if (this.#verifier !== null) this.#report.verify = this.#verifier.report
-    postcopy.release()
+    phase.release()
     if (this.#heir !== null) dismissHeir(keeper, this.#heir)
     rmSync(this.#hashesFile, { force: true })
     restorer?.skeleton.close()

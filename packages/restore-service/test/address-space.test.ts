@@ -1,19 +1,11 @@
-import { closeSync } from 'node:fs'
+import { closeSync, fstatSync } from 'node:fs'
 import { addressOf, pageBytes, pageOf } from '@pageferry/base'
 import { fds, uffd } from '@pageferry/kernel'
-import { LazyMap, PageSet } from '@pageferry/pages'
+import { LazyMap, type MapEvent, PageSet } from '@pageferry/pages'
 import { Child } from '@pageferry/testing/child'
 import t, { type Test } from 'tap'
-import {
-  changeSpace,
-  type Holder,
-  holdMain,
-  isQuiet,
-  putOff,
-  readSpace,
-  type Space,
-  settle,
-} from '../src/lazy/address-space.js'
+import { AddressSpace, type Holder } from '../src/lazy/address-space.js'
+import { holdSkeleton } from '../src/lazy/adopt.js'
 import { EventJournal } from '../src/lazy/journal.js'
 
 const nrPages = 32
@@ -38,35 +30,40 @@ class Keeper implements Holder {
 }
 
 /** A process whose memory is all still to come, and what a successor would find. */
-function served(test: Test) {
+function served(test: Test, unsettledOf: (first: number) => MapEvent[] = () => []) {
   const child = new Child(nrPages)
   uffd.api(child.uffd, features)
   uffd.register(child.uffd, child.area, BigInt(nrPages * pageBytes), uffd.UFFDIO_REGISTER_MODE_MISSING)
   const first = pageOf(child.area)
   const keeper = new Keeper()
-  const space = holdMain(keeper, child.uffd, new LazyMap(PageSet.of([first, nrPages])))
+  const lazy = new LazyMap(PageSet.of([first, nrPages]))
+  const uffdFd = fds.dup(child.uffd)
+  holdSkeleton(keeper, 1, uffdFd)
+  const space = AddressSpace.create(keeper, 1, uffdFd, { lazy, unsettled: unsettledOf(first) })
   test.teardown(async () => {
-    space.gate?.close()
-    space.journal.close()
-    for (const name of keeper.list()) keeper.drop(name)
+    space.release()
+    test.same(keeper.list(), [], 'nothing is held any more')
     await child.end()
   })
   const successor = () => {
-    const found = EventJournal.open(keeper.fetch('uffd.log'))
+    const found = EventJournal.open(keeper.fetch('as1.log'))
     found.journal.close()
     return found
   }
   return { child, first, keeper, space, successor }
 }
 
-function read(keeper: Holder, space: Space): number {
-  const events = readSpace(keeper, space)
-  for (const event of events) changeSpace(space, event)
-  return events.length
+/** Whether a change was read. */
+function read(space: AddressSpace): boolean {
+  const before = space.unsettled.length
+  space.read(() => {
+    throw new Error('a fork')
+  })
+  return space.unsettled.length > before
 }
 
-function readSome(keeper: Holder, space: Space): void {
-  for (let turn = 0; turn < 1_000_000; turn++) if (read(keeper, space) > 0) return
+function readSome(space: AddressSpace): void {
+  for (let turn = 0; turn < 1_000_000; turn++) if (read(space)) return
   throw new Error('no event')
 }
 
@@ -81,7 +78,7 @@ function moving(test: Test) {
   for (let attempt = 0; attempt < 50; attempt++) {
     const process = served(test)
     process.child.start('m', addressOf(process.first + 8), BigInt(4 * pageBytes))
-    readSome(process.keeper, process.space)
+    readSome(process.space)
     // The thread goes on when it has been read, and one read takes both if the reader is held up in between.
     if (process.space.unsettled.length === 1) return process
   }
@@ -89,18 +86,18 @@ function moving(test: Test) {
 }
 
 t.test('a move is entered when its thread has gone on, and not before', async (t) => {
-  const { child, first, keeper, space, successor } = moving(t)
+  const { child, first, space, successor } = moving(t)
   t.match(space.unsettled, [{ type: 'remap', from: first + 8, nr: 4 }])
   const { to } = space.unsettled[0] as { to: number }
-  t.equal(settle(keeper, space), false, 'the unmapping of the old place is still to come')
+  t.equal(space.settle(), false, 'the unmapping of the old place is still to come')
   t.same(sourcesOf(space.lazy, first, [first + 8, to]), [8, 'zero'])
   t.match(successor().unsettled, [{ type: 'remap' }])
   t.same(sourcesOf(successor().lazy, first, [first + 8, to]), [8, 'zero'])
   let turns = 0
-  while (!settle(keeper, space) && turns++ < 1_000_000) read(keeper, space)
+  while (!space.settle() && turns++ < 1_000_000) read(space)
   t.same(space.unsettled, [])
   t.same(sourcesOf(space.lazy, first, [first + 8, to, to + 3, first + 12]), ['zero', 8, 11, 12])
-  t.ok(isQuiet(space))
+  t.ok(space.isQuiet)
   t.equal(pageOf(child.answer()), to)
   const found = successor()
   t.same(found.unsettled, [], 'the order is known to a successor')
@@ -110,30 +107,30 @@ t.test('a move is entered when its thread has gone on, and not before', async (t
 })
 
 t.test('what needs no order need not wait', async (t) => {
-  const { child, first, keeper, space, successor } = served(t)
+  const { child, first, space, successor } = served(t)
   child.start('d', addressOf(first), BigInt(pageBytes))
-  readSome(keeper, space)
-  t.ok(settle(keeper, space))
+  readSome(space)
+  t.ok(space.settle())
   t.same(sourcesOf(space.lazy, first, [first, first + 1]), ['zero', 1])
   t.same(sourcesOf(successor().lazy, first, [first, first + 1]), ['zero', 1])
   t.equal(child.answer(), 0n)
 })
 
 t.test('another order than that of the journal makes a new one', async (t) => {
-  const { first, keeper, space, successor } = served(t)
   // As if another thread had unmapped the last four pages, and this one was given the place before that was said.
-  space.unsettled = [
-    { type: 'remap', from: first, to: first + 28, nr: 4 },
-    { type: 'unmap', first: first + 28, nr: 4 },
-    { type: 'unmap', first, nr: 4 },
-  ]
+  const { first, keeper, space, successor } = served(t, (start) => [
+    { type: 'remap', from: start, to: start + 28, nr: 4 },
+    { type: 'unmap', first: start + 28, nr: 4 },
+    { type: 'unmap', first: start, nr: 4 },
+  ])
   const changed: string[] = []
-  const before = space.journal
-  t.ok(settle(keeper, space, ({ type }) => changed.push(type)))
+  const inode = () => fstatSync(keeper.held.get('as1.log') as number).ino
+  const before = inode()
+  t.ok(space.settle(({ type }) => changed.push(type)))
   t.same(changed, ['unmap', 'remap', 'unmap'])
   const wanted = ['zero', 4, 0, 3]
   t.same(sourcesOf(space.lazy, first, [first, first + 4, first + 28, first + 31]), wanted)
-  t.not(space.journal, before)
+  t.not(inode(), before, 'the keeper has another file')
   const found = successor()
   t.same(found.unsettled, [])
   t.same(sourcesOf(found.lazy, first, [first, first + 4, first + 28, first + 31]), wanted)
@@ -141,13 +138,14 @@ t.test('another order than that of the journal makes a new one', async (t) => {
 
 t.test('faults that wait: one for each page', async (t) => {
   const { space } = served(t)
-  putOff(space, [
+  space.defer([
     { page: 5, tid: 1 },
     { page: 6, tid: 2 },
   ])
-  putOff(space, [{ page: 5, tid: 3 }])
-  t.same(space.faults, [
+  space.defer([{ page: 5, tid: 3 }])
+  t.same(space.takeDeferred(), [
     { page: 5, tid: 3 },
     { page: 6, tid: 2 },
   ])
+  t.same(space.takeDeferred(), [])
 })

@@ -3,7 +3,8 @@ import { createLogger } from '@pageferry/base'
 import { fds, uffd } from '@pageferry/kernel'
 import { LazyMap, type MapEvent, PageSet } from '@pageferry/pages'
 import t from 'tap'
-import { adoptSpaces, type Holder } from '../src/lazy/address-space.js'
+import type { Holder } from '../src/lazy/address-space.js'
+import { adoptSpaces } from '../src/lazy/adopt.js'
 import { EventJournal } from '../src/lazy/journal.js'
 
 const stretches = (lazy: LazyMap): number[][] => {
@@ -53,13 +54,13 @@ t.test('an empty address space', async (t) => {
 t.test('nothing is held: everything had been drained', async (t) => {
   const dropped: string[] = []
   const keeper: Holder = {
-    list: () => ['uffd.log', 'uffd.2.log', 'other'],
+    list: () => ['as1.log', 'as1.2.log', 'other'],
     drop: (name) => void dropped.push(name),
     fetch: () => t.fail('nothing is fetched') as never,
     hold: () => t.fail('nothing is held'),
   }
-  t.same(adoptSpaces(keeper, null, createLogger('test')), [])
-  t.same(dropped.sort(), ['uffd.2.log', 'uffd.log'], 'journals without their userfaultfd are dropped')
+  t.same([...adoptSpaces(keeper, null, createLogger('test'))], [])
+  t.same(dropped.sort(), ['as1.2.log', 'as1.log'], 'journals without their userfaultfd are dropped')
 })
 
 /** As the kernel writes it where the reader lets it read to: struct uffd_msg in the journal's staging. */
@@ -104,8 +105,8 @@ t.test('the userfaultfd of a child that only the dead worker had comes from its 
   const journal = EventJournal.create(new LazyMap(PageSet.of([0x100, 4])))
   forkIsRead(journal, [33, 34])
   const held = new Map([
-    ['uffd', someUffd()],
-    ['uffd.log', journal.fd],
+    ['as1.uffd', someUffd()],
+    ['as1.log', journal.fd],
   ])
   const keeper: Holder = {
     list: () => [...held.keys()],
@@ -115,20 +116,22 @@ t.test('the userfaultfd of a child that only the dead worker had comes from its 
   }
   const rescued = someUffd()
   const heir = { takeUserfaultfd: (fd: number) => (fd === 33 ? rescued : undefined) }
-  const spaces = adoptSpaces(keeper, heir, createLogger('test', 'silent'))
+  const families = adoptSpaces(keeper, heir, createLogger('test', 'silent'))
+  t.same([...families.keys()], [1])
+  const spaces = families.get(1) ?? []
   t.same(
     spaces.map(({ name }) => name),
-    ['uffd', 'uffd.1'],
+    ['as1', 'as1.1'],
     'the other child is lost, and that is said',
   )
   t.equal(spaces[1].uffd, rescued)
   t.same(stretches(spaces[1].lazy), [[0x100, 0x100, 4]])
-  t.same([...held.keys()], ['uffd', 'uffd.log', 'uffd.1', 'uffd.1.log'])
+  t.same([...held.keys()], ['as1.uffd', 'as1.log', 'as1.1.uffd', 'as1.1.log'])
 
   const again = adoptSpaces(keeper, null, createLogger('test', 'silent'))
   t.same(
-    again.map(({ name }) => name),
-    ['uffd', 'uffd.1'],
+    again.get(1)?.map(({ name }) => name),
+    ['as1', 'as1.1'],
     'the next successor needs no heir',
   )
   for (const fd of held.values()) closeSync(fd)

@@ -154,10 +154,11 @@ class Workload implements Destination {
   }
 
   install(lane: Lane, { sequence, runs, zeroRuns }: FrameOf<'pageBatch'>, payload: Uint8Array): void {
-    const { uffd, hashes } = this.target
+    const { asId, uffd, hashes } = this.target
     const pages = this.#gate.install(uffd, runs, payload)
     const zeros = this.#gate.install(uffd, zeroRuns, undefined)
     const batch: Pushed = {
+      asId,
       sequence,
       runs,
       zeroRuns,

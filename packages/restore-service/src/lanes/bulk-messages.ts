@@ -59,6 +59,7 @@ export type ToBulkThread =
 
 /** A batch of the lazy phase, when its thread has done what it can. */
 export interface Pushed {
+  asId: number
   sequence: number
   runs: Float64Array
   zeroRuns: Float64Array

@@ -1,317 +1,420 @@
 import { closeSync } from 'node:fs'
-import { addressOf, isKernelError, type Logger } from '@pageferry/base'
-import { type Heir, InstallGate, type KeeperClient, type Poller, uffd } from '@pageferry/kernel'
-import { type LazyMap, type MapEvent, trueOrder } from '@pageferry/pages'
-import { childOf, EventJournal, type ForkFound, mapEvents } from './journal.js'
+import { addressOf, isKernelError, type Logger, pageBytes, pageOf } from '@pageferry/base'
+import { type InstallGate, type KeeperClient, Poller, uffd } from '@pageferry/kernel'
+import { type LazyMap, type MapEvent, PageSet, trueOrder } from '@pageferry/pages'
+import type { Pushed } from '../lanes/bulk-messages.js'
+import { gateFor } from './gate.js'
+import { EventJournal, type ForkFound, mapEvents } from './journal.js'
+import { childNameOf, logNameOf, nameOf, uffdNameOf } from './keeper-names.js'
 
+/** A thread waits for a page. `tid` as the thread knows itself: that may be in a pid namespace below ours. */
 export interface Fault {
   page: number
   tid: number
 }
 
-/** One address space that still has lazy pages: the workload's, and those of children that it forked. */
-export interface Space {
-  /** The keeper has the userfaultfd under this name and the journal under NAME.log; a child is NAME.1, NAME.2 … */
-  readonly name: string
-  readonly uffd: number
-  readonly lazy: LazyMap
-  /** Changes that were read and are not in the LazyMap yet: their order is known when the address space is quiet. */
-  unsettled: MapEvent[]
-  /** So many of these were its parent's when it was forked. */
-  nrInherited: number
-  /** Faults that wait for that, each page once. */
-  faults: Fault[]
-  /** Since when something waits for a moment without a change, as performance.now() says; null: nothing does. */
-  waitsSince: number | null
-  /** Of the bulk lanes; null: only the worker itself installs there. */
-  readonly gate: InstallGate | null
-  journal: EventJournal
-  poller: Poller | null
-}
-
-/** What of the keeper is needed here. */
+/** What an address space needs of the keeper. */
 export type Holder = Pick<KeeperClient, 'hold' | 'fetch' | 'drop' | 'list'>
 
-/** The table of a dead worker, as far as it is needed here. */
-export type UserfaultfdOwner = Pick<Heir, 'takeUserfaultfd'>
+/** What an address space waits for: the LazyMap, and changes that are not in it yet. */
+export interface Waiting {
+  lazy: LazyMap
+  unsettled: MapEvent[]
+}
 
-const mainName = 'uffd'
 /** Half of what a journal has room for. */
 const maxUnsettled = 8192
-const logOf = (name: string): string => `${name}.log`
-
 /** Every address a userfaultfd accepts: from the lowest that may be mapped (vm.mmap_min_addr) to TASK_SIZE. */
 const firstAddress = 0x1_0000n
 const endAddress = 0x7fff_ffff_f000n
 /** The last page below the guard page of user space: nothing is registered there. */
 const probePage = 0x7_ffff_fffe
 
-/** Before the freeze the keeper has the skeleton's userfaultfd; nobody takes it over until there is a journal. */
-export function holdUserfaultfd(keeper: Pick<Holder, 'hold'>, uffdFd: number): void {
-  keeper.hold(mainName, uffdFd)
-}
-
-/** The keeper gets the journal of what the restored process waits for: from here on it can be taken over. */
-export function holdMain(keeper: Pick<Holder, 'hold'>, uffdFd: number, lazy: LazyMap): Space {
-  const journal = EventJournal.create(lazy)
-  keeper.hold(logOf(mainName), journal.fd)
-  return newSpace(mainName, uffdFd, { lazy, unsettled: [] }, gateFor(lazy, []), journal)
-}
-
-function newSpace(
-  name: string,
-  uffdFd: number,
-  known: Pick<Space, 'lazy' | 'unsettled'>,
-  gate: InstallGate | null,
-  journal: EventJournal,
-): Space {
-  return {
-    name,
-    uffd: uffdFd,
-    ...known,
-    nrInherited: 0,
-    faults: [],
-    waitsSince: null,
-    gate,
-    journal,
-    poller: null,
-  }
-}
-
-/** For pages that lie where they lay at the source, and that no event has named; the others are said to be there. */
-function gateFor(all: LazyMap, unsettled: readonly MapEvent[]): InstallGate {
-  const lazy = all.fork()
-  for (const event of unsettled) {
-    if (event.type === 'remap') {
-      lazy.remove(event.from, event.nr)
-      lazy.remove(event.to, event.nr)
-    } else lazy.remove(event.first, event.nr)
-  }
-  const runs: number[] = []
-  let nrMoved = 0
-  lazy.forEachPending((page, source, nr) => {
-    if (page === source) runs.push(page, nr)
-    else nrMoved += nr
-  })
-  const gate = InstallGate.create(Float64Array.from(runs))
-  if (nrMoved > 0 || unsettled.length > 0) gate.noteOthers()
-  return gate
+interface Parts extends Waiting {
+  keeper: Holder
+  name: string
+  uffd: number
+  journal: EventJournal
+  /** Of the bulk lanes; null: only the worker itself installs there. */
+  gate: InstallGate | null
+  /** So many of `unsettled` were the parent's when this was forked. */
+  nrInherited?: number
 }
 
 /**
- * A child came into being, and its userfaultfd with it, in this process's descriptor table alone. It goes to the keeper
- * before anything else happens; until then the table is the only place where it is, and the worker's heir has that, too.
+ * One address space that still has lazy pages: the workload's, or that of a child which it has forked since the resume. It
+ * owns the userfaultfd, the event journal, and what both say about the memory.
+ *
+ * Everything here races with the threads of the workload, which change their memory map at any moment. The kernel reports
+ * that in four ways, each of which has one meaning:
+ *
+ *   EAGAIN   a change is under way. Nothing can be installed until its event was read and its thread has gone on.
+ *            `install`, `zero`, `settle` and `dropLost` say so; the caller reads events and tries again.
+ *   ENOENT   the place is in no registered area. In a quiet address space it was unmapped for good; otherwise the event
+ *            that says where it went may be still to come, so that counts as a change under way.
+ *   EEXIST   the page is there already: it was installed before, or a child of a fork has its parent's.
+ *   ESRCH    the address space is gone (exec, exit). Nothing is waited for any more.
  */
-export function holdChild(keeper: Holder, parent: Space, fd: number, log: Logger): Space {
-  const name = `${parent.name}.${parent.journal.nextFork()}`
-  hold(keeper, name, fd, log)
-  parent.journal.settleForks()
-  const child = withJournal(keeper, name, fd, childOf(parent.lazy, parent.unsettled), log)
-  child.nrInherited = child.unsettled.length
-  return child
+export class AddressSpace {
+  readonly name: string
+  readonly uffd: number
+  readonly lazy: LazyMap
+  readonly gate: InstallGate | null
+  readonly #keeper: Holder
+  #journal: EventJournal
+  /** Changes that were read and are not in the LazyMap yet: their order is known when the address space is quiet. */
+  #unsettled: MapEvent[]
+  #nrInherited: number
+  /** Faults that wait for that, by page. */
+  #deferred = new Map<number, Fault>()
+  /** Source pages that a bulk lane found in no area. */
+  readonly #lost = new PageSet()
+  #waitsSince: number | null = null
+  #poller: Poller | null = null
+
+  private constructor(parts: Parts) {
+    this.name = parts.name
+    this.uffd = parts.uffd
+    this.lazy = parts.lazy
+    this.gate = parts.gate
+    this.#keeper = parts.keeper
+    this.#journal = parts.journal
+    this.#unsettled = parts.unsettled
+    this.#nrInherited = parts.nrInherited ?? 0
+  }
+
+  /** Of the workload. The keeper gets the journal, and from here on a successor can take over. */
+  static create(keeper: Holder, asId: number, uffdFd: number, waiting: Waiting): AddressSpace {
+    const name = nameOf(asId)
+    const { lazy, unsettled } = waiting
+    const journal = EventJournal.create(lazy, 0, unsettled)
+    keeper.hold(logNameOf(name), journal.fd)
+    return new AddressSpace({
+      keeper,
+      name,
+      uffd: uffdFd,
+      journal,
+      ...waiting,
+      gate: gateFor(lazy, unsettled),
+    })
+  }
+
+  /** Of a child, whose userfaultfd the keeper has already. Nothing is read from it before the keeper has its journal. */
+  static createChild(
+    keeper: Holder,
+    name: string,
+    uffdFd: number,
+    waiting: Waiting,
+    log: Logger,
+  ): AddressSpace {
+    const journal = EventJournal.create(waiting.lazy, 0, waiting.unsettled)
+    try {
+      keeper.hold(logNameOf(name), journal.fd)
+    } catch (error) {
+      log.warn({ error: (error as Error).message, name }, 'the keeper does not hold the journal of a child')
+      // Without it a successor would rebuild the child as it was born, and bring back what it has discarded since.
+      dropQuietly(keeper, uffdNameOf(name))
+    }
+    return new AddressSpace({ keeper, name, uffd: uffdFd, journal, ...waiting, gate: null })
+  }
+
+  /**
+   * After kill -9 of the worker before. `settleForks` must follow when the keeper has the userfaultfds of the forks.
+   * @param isRoot the workload's own, where the bulk lanes install
+   */
+  static reopen(keeper: Holder, name: string, isRoot: boolean): { space: AddressSpace; forks: ForkFound[] } {
+    const fd = keeper.fetch(uffdNameOf(name))
+    const { journal, lazy, unsettled, forks } = EventJournal.open(keeper.fetch(logNameOf(name)))
+    const gate = isRoot ? gateFor(lazy, unsettled) : null
+    return { space: new AddressSpace({ keeper, name, uffd: fd, journal, lazy, unsettled, gate }), forks }
+  }
+
+  /**
+   * A child came into being, and its userfaultfd with it, in this process's descriptor table alone. It goes to the keeper
+   * before anything else happens; until then only that table has it, which the worker's heir shares.
+   */
+  fork(fd: number, log: Logger): AddressSpace {
+    const name = childNameOf(this.name, this.#journal.nextFork())
+    holdUserfaultfd(this.#keeper, name, fd, log)
+    this.settleForks()
+    const waiting = { lazy: this.lazy.fork(), unsettled: [...this.#unsettled] }
+    const child = AddressSpace.createChild(this.#keeper, name, fd, waiting, log)
+    child.#nrInherited = waiting.unsettled.length
+    return child
+  }
+
+  /** The keeper has the userfaultfds of all forks that were read. */
+  settleForks(): void {
+    this.#journal.settleForks()
+  }
+
+  /** Calls back when there are events to read. */
+  watch(onReadable: () => void): void {
+    this.#poller = new Poller(this.uffd, (readable, error) => {
+      if (error === undefined && readable) onReadable()
+    })
+  }
+
+  unwatch(): void {
+    this.#poller?.close()
+    this.#poller = null
+  }
+
+  /**
+   * Reads what is pending into the journal. Changes wait for `settle`; each fork is called back in its place between them,
+   * because the child begins with what its parent knew by then.
+   * @returns the faults among what was read
+   */
+  read(onFork: (fd: number) => void): Fault[] {
+    if (this.#journal.isFull) {
+      // Never quiet in so many events: the best guess, before there is no room for them.
+      if (this.#unsettled.length > maxUnsettled) this.#enter(this.#likelyOrder(), () => {})
+      this.#renewJournal()
+    }
+    const faults: Fault[] = []
+    for (const event of this.#journal.read(this.uffd, this.gate ?? undefined)) {
+      if (event.type === 'fork') onFork(event.fd)
+      else if (event.type === 'pagefault') faults.push({ page: pageOf(event.address), tid: event.tid })
+      else this.#note(event)
+    }
+    return faults
+  }
+
+  /**
+   * Threads that wait for a page where a change was are let go: they fault again where the page is now, or find that it is
+   * gone. The page itself will never be installed at the old place.
+   */
+  #note(event: uffd.UffdEvent): void {
+    this.#unsettled.push(...mapEvents(event))
+    if (event.type === 'remap') this.#wake(event.from, event.length)
+    else if (event.type === 'remove' || event.type === 'unmap')
+      this.#wake(event.start, event.end - event.start)
+  }
+
+  /** Changes that wait for `settle`. */
+  get unsettled(): readonly MapEvent[] {
+    return this.#unsettled
+  }
+
+  /**
+   * Enters the changes into the LazyMap, in the order in which they happened. False: a change is under way. Then nothing can
+   * be installed either, and events are still to come.
+   *
+   * Only REMAP events can arrive late. Without one, the order of reading is the order of the changes.
+   * @param onChange called before each is entered
+   */
+  settle(onChange: (event: MapEvent) => void = () => {}): boolean {
+    if (this.#unsettled.length === 0) return true
+    let order: number[] | null = null
+    if (this.#unsettled.some(({ type }) => type === 'remap')) {
+      if (!this.isQuiet) return false
+      order = this.#likelyOrder()
+      // A change in between may have made an answer wrong: it would still be under way.
+      if (!this.isQuiet) return false
+    }
+    this.#enter(order ?? this.#unsettled.keys(), onChange)
+    if (order?.every((index, i) => index === i) ?? true) this.#journal.noteEntered()
+    else this.#renewJournal()
+    return true
+  }
+
+  /** Right if the address space was quiet all the while. */
+  #likelyOrder(): number[] {
+    const registrations = {
+      before: (first: number, end: number) => this.lazy.firstRegistered(first, end),
+      now: (page: number) => uffd.isRegistered(this.uffd, addressOf(page)),
+    }
+    return trueOrder(this.#unsettled, registrations, this.#nrInherited)
+  }
+
+  #enter(order: Iterable<number>, onChange: (event: MapEvent) => void): void {
+    const unsettled = this.#unsettled
+    this.#unsettled = []
+    this.#nrInherited = 0
+    for (const index of order) {
+      onChange(unsettled[index])
+      this.lazy.apply(unsettled[index])
+    }
+  }
+
+  #renewJournal(): void {
+    const next = EventJournal.create(this.lazy, this.#journal.forks, this.#unsettled)
+    try {
+      this.#keeper.hold(logNameOf(this.name), next.fd)
+    } catch (error) {
+      next.close()
+      throw error
+    }
+    this.#journal.close()
+    this.#journal = next
+  }
+
+  /** Nothing is installed there. */
+  #probe(): uffd.Outcome['state'] {
+    return uffd.zeroRuns(this.uffd, Float64Array.of(probePage, 1), 1, false).state
+  }
+
+  /** No change is under way: every event was read, and nothing that it names can be the next one's. */
+  get isQuiet(): boolean {
+    return this.#probe() !== 'again'
+  }
+
+  /** The address space does not exist any more (exec, exit); a userfaultfd never says so by itself. */
+  get isGone(): boolean {
+    return this.#probe() === 'gone'
+  }
+
+  /** Of a page that waits for a quiet moment, one fault is enough: a thread that was woken in between comes again. */
+  defer(faults: Iterable<Fault>): void {
+    for (const fault of faults) this.#deferred.set(fault.page, fault)
+  }
+
+  /** The faults that were deferred; they are no more. */
+  takeDeferred(): Fault[] {
+    const faults = [...this.#deferred.values()]
+    this.#deferred.clear()
+    return faults
+  }
+
+  /** Forgets the deferred faults that were answered in another way. */
+  dropDeferred(isAnswered: (fault: Fault) => boolean): void {
+    for (const fault of this.#deferred.values()) if (isAnswered(fault)) this.#deferred.delete(fault.page)
+  }
+
+  /** Since when something waits for a moment without a change, as performance.now() says; null: nothing does. */
+  get waitsSince(): number | null {
+    return this.#waitsSince
+  }
+
+  noteWaiting(now: number): number {
+    this.#waitsSince ??= now
+    return this.#waitsSince
+  }
+
+  noteServed(): void {
+    this.#waitsSince = null
+  }
+
+  /**
+   * Installs those of `nr` source pages that are lazy here, where they lie now. All changes must be settled.
+   * @param data the pages, one behind the other; null: zeros
+   * @returns how many were installed, and whether a change under way keeps the rest away
+   */
+  install(source: number, nr: number, data: Uint8Array | null): { pages: number; isChanging: boolean } {
+    let pages = 0
+    for (;;) {
+      const [next] = this.lazy.sourceRunsPendingFor(Float64Array.of(source, nr))
+      if (next === undefined) return { pages, isChanging: false }
+      const [current, from, length] = next
+      const table = Float64Array.of(current, length)
+      const bytes = data?.subarray((from - source) * pageBytes, (from - source + length) * pageBytes)
+      const outcome =
+        bytes === undefined
+          ? uffd.zeroRuns(this.uffd, table, 1, true)
+          : uffd.installRuns(this.uffd, -1, table, 1, bytes, 'keep', true)
+      if (outcome.pages > 0) {
+        this.lazy.installed(Float64Array.of(current, outcome.pages))
+        pages += outcome.pages
+      }
+      if (outcome.state === 'again') return { pages, isChanging: true }
+      if (outcome.state === 'gone') this.lazy.clear()
+      else if (outcome.state === 'no-range') {
+        if (!this.isQuiet) return { pages, isChanging: true }
+        this.#giveUp(current + outcome.pages, 1)
+      }
+    }
+  }
+
+  /**
+   * Installs zeros where nothing lazy is: stack growth, a grown mapping, a hole, or discarded memory. False: a change is
+   * under way, and something else may lie there after it.
+   */
+  zero(page: number): boolean {
+    const { state } = uffd.zeroRuns(this.uffd, Float64Array.of(page, 1), 1, true)
+    // Unmapped meanwhile, or mapped anew without us: the thread has to look again.
+    if (state === 'no-range') this.#wake(addressOf(page), BigInt(pageBytes))
+    return state !== 'again'
+  }
+
+  /**
+   * A bulk lane has installed a batch through the gate. The LazyMap learns it after the fact, and only of pages that no
+   * event has named since: something else may lie at the address of another by now. A page outside every area may belong to
+   * a REMAP that was not read yet: it stays lazy until `dropLost`.
+   */
+  notePushed({ runs, zeroRuns, lost }: Pushed): void {
+    const missing = new Set(lost)
+    const note = (first: number, nr: number) => this.lazy.installed(Float64Array.of(first, nr))
+    const noteAllBut = (first: number, nr: number) => {
+      for (let page = first; page < first + nr; page++) if (!missing.has(page)) note(page, 1)
+    }
+    for (const table of [runs, zeroRuns]) {
+      for (let r = 0; r < table.length; r += 2) {
+        this.gate?.forEachOpen(table[r], table[r + 1], missing.size === 0 ? note : noteAllBut)
+      }
+    }
+    for (const page of lost) this.#lost.addRange(page, 1)
+  }
+
+  /**
+   * Pages that a bulk lane found in no area, and of which no event that was under way then has said that they moved: no
+   * thread can fault there any more. False: a change is under way.
+   */
+  dropLost(): boolean {
+    if (this.#lost.isEmpty) return true
+    if (!this.isQuiet) return false
+    this.#lost.forEachRun((first, nr) => {
+      this.gate?.forEachOpen(first, nr, (page, length) => this.#giveUp(page, length))
+    })
+    this.#lost.clear()
+    return true
+  }
+
+  /** These pages are in no area any more. */
+  #giveUp(first: number, nr: number): void {
+    this.lazy.unmap(first, nr)
+    this.#wake(addressOf(first), addressOf(nr))
+  }
+
+  #wake(address: bigint, length: bigint): void {
+    if (length > 0n) uffd.wake(this.uffd, address, length)
+  }
+
+  /** Faults that a dead worker had read and not answered are raised again. */
+  wakeAll(): void {
+    this.#wake(firstAddress, endAddress - firstAddress)
+  }
+
+  /**
+   * Nothing is lazy there any more: it becomes ordinary memory. Closing the last descriptor unregisters it and wakes
+   * all threads that wait; what is not there by then reads as zeros, which is right for every page that is left.
+   */
+  release(): void {
+    this.unwatch()
+    // The descriptor's number will be another file's.
+    this.gate?.close()
+    // In this order: a journal without userfaultfd is no address space, see adoptSpaces.
+    dropQuietly(this.#keeper, uffdNameOf(this.name))
+    dropQuietly(this.#keeper, logNameOf(this.name))
+    closeSync(this.uffd)
+    this.#journal.close()
+  }
 }
 
-function hold(keeper: Holder, name: string, fd: number, log: Logger): void {
+/** Full (a storm of forks), or gone: the child is served all the same, it only cannot outlive this worker. */
+export function holdUserfaultfd(keeper: Holder, name: string, fd: number, log: Logger): void {
   try {
-    keeper.hold(name, fd)
+    keeper.hold(uffdNameOf(name), fd)
   } catch (error) {
-    // Full (a storm of forks), or gone: the child is served all the same, it only cannot outlive this worker.
     log.warn({ error: (error as Error).message, name }, 'the keeper does not hold the userfaultfd of a child')
   }
 }
 
-/** A child without a journal is rebuilt from its parent's: until it has one, nothing was read from it. */
-function withJournal(
-  keeper: Holder,
-  name: string,
-  fd: number,
-  { lazy, unsettled }: Pick<Space, 'lazy' | 'unsettled'>,
-  log: Logger,
-): Space {
-  const journal = EventJournal.create(lazy, 0, unsettled)
-  try {
-    keeper.hold(logOf(name), journal.fd)
-  } catch (error) {
-    log.warn({ error: (error as Error).message, name }, 'the keeper does not hold the journal of a child')
-    // Without it a successor would rebuild the child as it was born, and bring back what it has discarded since.
-    dropQuietly(keeper, name)
-  }
-  return newSpace(name, fd, { lazy, unsettled }, null, journal)
-}
-
-/**
- * After kill -9 of the worker before: every address space that it served, with all that has happened to them.
- * Faults that it had read and not answered are raised again. None: it had drained them all.
- *
- * @param heir of that worker; null when it had none, or when it has been dealt with
- */
-export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: Logger): Space[] {
-  const held = new Set(keeper.list())
-  const spaces: Space[] = []
-  const adopt = (name: string): void => {
-    const fd = keeper.fetch(name)
-    const { journal, lazy, unsettled, forks } = EventJournal.open(keeper.fetch(logOf(name)))
-    const gate = name === mainName ? gateFor(lazy, unsettled) : null
-    spaces.push(newSpace(name, fd, { lazy, unsettled }, gate, journal))
-    for (const fork of forks) adoptChild(`${name}.${fork.ordinal}`, fork)
-    journal.settleForks()
-  }
-  const adoptChild = (name: string, fork: ForkFound): void => {
-    // With a journal it has its own turn. With a settled fork and neither it has ended, or has drained.
-    if (held.has(logOf(name))) return
-    if (held.has(name)) {
-      spaces.push(withJournal(keeper, name, keeper.fetch(name), fork, log))
-    } else if (!fork.isSettled) {
-      const fd = heir?.takeUserfaultfd(fork.fd)
-      if (fd === undefined) {
-        log.error(
-          { name, fd: fork.fd },
-          'the userfaultfd of a child is lost: its missing pages read as zeros',
-        )
-        return
-      }
-      log.info({ name, fd: fork.fd }, 'the userfaultfd of a child was in the table of the dead worker only')
-      hold(keeper, name, fd, log)
-      spaces.push(withJournal(keeper, name, fd, fork, log))
-    }
-  }
-  const names = [...held].filter((name) => name === mainName || name.startsWith(`${mainName}.`))
-  // Parents before children: the workload's own address space is the first of the result.
-  names.sort((a, b) => a.length - b.length)
-  for (const name of names) if (!name.endsWith('.log') && held.has(logOf(name))) adopt(name)
-  // Of one that was let go when its worker died: the userfaultfd is dropped before its journal.
-  for (const name of names) if (name.endsWith('.log') && !held.has(name.slice(0, -4))) keeper.drop(name)
-  if (spaces.length > 1) spaces[0].gate?.noteOthers()
-  for (const space of spaces) uffd.wake(space.uffd, firstAddress, endAddress - firstAddress)
-  return spaces
-}
-
-/** Those of one page wait together; a thread that was woken in between comes again. */
-export function putOff(space: Space, faults: Iterable<Fault>): void {
-  const byPage = new Map(space.faults.map((fault) => [fault.page, fault]))
-  for (const fault of faults) byPage.set(fault.page, fault)
-  space.faults = [...byPage.values()]
-}
-
-/** Reads what is pending into the journal, which is renewed when it is full. */
-export function readSpace(keeper: Pick<Holder, 'hold'>, space: Space): uffd.UffdEvent[] {
-  if (space.journal.isFull) {
-    // Never quiet in so many events: the best guess, before there is no room for them.
-    if (space.unsettled.length > maxUnsettled) enter(space, likelyOrder(space), () => {})
-    renewJournal(keeper, space)
-  }
-  return space.journal.read(space.uffd, space.gate ?? undefined)
-}
-
-function renewJournal(keeper: Pick<Holder, 'hold'>, space: Space): void {
-  const next = EventJournal.create(space.lazy, space.journal.forks, space.unsettled)
-  try {
-    keeper.hold(logOf(space.name), next.fd)
-  } catch (error) {
-    next.close()
-    throw error
-  }
-  space.journal.close()
-  space.journal = next
-}
-
-/**
- * Notes an event other than a fault or a fork, for `settle`. Threads that wait for a page there are let go: they fault again
- * where the page is now, or find that it is gone. The page itself will never be installed at the old place.
- */
-export function changeSpace(space: Space, event: uffd.UffdEvent): void {
-  space.unsettled.push(...mapEvents(event))
-  if (event.type === 'remap') wakeRange(space, event.from, event.length)
-  else if (event.type === 'remove' || event.type === 'unmap')
-    wakeRange(space, event.start, event.end - event.start)
-}
-
-/**
- * Enters the changes into the LazyMap, in the order in which they happened. False: some thread has made a change whose
- * event it has yet to queue, or has not gone on after it. Then nothing can be installed either, and what was read is not
- * all that there is to know. Without a move, nothing that is still to come can belong in front of what was read.
- * @param onChange called before each is entered
- */
-export function settle(
-  keeper: Pick<Holder, 'hold'>,
-  space: Space,
-  onChange: (event: MapEvent) => void = () => {},
-): boolean {
-  const { unsettled } = space
-  if (unsettled.length === 0) return true
-  let order: number[] | null = null
-  if (unsettled.some(({ type }) => type === 'remap')) {
-    if (!isQuiet(space)) return false
-    order = likelyOrder(space)
-    // A change in between may have made an answer wrong: it would still be under way.
-    if (!isQuiet(space)) return false
-  }
-  enter(space, order ?? unsettled.keys(), onChange)
-  if (order?.every((index, i) => index === i) ?? true) space.journal.noteEntered()
-  else renewJournal(keeper, space)
-  return true
-}
-
-/** True if the address space was quiet all the while. */
-function likelyOrder({ unsettled, nrInherited, lazy, uffd: fd }: Space): number[] {
-  const registrations = {
-    before: (first: number, end: number) => lazy.firstRegistered(first, end),
-    now: (page: number) => uffd.isRegistered(fd, addressOf(page)),
-  }
-  return trueOrder(unsettled, registrations, nrInherited)
-}
-
-function enter(space: Space, order: Iterable<number>, onChange: (event: MapEvent) => void): void {
-  const { unsettled, lazy } = space
-  space.unsettled = []
-  space.nrInherited = 0
-  for (const index of order) {
-    onChange(unsettled[index])
-    lazy.apply(unsettled[index])
-  }
-}
-
-/** Installs nothing. */
-function probe(space: Space): uffd.Outcome {
-  return uffd.zeroRuns(space.uffd, Float64Array.of(probePage, 1), 1, false)
-}
-
-/** No change is under way: every event has been read, and nothing that it names can be the next one's. */
-export function isQuiet(space: Space): boolean {
-  return probe(space).state !== 'again'
-}
-
-export function wakeRange(space: Space, address: bigint, length: bigint): void {
-  if (length > 0n) uffd.wake(space.uffd, address, length)
-}
-
-/** True when the address space does not exist any more (exec, exit); a userfaultfd never says so by itself. */
-export function isGone(space: Space): boolean {
-  return probe(space).state === 'gone'
-}
-
-/**
- * Nothing is lazy there any more: it becomes ordinary memory. Closing the last descriptor unregisters it and wakes
- * whoever waits; what is not there by then reads as zeros, which is right for every page that is left.
- */
-export function releaseSpace(keeper: Holder, space: Space): void {
-  space.poller?.close()
-  space.poller = null
-  // The descriptor's number will be another file's.
-  space.gate?.close()
-  // In this order: a journal without userfaultfd is no address space, see adoptSpaces.
-  dropQuietly(keeper, space.name)
-  dropQuietly(keeper, logOf(space.name))
-  closeSync(space.uffd)
-  space.journal.close()
-}
-
-/** Nothing is held under that name from now on; the keeper may be gone together with the process. */
+/** The keeper holds nothing under that name from now on; it may be gone together with the process. */
 export function dropQuietly(keeper: Pick<Holder, 'drop'>, name: string): void {
   try {
     keeper.drop(name)
   } catch (error) {
-    // It never had it, or it is gone together with the process.
-    if (!isKernelError(error, 'ENOENT', 'ECONNRESET', 'EPIPE', 'ENOTCONN')) throw error
+    // It never had it (a child of too many ancestors has too long a name), or it is gone together with the process.
+    if (!isKernelError(error, 'ENOENT', 'ENAMETOOLONG', 'ECONNRESET', 'EPIPE', 'ENOTCONN')) throw error
   }
 }

@@ -4,27 +4,27 @@ import { addressOf, isKernelError, type Logger, pageBytes, pageOf } from '@pagef
 import { type ProcSyscall, readStatus, readSyscall, readTids, SYS } from '@pageferry/checkpoint'
 import { pagemap, uffd } from '@pageferry/kernel'
 import type { RestoredProcess } from '../process.js'
-import type { Fault, Space } from './address-space.js'
+import type { AddressSpace, Fault } from './address-space.js'
 
 const MREMAP_MAYMOVE = 1n
 const MREMAP_FIXED = 2n
 
-/** How long a fault has been put off before it is looked at, and between two such looks: a file of each thread is read. */
+/** How long a fault has been deferred before it is looked at, and between two such looks: a file of each thread is read. */
 const patienceMs = 50
 /** The kernel fills a GiB in less than one. */
 const fillTimeoutMs = 10_000
 const fillPollMs = 0.1
 
 /**
- * Locked memory that mremap(2) enlarges and moves is a trap: the kernel fills the new part (mm_populate) before it queues
- * the event of the move, and until that has been read nobody can install a page (do_mremap of mm/mremap.c, Linux 6.18). So
- * the thread waits for a page that it keeps away itself, and every other thread that waits for a page with it.
+ * Lets go threads that enlarge and move locked memory (mlock) with mremap(2). The kernel fills the new part (mm_populate)
+ * before it queues the event of the move, and no page can be installed until that event was read (do_mremap in
+ * mm/mremap.c, Linux 6.18). So the thread waits for a page that it keeps away itself, and all other threads with it.
  *
- * In the new part nothing is still to come: it is taken off the userfaultfd until the kernel has filled it. Not for
- * longer: the mapping is in two parts meanwhile, which the workload's next mremap would refuse. It cannot get
- * there before the event of this one was read.
+ * Nothing lazy is in the new part: it is taken off the userfaultfd until the kernel has filled it. Not for longer: the
+ * mapping consists of two areas meanwhile, and mremap refuses two. The workload cannot get to its next mremap before the
+ * event of this one was read.
  */
-export class Enlarging {
+export class MlockedMremap {
   readonly #process: Pick<RestoredProcess, 'pid'>
   readonly #log: Logger
   #lookedAt = Number.NEGATIVE_INFINITY
@@ -34,15 +34,15 @@ export class Enlarging {
     this.#log = log
   }
 
-  /** Of the workload itself: lets go threads that are caught like that, and takes their faults out of those put off. */
-  letGo(space: Space): void {
+  /** Answers deferred faults of such threads. Only of the workload itself: the pid of a child is not known. */
+  letGo(space: AddressSpace): void {
     const now = performance.now()
     if (now - Math.max(space.waitsSince ?? now, this.#lookedAt) < patienceMs) return
     this.#lookedAt = now
-    space.faults = space.faults.filter((fault) => !this.#letGo(space, fault))
+    space.dropDeferred((fault) => this.#letGo(space, fault))
   }
 
-  #letGo({ uffd: fd, lazy }: Space, { page, tid }: Fault): boolean {
+  #letGo({ uffd: fd, lazy }: AddressSpace, { page, tid }: Fault): boolean {
     try {
       const nrPages = newPagesFrom(page, this.#callOf(tid))
       let nrPending = 0
@@ -62,13 +62,13 @@ export class Enlarging {
       }
       return true
     } catch (error) {
-      // It was killed, and all of it is gone.
+      // It was killed, and its memory is gone.
       if (isKernelError(error, 'ENOENT', 'ESRCH', 'EINVAL', 'ENOMEM')) return false
       throw error
     }
   }
 
-  /** The kernel goes upwards. Everything else stands still meanwhile, but could do nothing either. */
+  /** The kernel fills upwards. This blocks the worker, which could install nothing meanwhile. */
   #isFilledSoon(lastPage: number): boolean {
     const fd = openSync(`/proc/${this.#process.pid}/pagemap`, 'r')
     const entry = new BigUint64Array(1)

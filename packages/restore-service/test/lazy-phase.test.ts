@@ -5,10 +5,10 @@ import { LazyMap, PageSet } from '@pageferry/pages'
 import { Child } from '@pageferry/testing/child'
 import { eventually } from '@pageferry/testing/eventually'
 import { lanePair } from '@pageferry/testing/sockets'
-import type { Frame, FrameOf } from '@pageferry/wire'
+import { type Frame, type FrameOf, WireError } from '@pageferry/wire'
 import t, { type Test } from 'tap'
-import { type Holder, holdMain, type Space } from '../src/lazy/address-space.js'
-import { Postcopy } from '../src/lazy/phase.js'
+import { AddressSpace, type Holder } from '../src/lazy/address-space.js'
+import { LazyPhase } from '../src/lazy/phase.js'
 import { pages } from './fixtures/skeleton.js'
 
 const nrPages = 64
@@ -26,16 +26,19 @@ async function setUp(test: Test, lazyOf: (first: number) => LazyMap, prefetch = 
   uffd.api(child.uffd, features)
   uffd.register(child.uffd, child.area, BigInt(nrPages * pageBytes), uffd.UFFDIO_REGISTER_MODE_MISSING)
   const first = pageOf(child.area)
-  const space: Space = holdMain(keeper, fds.dup(child.uffd), lazyOf(first))
-  const postcopy = new Postcopy({
-    ...{ spaces: [space], takenOver: false, asId, round, prefetch, verifier: null, keeper },
+  const waiting = { lazy: lazyOf(first), unsettled: [] }
+  const space = AddressSpace.create(keeper, asId, fds.dup(child.uffd), waiting)
+  const { source, destination } = await lanePair(test, 'fault')
+  const phase = new LazyPhase({
+    ...{ takenOver: false, round, prefetch },
+    members: new Map([[asId, { spaces: [space], verifier: null, process: { pid: 0 } }]]),
     log: createLogger('test', 'silent'),
     onProgress: () => {},
     onForkRead: () => {},
+    lane: destination,
     // Nothing changes its memory map all the time.
-    process: { holdStill: () => test.fail('it was held still'), thaw: () => {}, pid: 0 },
+    freezer: { holdStill: () => test.fail('it was held still'), thaw: () => {} },
   })
-  const { source, destination } = await lanePair(test, 'fault')
   const requests: FrameOf<'pageRequest'>[] = []
   source.open({
     onFrame: (frame: Frame) => {
@@ -45,17 +48,17 @@ async function setUp(test: Test, lazyOf: (first: number) => LazyMap, prefetch = 
   })
   destination.open({
     onFrame: (frame, payload) => {
-      if (frame.type === 'pageReply') postcopy.onReply(frame, payload)
+      if (frame.type === 'pageReply') phase.onReply(frame, payload)
     },
     onLost: () => {},
   })
-  postcopy.attachFaultLane(destination)
+  phase.onUp()
   const controller = new AbortController()
-  const running = postcopy.run(controller.signal).catch(() => {})
+  const running = phase.run(controller.signal).catch(() => {})
   test.teardown(async () => {
     controller.abort()
     await running
-    postcopy.release()
+    phase.release()
     await child.end()
   })
   /** With pages that hold their number in the area; without: they were pushed. */
@@ -76,7 +79,7 @@ async function setUp(test: Test, lazyOf: (first: number) => LazyMap, prefetch = 
       }
     }
   }
-  return { child, first, space, postcopy, requests, reply, answer }
+  return { child, first, space, phase, requests, reply, answer }
 }
 
 t.test('asked for ahead, left out because it was pushed, and faulted on before it came', async (t) => {
@@ -165,4 +168,20 @@ t.test('memory that is still to come was moved to where a zero was about to be i
   t.match(requests, [{ page: first + 3, nrPages: 1 }])
   reply(requests[0])
   t.equal(await value, 4n, 'and not zero')
+})
+
+t.test('a reply of an unknown address space, or of another round, is refused', async (t) => {
+  const { first, phase } = await setUp(t, (start) => new LazyMap(PageSet.of([start, nrPages])))
+  const reply = { type: 'pageReply', asId, round, requestId: 1, page: first, nrPages: 1 } as const
+  const frame = { ...reply, runs: none, zeroRuns: none, zstdBytes: 0 }
+  const faultOf = (wrong: Partial<FrameOf<'pageReply'>>): string => {
+    try {
+      phase.onReply({ ...frame, ...wrong }, pages())
+    } catch (error) {
+      if (error instanceof WireError) return error.fault
+    }
+    return 'none'
+  }
+  t.equal(faultOf({ asId: asId + 1 }), 'OUTSIDE_PROCESS')
+  t.equal(faultOf({ round: round + 1 }), 'OUT_OF_ORDER')
 })

@@ -1,0 +1,77 @@
+import type { Logger } from '@pageferry/base'
+import type { Heir } from '@pageferry/kernel'
+import { AddressSpace, dropQuietly, type Holder, holdUserfaultfd } from './address-space.js'
+import type { ForkFound } from './journal.js'
+import { childNameOf, heldSpaces, logNameOf, nameOf, uffdNameOf } from './keeper-names.js'
+
+/** What an adoption needs of the heir of a dead worker. */
+export type UserfaultfdOwner = Pick<Heir, 'takeUserfaultfd'>
+
+/** The address spaces that take pages of one of the source: the workload's own first, then the children forked from it. */
+export type Family = AddressSpace[]
+
+/** Before the freeze the keeper has the skeleton's userfaultfd; a successor ignores it until there is a journal. */
+export function holdSkeleton(keeper: Pick<Holder, 'hold'>, asId: number, uffdFd: number): void {
+  keeper.hold(uffdNameOf(nameOf(asId)), uffdFd)
+}
+
+/**
+ * After kill -9 of the worker before: every address space that it served, by as_id, with all that has happened to them.
+ * Faults that it had read and not answered are raised again. None: it had drained them all.
+ *
+ * @param heir of that worker; null when it had none, or when it has been dealt with
+ */
+export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: Logger): Map<number, Family> {
+  const held = heldSpaces(keeper.list())
+  const byName = new Map(held.map((each) => [each.name, each]))
+  const families = new Map<number, Family>()
+  for (const { name, asId, isRoot, hasUffd, hasLog } of held) {
+    if (!hasUffd) {
+      // Of one that was let go when its worker died: the userfaultfd is dropped before its journal.
+      dropQuietly(keeper, logNameOf(name))
+      continue
+    }
+    // Without a journal it is a child that its parent's fork tells of, or a skeleton.
+    if (!hasLog) continue
+    const family = families.get(asId) ?? []
+    families.set(asId, family)
+    const { space, forks } = AddressSpace.reopen(keeper, name, isRoot)
+    family.push(space)
+    for (const fork of forks) {
+      const child = childNameOf(name, fork.ordinal)
+      // One with a journal has its own turn.
+      if (byName.get(child)?.hasLog !== true) {
+        const adopted = adoptChild(keeper, child, byName.get(child)?.hasUffd === true, fork, heir, log)
+        if (adopted !== null) family.push(adopted)
+      }
+    }
+    space.settleForks()
+  }
+  for (const family of families.values()) {
+    if (family.length > 1) family[0].gate?.noteOthers()
+    for (const space of family) space.wakeAll()
+  }
+  return families
+}
+
+/** A child whose worker died before the child had a journal: rebuilt from its parent's. null: there is nothing to serve. */
+function adoptChild(
+  keeper: Holder,
+  name: string,
+  isHeld: boolean,
+  fork: ForkFound,
+  heir: UserfaultfdOwner | null,
+  log: Logger,
+): AddressSpace | null {
+  if (isHeld) return AddressSpace.createChild(keeper, name, keeper.fetch(uffdNameOf(name)), fork, log)
+  // It has ended, or has drained.
+  if (fork.isSettled) return null
+  const fd = heir?.takeUserfaultfd(fork.fd)
+  if (fd === undefined) {
+    log.error({ name, fd: fork.fd }, 'the userfaultfd of a child is lost: its missing pages read as zeros')
+    return null
+  }
+  log.info({ name, fd: fork.fd }, 'the userfaultfd of a child was in the table of the dead worker only')
+  holdUserfaultfd(keeper, name, fd, log)
+  return AddressSpace.createChild(keeper, name, fd, fork, log)
+}
