@@ -4,7 +4,7 @@
       "target_name": "pageferry_kernel",
       "sources": [
         "native/addon.c", "native/common.c", "native/ptrace.c", "native/memory.c", "native/uffd.c",
-        "native/fill.c", "native/gate.c",
+        "native/event-journal.c", "native/fill.c", "native/gate.c",
         "native/pagemap.c", "native/fd.c", "native/process.c", "native/poll.c", "native/heir.c",
         "native/zstd.c"
       ],

@@ -4,6 +4,7 @@ NAPI_MODULE_INIT() {
 	init_ptrace(env, exports);
 	init_memory(env, exports);
 	init_uffd(env, exports);
+	init_event_journal(env, exports);
 	init_gate(env, exports);
 	init_pagemap(env, exports);
 	init_fd(env, exports);

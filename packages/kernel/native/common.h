@@ -61,6 +61,7 @@ bool pf_runs(napi_env env, napi_value table, napi_value count, struct pf_run **r
 void init_ptrace(napi_env env, napi_value exports);
 void init_memory(napi_env env, napi_value exports);
 void init_uffd(napi_env env, napi_value exports);
+void init_event_journal(napi_env env, napi_value exports);
 void init_gate(napi_env env, napi_value exports);
 void init_pagemap(napi_env env, napi_value exports);
 void init_fd(napi_env env, napi_value exports);

@@ -6,7 +6,7 @@
  */
 #include "common.h"
 #include "fill.h"
-#include "gate.h"
+#include "uffd-events.h"
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -55,9 +55,6 @@ _Static_assert(UFFD_PAGEFAULT_FLAG_WRITE == 1 && UFFD_PAGEFAULT_FLAG_WP == 2 &&
 _Static_assert(UFFD_USER_MODE_ONLY == 1, "src/uffd.ts");
 _Static_assert(sizeof(struct uffd_msg) == 32, "event layout");
 _Static_assert(sizeof(struct uffdio_copy) == 40, "ioctl layout");
-
-/* Events read by one call; 64 messages of 32 bytes are half a page of stack. */
-#define MAX_EVENTS 64
 
 static napi_value uffd_create(napi_env env, napi_callback_info info)
 {
@@ -275,17 +272,36 @@ static bool describe_event(napi_env env, napi_value event, const struct uffd_msg
 	}
 }
 
+napi_value pf_uffd_events(napi_env env, const struct uffd_msg *msgs, uint64_t n)
+{
+	napi_value result;
+
+	if (napi_create_array(env, &result) != napi_ok)
+		return NULL;
+	for (uint64_t i = 0; i < n; i++) {
+		napi_value event;
+
+		if (napi_create_object(env, &event) != napi_ok)
+			return NULL;
+		if (!describe_event(env, event, &msgs[i]))
+			return pf_throw(env, "read(userfaultfd)", EPROTO, 0);
+		if (napi_set_element(env, result, (uint32_t)i, event) != napi_ok)
+			return NULL;
+	}
+	return result;
+}
+
 static napi_value uffd_read_events(napi_env env, napi_callback_info info)
 {
-	struct uffd_msg msgs[MAX_EVENTS];
-	napi_value argv[2], result;
+	struct uffd_msg msgs[UFFD_MAX_EVENTS];
+	napi_value argv[2];
 	int fd, max, flags;
 	ssize_t n;
 
 	if (!pf_args(env, info, 2, argv) || !pf_int(env, argv[0], &fd) || !pf_int(env, argv[1], &max))
 		return NULL;
-	if (max < 1 || max > MAX_EVENTS)
-		max = MAX_EVENTS;
+	if (max < 1 || max > UFFD_MAX_EVENTS)
+		max = UFFD_MAX_EVENTS;
 	flags = fcntl(fd, F_GETFL);
 	if (flags < 0)
 		return pf_throw(env, "fcntl(F_GETFL)", errno, 0);
@@ -299,192 +315,7 @@ static napi_value uffd_read_events(napi_env env, napi_callback_info info)
 		n = 0;
 	if (n < 0)
 		return pf_throw(env, "read(userfaultfd)", errno, 0);
-	if (napi_create_array(env, &result) != napi_ok)
-		return NULL;
-	for (size_t i = 0; i < (size_t)n / sizeof(msgs[0]); i++) {
-		napi_value event;
-
-		if (napi_create_object(env, &event) != napi_ok)
-			return NULL;
-		if (!describe_event(env, event, &msgs[i]))
-			return pf_throw(env, "read(userfaultfd)", EPROTO, 0);
-		if (napi_set_element(env, result, (uint32_t)i, event) != napi_ok)
-			return NULL;
-	}
-	return result;
-}
-
-/*
- * The event journal: a file of shared memory (a memfd) into which events are read directly, because an event that
- * was read and forgotten never comes again. Whoever holds the file knows every event up to the last instruction of
- * a reader that was killed:
- *
- *   0     struct journal
- *   2048  staging: what one read(2) returns. All zeros before it, so a record that is not zero was read.
- *   4096  log: the events that change the address space, in order. Page faults are not kept: after UFFDIO_WAKE
- *         they are raised again.
- *
- * `state` is one word, so that it changes at once: events in the log << 8 | records of staging that are dealt with.
- * The log is written before the state says so; staging is cleared before the state says that it is empty.
- * The descriptor of a fork event is in the reader's table and is closed with it, unless the reader has an heir (heir.c).
- */
-#define JOURNAL_MAGIC 0x31746e6576656670ull /* "pfevent1" */
-#define JOURNAL_STAGING 2048
-#define JOURNAL_LOG 4096
-
-struct journal {
-	uint64_t magic;
-	uint64_t state;
-	uint64_t capacity; /* events that the log has room for */
-};
-_Static_assert(JOURNAL_STAGING + MAX_EVENTS * sizeof(struct uffd_msg) == JOURNAL_LOG, "staging fits its page");
-
-struct open_journal {
-	struct journal *head;
-	struct uffd_msg *staging, *log;
-};
-
-static bool open_journal(napi_env env, napi_value area, struct open_journal *j)
-{
-	size_t length;
-	void *data;
-
-	if (!pf_bytes(env, area, &data, &length))
-		return false;
-	j->head = data;
-	if (length < JOURNAL_LOG || ((uintptr_t)data & 7) || j->head->magic != JOURNAL_MAGIC ||
-	    j->head->capacity > (length - JOURNAL_LOG) / sizeof(struct uffd_msg) ||
-	    j->head->state >> 8 > j->head->capacity || (j->head->state & 0xff) > MAX_EVENTS) {
-		pf_throw_type(env, "this is no event journal");
-		return false;
-	}
-	j->staging = (void *)((uint8_t *)data + JOURNAL_STAGING);
-	j->log = (void *)((uint8_t *)data + JOURNAL_LOG);
-	return true;
-}
-
-/* A store that the compiler neither moves nor splits; other CPUs do not matter, the reader is dead by then. */
-static void set_state(struct open_journal *j, uint64_t count, uint64_t staged)
-{
-	__atomic_signal_fence(__ATOMIC_SEQ_CST);
-	__atomic_store_n(&j->head->state, count << 8 | staged, __ATOMIC_RELEASE);
-	__atomic_signal_fence(__ATOMIC_SEQ_CST);
-}
-
-/* Moves what staging holds into the log. The caller has seen to it that there is room. */
-static void settle_staging(struct open_journal *j)
-{
-	uint64_t count = j->head->state >> 8, staged = j->head->state & 0xff;
-
-	for (; staged < MAX_EVENTS && j->staging[staged].event != 0; staged++) {
-		if (j->staging[staged].event == UFFD_EVENT_PAGEFAULT)
-			continue;
-		j->log[count] = j->staging[staged];
-		set_state(j, ++count, staged + 1);
-	}
-	/* Faults at the end: their records may only be cleared once they cannot be taken for new ones. */
-	set_state(j, count, MAX_EVENTS);
-	memset(j->staging, 0, MAX_EVENTS * sizeof(struct uffd_msg));
-	set_state(j, count, 0);
-}
-
-static bool add_events(napi_env env, napi_value result, const struct uffd_msg *msgs, uint64_t n)
-{
-	for (uint64_t i = 0; i < n; i++) {
-		napi_value event;
-
-		if (napi_create_object(env, &event) != napi_ok)
-			return false;
-		if (!describe_event(env, event, &msgs[i])) {
-			pf_throw(env, "read(userfaultfd)", EPROTO, 0);
-			return false;
-		}
-		if (napi_set_element(env, result, (uint32_t)i, event) != napi_ok)
-			return false;
-	}
-	return true;
-}
-
-/* (area, capacity) of a file that is all zeros */
-static napi_value uffd_format_journal(napi_env env, napi_callback_info info)
-{
-	napi_value argv[2];
-	struct journal *head;
-	uint64_t capacity;
-	size_t length;
-	void *data;
-
-	if (!pf_args(env, info, 2, argv) || !pf_bytes(env, argv[0], &data, &length) ||
-	    !pf_u64(env, argv[1], &capacity))
-		return NULL;
-	if (length < JOURNAL_LOG || ((uintptr_t)data & 7) ||
-	    capacity > (length - JOURNAL_LOG) / sizeof(struct uffd_msg))
-		return pf_throw_type(env, "the journal has no room for its log");
-	head = data;
-	head->capacity = capacity;
-	head->state = 0;
-	__atomic_store_n(&head->magic, JOURNAL_MAGIC, __ATOMIC_RELEASE);
-	return pf_undefined(env);
-}
-
-/* (fd, area, gate or undefined): the events of one read, the log's among them kept, and kept by the gate */
-static napi_value uffd_read_into_journal(napi_env env, napi_callback_info info)
-{
-	napi_value argv[3], result;
-	struct gate *gate;
-	struct uffd_msg msgs[MAX_EVENTS];
-	struct open_journal j;
-	uint64_t room;
-	int fd, flags, err;
-	ssize_t n;
-
-	if (!pf_args(env, info, 3, argv) || !pf_int(env, argv[0], &fd) || !open_journal(env, argv[1], &j) ||
-	    !gate_arg(env, argv[2], &gate))
-		return NULL;
-	flags = fcntl(fd, F_GETFL);
-	if (flags < 0)
-		return pf_throw(env, "fcntl(F_GETFL)", errno, 0);
-	if (!(flags & O_NONBLOCK))
-		return pf_throw_type(env, "the userfaultfd is not O_NONBLOCK");
-	room = j.head->capacity - (j.head->state >> 8);
-	if (room > MAX_EVENTS)
-		room = MAX_EVENTS;
-	if (room == 0)
-		return pf_throw(env, "read(userfaultfd)", ENOSPC, 0);
-	/* Also makes the pages present: a fault inside the read could be given up by a kill, with the event lost. */
-	settle_staging(&j);
-	gate_lock(gate);
-	do
-		n = read(fd, j.staging, room * sizeof(struct uffd_msg));
-	while (n < 0 && errno == EINTR);
-	err = errno;
-	if (n > 0)
-		gate_note(gate, j.staging, (size_t)n / sizeof(struct uffd_msg));
-	gate_unlock(gate);
-	if (n < 0 && err == EAGAIN)
-		n = 0;
-	if (n < 0)
-		return pf_throw(env, "read(userfaultfd)", err, 0);
-	memcpy(msgs, j.staging, (size_t)n);
-	settle_staging(&j);
-	if (napi_create_array(env, &result) != napi_ok ||
-	    !add_events(env, result, msgs, (uint64_t)n / sizeof(struct uffd_msg)))
-		return NULL;
-	return result;
-}
-
-/* (area): every event of the log, after what a dead reader left in staging was put there */
-static napi_value uffd_journal_events(napi_env env, napi_callback_info info)
-{
-	napi_value argv[1], result;
-	struct open_journal j;
-
-	if (!pf_args(env, info, 1, argv) || !open_journal(env, argv[0], &j))
-		return NULL;
-	settle_staging(&j);
-	if (napi_create_array(env, &result) != napi_ok || !add_events(env, result, j.log, j.head->state >> 8))
-		return NULL;
-	return result;
+	return pf_uffd_events(env, msgs, (uint64_t)n / sizeof(msgs[0]));
 }
 
 void init_uffd(napi_env env, napi_value exports)
@@ -503,7 +334,4 @@ void init_uffd(napi_env env, napi_value exports)
 	pf_export(env, uffd, "zeroRuns", uffd_zero_runs);
 	pf_export(env, uffd, "isRegistered", uffd_is_registered);
 	pf_export(env, uffd, "readEvents", uffd_read_events);
-	pf_export(env, uffd, "formatJournal", uffd_format_journal);
-	pf_export(env, uffd, "readIntoJournal", uffd_read_into_journal);
-	pf_export(env, uffd, "journalEvents", uffd_journal_events);
 }

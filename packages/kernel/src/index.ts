@@ -1,4 +1,5 @@
 export { packageRoot } from './addon.js'
+export * as eventJournal from './event-journal.js'
 export * from './exit-status.js'
 export * as fds from './fds.js'
 export { Heir } from './heir.js'

@@ -48,7 +48,7 @@ export interface GateOutcome {
  */
 export class InstallGate {
   readonly buffer: SharedArrayBuffer
-  /** What `uffd.readIntoJournal` takes. */
+  /** What `eventJournal.read` takes. */
   readonly area: Uint8Array
   readonly #words: Uint32Array
 

@@ -1,5 +1,4 @@
 import { addon } from './addon.js'
-import type { InstallGate } from './install-gate.js'
 
 /**
  * userfaultfd(2) and its ioctls, on a descriptor of our own or of another process. Failures are thrown with
@@ -74,9 +73,6 @@ interface Binding {
   zeroRuns(fd: number, runs: Float64Array, nrRuns: number, wake: boolean): Outcome
   isRegistered(fd: number, address: bigint): number
   readEvents(fd: number, max: number): UffdEvent[]
-  formatJournal(area: Uint8Array, capacity: number): void
-  readIntoJournal(fd: number, area: Uint8Array, gate: Uint8Array | undefined): UffdEvent[]
-  journalEvents(area: Uint8Array): UffdEvent[]
 }
 
 const native = addon.uffd as Binding
@@ -144,31 +140,4 @@ export function isRegistered(fd: number, address: bigint): boolean {
  */
 export function readEvents(fd: number, max = 64): UffdEvent[] {
   return native.readEvents(fd, max)
-}
-
-/** Bytes of a journal in front of its log, and of one event of the log. */
-export const journalHeadBytes = 4096
-export const journalEventBytes = 32
-
-/** Bytes at the start of a journal that belong to whoever made it: behind the addon's own three words. */
-export const journalUserBytes = { from: 64, to: 2048 } as const
-
-/** Makes an event journal for `capacity` events out of zeroed shared memory; see native/uffd.c for its layout. */
-export function formatJournal(area: Uint8Array, capacity: number): void {
-  native.formatJournal(area, capacity)
-}
-
-/**
- * Like `readEvents`, but the kernel writes the events into shared memory first, and those that change the address
- * space stay there in its log: kill -9 of the reader at any instruction loses none. Answers the faults too.
- * ENOSPC, with nothing read, when the log is full.
- * @param gate of the other threads that install through this userfaultfd; closed for what the events name
- */
-export function readIntoJournal(fd: number, area: Uint8Array, gate?: InstallGate): UffdEvent[] {
-  return native.readIntoJournal(fd, area, gate?.area)
-}
-
-/** The log, oldest first, with what a reader that was killed had read last. Fork descriptors were the reader's: see Heir. */
-export function journalEvents(area: Uint8Array): UffdEvent[] {
-  return native.journalEvents(area)
 }

@@ -4,6 +4,7 @@ import { Worker } from 'node:worker_threads'
 import { addressOf, pageBytes, pageOf } from '@pageferry/base'
 import { Child } from '@pageferry/testing/child'
 import t, { type Test } from 'tap'
+import * as eventJournal from '../src/event-journal.js'
 import * as fds from '../src/fds.js'
 import { InstallGate } from '../src/install-gate.js'
 import * as uffd from '../src/uffd.js'
@@ -37,18 +38,18 @@ function serveChild(test: Test, nr = nrPages): Served {
   uffd.register(child.uffd, child.area, length, uffd.UFFDIO_REGISTER_MODE_MISSING)
   const first = pageOf(child.area)
   const gate = InstallGate.create(Float64Array.of(first, nr))
-  const bytes = uffd.journalHeadBytes + 10_000 * uffd.journalEventBytes
+  const bytes = eventJournal.headBytes + 10_000 * eventJournal.eventBytes
   const fd = fds.memfdCreate('journal')
   ftruncateSync(fd, bytes)
   const area = fds.mapShared(fd, bytes)
-  uffd.formatJournal(area, 10_000)
+  eventJournal.format(area, 10_000)
   test.teardown(async () => {
     gate.close()
     await child.end()
     closeSync(fd)
   })
   const serve = (): uffd.UffdEvent[] => {
-    const events = uffd.readIntoJournal(child.uffd, area, gate)
+    const events = eventJournal.read(child.uffd, area, gate)
     for (const event of events) {
       if (event.type !== 'pagefault') continue
       const page = pageOf(event.address)

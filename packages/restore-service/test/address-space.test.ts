@@ -42,7 +42,6 @@ function served(test: Test, unsettledOf: (first: number) => MapEvent[] = () => [
   const space = AddressSpace.create(keeper, 1, uffdFd, { lazy, unsettled: unsettledOf(first) })
   test.teardown(async () => {
     space.release()
-    test.same(keeper.list(), [], 'nothing is held any more')
     await child.end()
   })
   const successor = () => {
@@ -148,4 +147,15 @@ t.test('faults that wait: one for each page', async (t) => {
     { page: 6, tid: 2 },
   ])
   t.same(space.takeDeferred(), [])
+})
+
+t.test('released: the keeper holds nothing any more', async (t) => {
+  const keeper = new Keeper()
+  const fd = uffd.create(0o2000000 | 0o4000)
+  uffd.api(fd, 0n)
+  holdSkeleton(keeper, 1, fd)
+  const space = AddressSpace.create(keeper, 1, fd, { lazy: new LazyMap(new PageSet()), unsettled: [] })
+  t.same(keeper.list(), ['as1.uffd', 'as1.log'])
+  space.release()
+  t.same(keeper.list(), [])
 })

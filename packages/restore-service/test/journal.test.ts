@@ -1,6 +1,6 @@
 import { closeSync } from 'node:fs'
 import { createLogger } from '@pageferry/base'
-import { fds, uffd } from '@pageferry/kernel'
+import { eventJournal, fds, uffd } from '@pageferry/kernel'
 import { LazyMap, type MapEvent, PageSet } from '@pageferry/pages'
 import t from 'tap'
 import type { Holder } from '../src/lazy/address-space.js'
@@ -65,12 +65,12 @@ t.test('nothing is held: everything had been drained', async (t) => {
 
 /** As the kernel writes it where the reader lets it read to: struct uffd_msg in the journal's staging. */
 function forkIsRead(journal: EventJournal, numbers: number[]): void {
-  const area = fds.mapShared(journal.fd, uffd.journalHeadBytes)
+  const area = fds.mapShared(journal.fd, eventJournal.headBytes)
   for (const [i, fd] of numbers.entries()) {
-    const bytes = Buffer.alloc(uffd.journalEventBytes)
+    const bytes = Buffer.alloc(eventJournal.eventBytes)
     bytes[0] = 0x13 // UFFD_EVENT_FORK
     bytes.writeUInt32LE(fd, 8)
-    area.set(bytes, 2048 + i * uffd.journalEventBytes)
+    area.set(bytes, 2048 + i * eventJournal.eventBytes)
   }
 }
 

@@ -1,37 +1,37 @@
 import { closeSync, fstatSync, ftruncateSync } from 'node:fs'
 import { addressOf, PageferryError, pageOf } from '@pageferry/base'
-import { fds, type InstallGate, uffd } from '@pageferry/kernel'
+import { eventJournal, fds, type InstallGate, type uffd } from '@pageferry/kernel'
 import { LazyMap, type MapEvent } from '@pageferry/pages'
 
 /**
  * What one address space still waits for, so that it survives kill -9 of the worker that serves it.
  *
- *     addon's head | own words | log of events | snapshot: LazyMap.toTable()
+ *     kernel's head | own words | log of events | snapshot: LazyMap.toTable()
  *
- * A memfd that the keeper holds: the snapshot is the LazyMap at the journal's birth, the log holds every event
- * since. Events are read by the kernel directly into it (native/uffd.c), so there is no instruction between which a
- * kill would lose one. Which pages have been installed since is not noted: a page that is there answers EEXIST.
+ * A memfd that the keeper holds: the snapshot is the LazyMap at the journal's birth, the log holds every event since. The
+ * kernel writes events directly into it (kernel/native/event-journal.c), so a kill between two instructions loses none. The
+ * journal does not say which pages were installed since: a page that is there answers EEXIST.
  *
- * Events are entered into the LazyMap later than they are read, and now and then in another order (event-order.ts). A
- * word says how many of the log have been, as they stand there; what comes behind is for the successor to put in order.
+ * Events are entered into the LazyMap later than they are read, and now and then in another order (event-order.ts). A word
+ * says how many events of the log are in the LazyMap, in the order of the log. The successor puts the others in order.
  *
  * The log is bounded. When it is full, or the order was another one, the owner makes a new journal out of the LazyMap as
- * it is and gives it to the keeper under the same name, which replaces the old one at once.
+ * it is. The keeper gets it under the same name, which replaces the old one at once.
  */
 
 /** 512 KiB of log; a program that discards memory as fast as it can fills it in a second. */
 const logCapacity = 16_384
-/** One read may bring as many events as this (MAX_EVENTS of the addon). */
+/** One read may bring as many events as this (UFFD_MAX_EVENTS of the addon). */
 const eventsPerRead = 64
 
 /**
- * Own words, 32 bits each: forks before this journal; forks whose userfaultfd is not in the reader's table alone; events
- * of the log, forks among them, that are in the LazyMap in the order of the log.
+ * Own words, 32 bits each: forks before this journal; forks whose userfaultfd the keeper has, too; events of the log, forks
+ * among them, that are in the LazyMap in the order of the log.
  */
-const { from: forksAt } = uffd.journalUserBytes
+const { from: forksAt } = eventJournal.userBytes
 const settledAt = forksAt + 4
 const enteredAt = forksAt + 8
-const snapshotAt = uffd.journalHeadBytes + logCapacity * uffd.journalEventBytes
+const snapshotAt = eventJournal.headBytes + logCapacity * eventJournal.eventBytes
 const tripleBytes = 24
 
 /** A fork that the log tells of: the child's address space as it began. `fd`: its number in the dead reader. */
@@ -72,9 +72,8 @@ export class EventJournal {
       journal.#words.setUint32(forksAt, forks, true)
       journal.#words.setUint32(settledAt, forks, true)
       journal.#forks = forks
-      uffd.formatJournal(journal.#area, logCapacity)
-      for (const [i, event] of unsettled.entries()) journal.#write(i, event)
-      journal.#words.setBigUint64(8, BigInt(unsettled.length) << 8n, true)
+      eventJournal.format(journal.#area, logCapacity)
+      for (const event of unsettled) eventJournal.append(journal.#area, changeEvent(event))
       return journal
     } catch (error) {
       closeSync(fd)
@@ -103,7 +102,7 @@ export class EventJournal {
     const unsettled: MapEvent[] = []
     const settled = journal.#words.getUint32(settledAt, true)
     const entered = journal.#words.getUint32(enteredAt, true)
-    for (const [index, event] of uffd.journalEvents(journal.#area).entries()) {
+    for (const [index, event] of eventJournal.events(journal.#area).entries()) {
       if (event.type === 'fork') {
         const ordinal = ++journal.#forks
         forks.push({ ordinal, fd: event.fd, ...childOf(lazy, unsettled), isSettled: ordinal <= settled })
@@ -120,50 +119,33 @@ export class EventJournal {
 
   /** Time for a new journal: the next read might not find room. */
   get isFull(): boolean {
-    return this.#nrEvents > logCapacity - eventsPerRead
-  }
-
-  get #nrEvents(): number {
-    return Number(this.#words.getBigUint64(8, true) >> 8n)
+    return eventJournal.count(this.#area) > logCapacity - eventsPerRead
   }
 
   /** All that was read is in the LazyMap, in the order of the log. */
   noteEntered(): void {
-    this.#words.setUint32(enteredAt, this.#nrEvents, true)
+    this.#words.setUint32(enteredAt, eventJournal.count(this.#area), true)
   }
 
-  /** The number of the fork that was read; to be asked for once for each, in their order. */
+  /** The number of the fork that was read; once for each, in their order. */
   nextFork(): number {
     return ++this.#forks
   }
 
-  /** The userfaultfds of all forks so far are with the keeper, so the numbers in the log mean nothing any more. */
+  /** The keeper has the userfaultfds of all forks so far, so the numbers in the log mean nothing any more. */
   settleForks(): void {
     this.#words.setUint32(settledAt, this.#forks, true)
   }
 
-  /** What is pending now; every event but the faults is in the log by then. Entering them is the caller's. */
+  /** What is pending now; every event but the faults is in the log by then. The caller enters them. */
   read(uffdFd: number, gate?: InstallGate): uffd.UffdEvent[] {
-    return uffd.readIntoJournal(uffdFd, this.#area, gate)
+    return eventJournal.read(uffdFd, this.#area, gate)
   }
 
   close(): void {
     closeSync(this.fd)
   }
-
-  #write(index: number, event: MapEvent): void {
-    const at = uffd.journalHeadBytes + index * uffd.journalEventBytes
-    const words =
-      event.type === 'remap'
-        ? [addressOf(event.from), addressOf(event.to), addressOf(event.nr)]
-        : [addressOf(event.first), addressOf(event.first + event.nr)]
-    this.#words.setUint8(at, eventCodes[event.type])
-    for (const [i, word] of words.entries()) this.#words.setBigUint64(at + 8 * (i + 1), word, true)
-  }
 }
-
-/** UFFD_EVENT_REMAP and its kin, the first byte of struct uffd_msg. */
-const eventCodes = { remap: 0x14, remove: 0x15, unmap: 0x16 } as const
 
 /** What a child begins with, of what its parent knows at the moment of the fork. */
 export function childOf(
@@ -186,4 +168,17 @@ export function mapEvents(event: uffd.UffdEvent): MapEvent[] {
     default:
       return []
   }
+}
+
+/** The event that says so. */
+function changeEvent(event: MapEvent): eventJournal.ChangeEvent {
+  if (event.type === 'remap') {
+    return {
+      type: 'remap',
+      from: addressOf(event.from),
+      to: addressOf(event.to),
+      length: addressOf(event.nr),
+    }
+  }
+  return { type: event.type, start: addressOf(event.first), end: addressOf(event.first + event.nr) }
 }
