@@ -3,7 +3,7 @@
 
 import { baseSeed } from '@pageferry/testing/seeds'
 import { killsOfWorker } from '../support/driver.js'
-import { inLab } from '../support/in-lab.js'
+import { inOneWayLab } from '../support/in-lab.js'
 import { Workload } from '../support/workload.js'
 
 /** The kernel lets nobody install a page while a change is under way: with more threads there is hardly a moment. */
@@ -15,7 +15,7 @@ const cases = [
 ]
 const killsWithinMs = 3000
 
-await inLab('a storm of moves in the lazy phase', async (t, lab) => {
+await inOneWayLab('a storm of moves in the lazy phase', async (t, lab) => {
   for (const { nrThreads, nrKills } of cases) {
     await t.test(`${nrThreads} threads, ${nrKills} kills of the restore worker`, async (t) => {
       const workload = await Workload.start(lab, 'movers', { args: [String(nrThreads)] })

@@ -2,10 +2,10 @@
 
 import { failureOf } from '@pageferry/lab'
 import { users } from '../support/combinations.js'
-import { inLab } from '../support/in-lab.js'
+import { inOneWayLab } from '../support/in-lab.js'
 import { Workload } from '../support/workload.js'
 
-await inLab('scenarios', async (t, lab) => {
+await inOneWayLab('scenarios', async (t, lab) => {
   for (const { name: user, uid } of users) {
     await t.test(
       `the mailing list thread of 2016: ten pages without a fault, six with one each, as ${user}`,

@@ -11,7 +11,7 @@ import { baseSeed, soak } from '@pageferry/testing/seeds'
 import type { Test } from 'tap'
 import { type Mode, users } from '../support/combinations.js'
 import { killsOfWorker } from '../support/driver.js'
-import { inLab } from '../support/in-lab.js'
+import { inOneWayLab } from '../support/in-lab.js'
 import { Workload } from '../support/workload.js'
 
 const seeds = Number(process.env.PAGEFERRY_SEEDS ?? (soak ? 50 : 5))
@@ -89,7 +89,7 @@ async function underStress(t: Test, lab: Lab, seed: number, variant: Variant, ui
   workload.remove()
 }
 
-await inLab(`${seconds} s of stress`, async (t, lab) => {
+await inOneWayLab(`${seconds} s of stress`, async (t, lab) => {
   for (let seed = baseSeed; seed < baseSeed + seeds; seed++) {
     const variant = variants[seed % variants.length] as Variant
     const user = users[seed % users.length] as (typeof users)[number]

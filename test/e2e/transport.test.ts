@@ -3,7 +3,7 @@
 import { withRelay } from '@pageferry/bench'
 import type { MigrationOptions } from '@pageferry/lab'
 import type { MigrationReport } from '@pageferry/migration'
-import { inLab } from '../support/in-lab.js'
+import { inOneWayLab } from '../support/in-lab.js'
 import { Workload } from '../support/workload.js'
 
 const MiB = 2 ** 20
@@ -20,7 +20,7 @@ const variants: MigrationOptions[] = [
   { mode: 'postcopy', compression: 'auto', bulkLanes: 2 },
 ]
 
-await inLab('how pages travel', async (t, lab) => {
+await inOneWayLab('how pages travel', async (t, lab) => {
   const idle = async (sizeMiB: number, migration: MigrationOptions): Promise<MigrationReport> => {
     const workload = await Workload.start(lab, 'idle', { args: [String(sizeMiB)] })
     await workload.steps(5)

@@ -3,10 +3,10 @@
 import { execFile } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { type Lab, withLab } from '@pageferry/lab'
+import type { Lab } from '@pageferry/lab'
 import t from 'tap'
 import { Driver, ended, reached } from '../support/driver.js'
-import { explained, slowLink } from '../support/in-lab.js'
+import { explained, slowLink, withOneWayLab } from '../support/in-lab.js'
 import { nothingLeft } from '../support/nothing-left.js'
 import { endsWellOn, hasNoGap, Restless } from '../support/restless.js'
 
@@ -26,7 +26,7 @@ function run(args: string[]): Promise<{ status: number; said: string }> {
 }
 
 t.test('a break of some seconds in the lazy phase', { timeout: 300_000 }, (t) =>
-  withLab((lab) =>
+  withOneWayLab((lab) =>
     explained(t, lab, async () => {
       await slowLink(lab, 200)
       const driver = new Driver(lab)
@@ -52,7 +52,7 @@ t.test('a break of some seconds in the lazy phase', { timeout: 300_000 }, (t) =>
 )
 
 t.test('a break before the commit', { timeout: 300_000 }, (t) =>
-  withLab((lab) =>
+  withOneWayLab((lab) =>
     explained(t, lab, async () => {
       await slowLink(lab, 100)
       const driver = new Driver(lab)
@@ -86,7 +86,7 @@ t.test('a break before the commit', { timeout: 300_000 }, (t) =>
 )
 
 t.test('a break in the middle of the handover', { timeout: 300_000 }, (t) =>
-  withLab((lab) =>
+  withOneWayLab((lab) =>
     explained(t, lab, async () => {
       const driver = new Driver(lab)
       const workload = await Restless.start(lab, { mib: 24, kind: 'calm' })
@@ -122,7 +122,7 @@ t.test('a break in the middle of the handover', { timeout: 300_000 }, (t) =>
 )
 
 t.test('the command line says so', { timeout: 300_000 }, (t) =>
-  withLab((lab) =>
+  withOneWayLab((lab) =>
     explained(t, lab, async () => {
       await slowLink(lab, 100)
       const workload = await Restless.start(lab, { mib: 96, kind: 'calm' })

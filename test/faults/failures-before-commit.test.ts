@@ -1,12 +1,12 @@
 // test-timeout-s: 900
 import { setTimeout as sleep } from 'node:timers/promises'
 import { seededRandom } from '@pageferry/base'
-import { type Lab, migrateInLab, withLab } from '@pageferry/lab'
+import { type Lab, migrateInLab } from '@pageferry/lab'
 import { kill9 } from '@pageferry/testing/processes'
 import { baseSeed, soak } from '@pageferry/testing/seeds'
 import t, { type Test } from 'tap'
 import { Driver, ended, type Started, statusOf } from '../support/driver.js'
-import { explained } from '../support/in-lab.js'
+import { explained, withOneWayLab } from '../support/in-lab.js'
 import { nothingLeft } from '../support/nothing-left.js'
 import { endsWellOn, hasNoGap, Restless } from '../support/restless.js'
 
@@ -19,7 +19,7 @@ import { endsWellOn, hasNoGap, Restless } from '../support/restless.js'
 type Strike = (lab: Lab, driver: Driver, started: Started, random: () => number) => Promise<void>
 
 async function failsThenSucceeds(t: Test, nrFailures: number, strike: Strike) {
-  await withLab((lab) =>
+  await withOneWayLab((lab) =>
     explained(t, lab, async () => {
       const driver = new Driver(lab)
       const random = seededRandom(baseSeed)
@@ -57,7 +57,7 @@ async function failsThenSucceeds(t: Test, nrFailures: number, strike: Strike) {
 }
 
 t.test('the restore worker dies before the commit', { timeout: 600_000 }, (t) =>
-  failsThenSucceeds(t, soak ? 40 : 6, async (_lab, driver, { id, source }, random) => {
+  failsThenSucceeds(t, soak ? 40 : 4, async (_lab, driver, { id, source }, random) => {
     const worker = driver.worker('b', 'destination', id)
     const wanted = ['precopy', 'freezing', 'dumping', 'awaitingReady']
     if (random() < 0.5) await untilState(source, id, wanted.slice(Math.floor(random() * 2)))
@@ -87,7 +87,7 @@ t.test('the dump-service dies before the commit', { timeout: 600_000 }, (t) =>
 )
 
 t.test('it is cancelled', { timeout: 600_000 }, (t) =>
-  failsThenSucceeds(t, soak ? 40 : 6, async (_lab, _driver, { id, source, destination }, random) => {
+  failsThenSucceeds(t, soak ? 40 : 4, async (_lab, _driver, { id, source, destination }, random) => {
     await sleep(random() * 1200)
     // Either side can be asked; after the commit both refuse.
     await (random() < 0.7 ? source : destination).cancel(id).catch(() => {})
@@ -103,7 +103,7 @@ async function untilState(client: Started['source'], id: string, states: string[
 }
 
 t.test('what fails in the restore is no refusal: the workload was touched', { timeout: 120_000 }, (t) =>
-  withLab((lab) =>
+  withOneWayLab((lab) =>
     explained(t, lab, async () => {
       const workload = await Restless.start(lab, { mib: 24, kind: 'calm' })
       const during = await migrateInLab(lab, workload.pid, { injectFault: 'destination-error-restore' })

@@ -1,11 +1,10 @@
 // test-timeout-s: 1800
-import { withLab } from '@pageferry/lab'
 import { FAULTS, type FaultName } from '@pageferry/migration'
 import { isFinal } from '@pageferry/service'
 import { baseSeed, soak } from '@pageferry/testing/seeds'
 import t from 'tap'
 import { Driver, ended } from '../support/driver.js'
-import { explained } from '../support/in-lab.js'
+import { explained, withOneWayLab } from '../support/in-lab.js'
 import { nothingLeft } from '../support/nothing-left.js'
 import { endsWellOn, hasNoGap, Restless } from '../support/restless.js'
 
@@ -20,7 +19,7 @@ const names = (Object.keys(FAULTS) as FaultName[]).filter((name) =>
 )
 
 t.test('injected faults', { timeout: 1_800_000 }, (t) =>
-  withLab((lab) =>
+  withOneWayLab((lab) =>
     explained(t, lab, async () => {
       const driver = new Driver(lab)
       let workload: Restless | null = null

@@ -1,10 +1,9 @@
 // test-timeout-s: 300
-import { withLab } from '@pageferry/lab'
 import { eventually } from '@pageferry/testing/eventually'
 import { baseSeed } from '@pageferry/testing/seeds'
 import t from 'tap'
 import { Driver, ended, reached } from '../support/driver.js'
-import { explained, slowLink } from '../support/in-lab.js'
+import { explained, slowLink, withOneWayLab } from '../support/in-lab.js'
 import { nothingLeft } from '../support/nothing-left.js'
 import { endsWellOn, hasNoGap, Restless } from '../support/restless.js'
 
@@ -19,7 +18,7 @@ const mib = 96
 const linkMbit = 200
 
 t.test('kill -9 between a fork and the keeper', { timeout: 300_000 }, (t) =>
-  withLab((lab) =>
+  withOneWayLab((lab) =>
     explained(t, lab, async () => {
       await slowLink(lab, linkMbit)
       const driver = new Driver(lab)

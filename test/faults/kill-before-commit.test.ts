@@ -1,13 +1,13 @@
 // test-timeout-s: 1800
 import { setTimeout as sleep } from 'node:timers/promises'
 import { seededRandom } from '@pageferry/base'
-import { withLab } from '@pageferry/lab'
 import type { ServiceClient } from '@pageferry/service'
 import { eventually } from '@pageferry/testing/eventually'
 import { kill9 } from '@pageferry/testing/processes'
 import { baseSeed, soak } from '@pageferry/testing/seeds'
 import t from 'tap'
 import { Driver, ended, statusOf } from '../support/driver.js'
+import { withOneWayLab } from '../support/in-lab.js'
 import { nothingLeft } from '../support/nothing-left.js'
 import { Restless } from '../support/restless.js'
 
@@ -17,7 +17,7 @@ import { Restless } from '../support/restless.js'
  * migration takes up to its commit, every second one over the freeze, where all of the injection happens.
  */
 
-const nrKills = Number(process.env.PAGEFERRY_KILLS ?? (soak ? 300 : 16))
+const nrKills = Number(process.env.PAGEFERRY_KILLS ?? (soak ? 300 : 10))
 /** About as long as a migration of this workload takes up to its freeze, and from there to its commit. */
 const wholeMs = 2500
 const freezeMs = 60
@@ -31,7 +31,7 @@ t.test(
   `kill -9 of the dump worker at ${nrKills} moments before the commit`,
   { timeout: 1_800_000 },
   async (t) => {
-    await withLab(async (lab) => {
+    await withOneWayLab(async (lab) => {
       const driver = new Driver(lab)
       const random = seededRandom(baseSeed)
       let workload = await Restless.start(lab, { mib: 24, kind: 'calm' })

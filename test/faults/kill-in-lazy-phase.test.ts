@@ -1,12 +1,12 @@
 // test-timeout-s: 900
 import { setTimeout as sleep } from 'node:timers/promises'
 import { seededRandom } from '@pageferry/base'
-import { type Lab, withLab } from '@pageferry/lab'
+import type { Lab } from '@pageferry/lab'
 import { kill9 } from '@pageferry/testing/processes'
 import { baseSeed, soak } from '@pageferry/testing/seeds'
 import t from 'tap'
 import { Driver, ended, reached, type Started } from '../support/driver.js'
-import { explained, slowLink } from '../support/in-lab.js'
+import { explained, slowLink, withOneWayLab } from '../support/in-lab.js'
 import { nothingLeft } from '../support/nothing-left.js'
 import { endsWellOn, hasNoGap, Restless } from '../support/restless.js'
 
@@ -62,7 +62,7 @@ t.test('kill -9 in the lazy phase', { timeout: 900_000 }, async (t) => {
     for (const kind of ['calm', 'wild'] as const) {
       if (process.env.PAGEFERRY_KIND !== undefined && process.env.PAGEFERRY_KIND !== kind) continue
       await t.test(`${victim.name}, ${kind}`, { timeout: 600_000 }, async (t) => {
-        await withLab((lab) =>
+        await withOneWayLab((lab) =>
           explained(t, lab, async () => {
             await slowLink(lab, linkMbit)
             const driver = new Driver(lab)

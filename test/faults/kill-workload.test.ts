@@ -1,9 +1,8 @@
 // test-timeout-s: 300
-import { withLab } from '@pageferry/lab'
 import { kill9 } from '@pageferry/testing/processes'
 import t from 'tap'
 import { Driver, ended, reached } from '../support/driver.js'
-import { explained, slowLink } from '../support/in-lab.js'
+import { explained, slowLink, withOneWayLab } from '../support/in-lab.js'
 import { nothingLeft } from '../support/nothing-left.js'
 import { Restless } from '../support/restless.js'
 
@@ -12,7 +11,7 @@ import { Restless } from '../support/restless.js'
  * ran stands in the journal: it has moved, and has ended. Without that it might have been killed while it was frozen.
  */
 t.test('the workload is killed together with its restore worker', { timeout: 300_000 }, (t) =>
-  withLab((lab) =>
+  withOneWayLab((lab) =>
     explained(t, lab, async () => {
       await slowLink(lab, 200)
       const driver = new Driver(lab)

@@ -1,15 +1,29 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Lab, withLab } from '@pageferry/lab'
+import { type Lab, type LabOptions, withLab } from '@pageferry/lab'
 import { baseSeed } from '@pageferry/testing/seeds'
 import t, { type Test } from 'tap'
 
 /** One lab for all tests of a file: making one takes a second or two. */
-export async function inLab(name: string, tests: (t: Test, lab: Lab) => Promise<void>): Promise<void> {
+export async function inLab(
+  name: string,
+  tests: (t: Test, lab: Lab) => Promise<void>,
+  services: LabOptions['services'] = true,
+): Promise<void> {
   await t.test(name, { timeout: 0 }, async (t) => {
     t.comment(`PAGEFERRY_SEED=${baseSeed}`)
-    await withLab((lab) => tests(t, lab))
+    await withLab((lab) => tests(t, lab), { services })
   })
+}
+
+/** As inLab, where processes move from host a to host b only. */
+export function inOneWayLab(name: string, tests: (t: Test, lab: Lab) => Promise<void>): Promise<void> {
+  return inLab(name, tests, 'a-to-b')
+}
+
+/** A lab in which processes move from host a to host b only. */
+export function withOneWayLab(use: (lab: Lab) => Promise<void>): Promise<void> {
+  return withLab(use, { services: 'a-to-b' })
 }
 
 /** What the services and their workers wrote last, for a failure. */

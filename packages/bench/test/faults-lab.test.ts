@@ -1,3 +1,4 @@
+// test-group: lab
 // test-timeout-s: 300
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'

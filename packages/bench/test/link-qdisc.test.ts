@@ -1,3 +1,4 @@
+// test-group: lab
 import { type LabHost, withLab } from '@pageferry/lab'
 import t from 'tap'
 import { qdiscsOf, shapeCable } from '../src/link/qdisc.js'

@@ -1,3 +1,4 @@
+// test-group: lab
 // test-timeout-s: 300
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'

@@ -124,7 +124,8 @@ const workerSource = `
 `
 
 t.test('works in worker threads, which may be terminated while it polls', async (t) => {
-  const module = import.meta.resolve('@pageferry/kernel')
+  // Compiled: a thread without the tests' loader.
+  const module = new URL('../dist/src/index.js', import.meta.url).href
   for (let round = 0; round < 5; round++) {
     const [reader, writer] = pair()
     const url = new URL(`data:text/javascript,${encodeURIComponent(workerSource)}`)

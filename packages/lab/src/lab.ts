@@ -37,8 +37,11 @@ import { Warden } from './warden.js'
 export interface LabOptions {
   /** Default: a name no other lab has. */
   name?: string
-  /** false: bare hosts, no services. */
-  services?: boolean
+  /**
+   * false: bare hosts, no services. 'a-to-b': only host a's dump-service and host b's restore-service, half of the
+   * processor time of coming up, for what moves one way.
+   */
+  services?: boolean | 'a-to-b'
   serviceCommand?: ServiceCommand
   /** Take the lab down when this process ends, however it ends. */
   owned?: boolean
@@ -169,8 +172,12 @@ export class Lab {
     )
     await connectHosts(state.hosts.a as HostState, state.hosts.b as HostState)
     if (options.services !== false) {
+      const wanted = ({ name }: LabHost, role: Role): boolean =>
+        options.services !== 'a-to-b' || (name === 'a') === (role === 'source')
       const jobs = [this.a, this.b].flatMap((host) =>
-        roles.map((role) => host.startService(role, options.serviceCommand)),
+        roles
+          .filter((role) => wanted(host, role))
+          .map((role) => host.startService(role, options.serviceCommand)),
       )
       await Promise.all(jobs)
     }
