@@ -9,12 +9,20 @@ import { combinations, users } from '../support/combinations.js'
 import { inLab } from '../support/in-lab.js'
 import { moveOnce, Workload } from '../support/workload.js'
 
-const programs = ['memory', 'threads', 'signals', 'sleepers', 'files', 'identity', 'lazy-storm']
+const programs = ['memory', 'threads', 'signals', 'sleepers', 'files', 'eventfd', 'identity', 'lazy-storm']
 
 await inLab('self-checking programs', async (t, lab) => {
   for (const { name, mode, user, uid } of combinations(programs)) {
     await t.test(`${name}, ${mode}, as ${user}, seed ${baseSeed}`, async (t) => {
       const { verify } = await moveOnce(lab, name, { uid, migration: { mode } })
+      t.equal(verify?.mismatches, 0, `${verify?.pages} pages compared`)
+    })
+  }
+
+  // Numbers side by side beyond what one message carries, and one at the limit: no number in between may be assumed free.
+  for (const nr of ['62', '66', '300', '900']) {
+    await t.test(`${nr} descriptors, and the highest that the limit allows`, async (t) => {
+      const { verify } = await moveOnce(lab, 'descriptors', { args: [nr] })
       t.equal(verify?.mismatches, 0, `${verify?.pages} pages compared`)
     })
   }

@@ -4,7 +4,8 @@ import { type AreaMap, carriesPages, PageSet } from '@pageferry/pages'
 import type { CaptureContext } from './capture-context.js'
 import { askAddressSpace, dumpAddressSpace, dumpFutureLocks, shownPages } from './kinds/address-space.js'
 import { clocksOf, toTimens } from './kinds/clocks.js'
-import { dumpDescriptors } from './kinds/descriptors.js'
+import { DumpedFiles } from './kinds/descriptors/open-files.js'
+import { dumpTable } from './kinds/descriptors/table.js'
 import type { FileTable } from './kinds/file-table.js'
 import { guardsToVmas } from './kinds/guard-regions.js'
 import { askProcess, dumpFs, dumpProcessState } from './kinds/process-state.js'
@@ -74,7 +75,8 @@ export function captureProcess(
     leader.ids = ownIds
   }
   files.forgetOpenFiles()
-  const { fdinfo, pipesData } = dumpDescriptors(pid, process.pidfd, descriptors, files)
+  const openFiles = new DumpedFiles(files, descriptors)
+  const fdinfo = dumpTable({ pid, pidfd: process.pidfd, infos: descriptors }, openFiles)
   const fs = dumpFs(context, files)
   const mm = dumpAddressSpace(context, addressSpaceAnswers(), stat, map, files, futureLocks)
   const tids = [...cores.keys()]
@@ -98,7 +100,7 @@ export function captureProcess(
     named('fdinfo', encodeImage('fdinfo', fdinfo), ownIds.filesId),
     named('fs', encodeImage('fs', fs), nsPid),
     filesImage(files),
-    named('pipes-data', encodeImage('pipes-data', pipesData)),
+    ...openFiles.images.map(([kind, messages]) => named(kind, encodeImage(kind, messages as never))),
     named('timens', encodeImage('timens', toTimens(clocksOf(pid))), 0),
   ]
   const mapImage = (guards: PageSet): NamedImage =>

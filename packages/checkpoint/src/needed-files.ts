@@ -1,5 +1,6 @@
 import { readlinkSync, type Stats, statSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
+import { kindOf } from './kinds/descriptors/registry.js'
 import { readFds } from './proc/fdinfo.js'
 import { readMaps } from './proc/maps.js'
 
@@ -33,8 +34,10 @@ export function neededFiles(pid: number): NeededFile[] {
   add(readlinkSync(`/proc/${pid}/cwd`), false, false)
   const accessMode = 3
   for (const info of readFds(pid)) {
-    if (info.target.startsWith(`/proc/${pid}/`)) continue // its own, which come with it
-    if (info.target.startsWith('/')) add(info.target, (info.flags & accessMode) !== 0, false)
+    const path = kindOf(info)?.neededPath?.(info)
+    // Its own files in /proc come with it.
+    if (path === undefined || path.startsWith(`/proc/${pid}/`)) continue
+    add(path, (info.flags & accessMode) !== 0, false)
   }
   return [...files.values()]
 }

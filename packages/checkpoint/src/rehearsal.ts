@@ -3,6 +3,7 @@ import { encodeImage } from '@pageferry/images'
 import { connectKeeper, fds, type KeeperClient, launchKeeper, ptrace } from '@pageferry/kernel'
 import { AreaMap, diffAreas, PageSet, rehearseFreeze } from '@pageferry/pages'
 import { captureProcess } from './capture.js'
+import { ownImages } from './kinds/descriptors/registry.js'
 import { FileTable } from './kinds/file-table.js'
 import { areasFromVmas, dumpMemoryMap } from './kinds/memory-map.js'
 import { decodePagemapEntries, encodePagemapEntries } from './pagemap-image.js'
@@ -63,7 +64,7 @@ function rehearseImages(images: ProcessImages, nsPid: number): void {
     encodeImage('files', received.files())
     encodeImage('fs', received.fs(nsPid))
     encodeImage('fdinfo', received.fdinfo(received.core(nsPid).ids?.filesId ?? 1))
-    encodeImage('pipes-data', received.pipesData())
+    for (const kind of ownImages) encodeImage(kind, received.messages(kind) as never)
     encodeImage('pstree', [received.pstree()])
   }
 }

@@ -10,7 +10,6 @@ import {
   type ImageKindName,
   imageFileName,
   type MmEntry,
-  type PipeData,
   type PstreeEntry,
   type TaskCoreEntry,
 } from '@pageferry/images'
@@ -19,7 +18,8 @@ import type { AreaMap, PageSet } from '@pageferry/pages'
 import type { Freezer } from './freezer.js'
 import { restoreAddressSpace, restoreDumpable, restoreFutureLocks } from './kinds/address-space.js'
 import { restoreCredentials } from './kinds/credentials.js'
-import { lowestFreeFd, restoreDescriptors } from './kinds/descriptors.js'
+import type { ListImage, ListMessage } from './kinds/descriptors/kind.js'
+import { restoreDescriptors } from './kinds/descriptors/table.js'
 import { guardsFromVmas } from './kinds/guard-regions.js'
 import { areasFromVmas, SkeletonMap } from './kinds/memory-map.js'
 import { restoreComm, restoreFromOutside, restoreLimits, restoreProcessState } from './kinds/process-state.js'
@@ -90,8 +90,10 @@ export class ProcessImages {
     return this.#decode('fs', pid)
   }
 
-  pipesData(): PipeData[] {
-    return this.#decode('pipes-data')
+  /** Of an image that belongs to one kind of open files. */
+  messages<K extends ListImage>(kind: K): ListMessage<K>[] {
+    const messages: unknown = this.#decode(kind)
+    return messages as ListMessage<K>[]
   }
 
   #decode<K extends ImageKindName>(kind: K, id?: number): ImageContent<K> {
@@ -218,8 +220,8 @@ export class Restorer {
     const tids = new Map(threads.map(({ nsTid, tid }) => [nsTid, tid]))
     const fdinfo = images.fdinfo(leader.ids?.filesId ?? 1)
     // What is queued in the skeleton runs together, thread by thread: each run costs two stops.
-    restoreDescriptors(skeleton, fdinfo, files, images.pipesData(), tids)
-    restoreAddressSpace(skeleton, mm, files, lowestFreeFd(skeleton, fdinfo))
+    restoreAddressSpace(skeleton, mm, files)
+    restoreDescriptors(skeleton, fdinfo, images, tids)
     restoreProcessState(skeleton, leader.tc, images.fs(this.nsPid), files)
     restoreSignalActions(skeleton, leader.tc.sigactions)
     skeleton.flush()
@@ -263,10 +265,9 @@ export class Restorer {
     for (const { tid, core } of threads) restoreRegisters(tid, core)
   }
 
-  /** The socket and the scratch area go last; the call that unmaps the scratch area runs in the vdso. */
+  /** The scratch area goes last; the call that unmaps it runs in the vdso. */
   #leaveScratch(): void {
     const { skeleton } = this
-    skeleton.queue(this.pid, 'close', [skeleton.socketFd])
     skeleton.flush()
     const regs = ptrace.getRegs(this.pid)
     regs[REG.orig_rax] = BigInt.asUintN(64, -1n)

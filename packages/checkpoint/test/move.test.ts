@@ -83,9 +83,10 @@ function snapshot(pid: number): Record<string, unknown> {
       'timerslack_ns',
       'setgroups',
     ].map((name) => [name, name === 'limits' ? text(name).split('\n') : text(name)]),
-    descriptors: readFds(pid).map(({ inode: _, mountId: _mount, target, ...info }) => ({
+    descriptors: readFds(pid).map(({ inode: _, mountId: _mount, target, text, ...info }) => ({
       ...info,
       target: target.replace(/^pipe:.*/, 'pipe'),
+      text: text.replace(/^(ino|mnt_id|eventfd-id):.*$/gm, ''),
     })),
     timers: readTimers(pid).map(({ notifyTid: _, ...timer }) => timer),
     tasks: readdirSync(`/proc/${pid}/task`).length,

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { eventually } from '@pageferry/testing/eventually'
 import { kill, startSubject } from '@pageferry/testing/processes'
 import t from 'tap'
-import { readFdInfo, readFds } from '../src/proc/fdinfo.js'
+import { fdinfoLines, readFdInfo, readFds } from '../src/proc/fdinfo.js'
 import { fitsTogether, parseMaps, parseVmFlags, readMaps, readVmFlags } from '../src/proc/maps.js'
 import { parseStat, readStat } from '../src/proc/stat.js'
 import { parseStatus, readStatus } from '../src/proc/status.js'
@@ -193,7 +193,13 @@ t.test('fdinfo: flags, position and target', async (t) => {
   try {
     readFileSync(fd)
     const info = readFdInfo(process.pid, fd)
-    t.match(info, { fd, target: path, position: 10n, lock: [] })
+    t.match(info, { fd, target: path, position: 10n })
+    t.same(fdinfoLines(info, 'lock'), [])
+    t.same(fdinfoLines(info, 'pos'), ['10'])
+    t.same(fdinfoLines({ text: 'a: 1\nlock:\t1: FLOCK\nb:\nlock:\t2: POSIX\n' }, 'lock'), [
+      '1: FLOCK',
+      '2: POSIX',
+    ])
     t.equal(info.flags & 3, 2, 'O_RDWR')
     t.equal(info.flags & 0o2000000, 0o2000000, 'Node opens everything close-on-exec')
     const all = readFds(process.pid)

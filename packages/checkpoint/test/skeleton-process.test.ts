@@ -1,48 +1,17 @@
-import {
-  closeSync,
-  fstatSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  writeFileSync,
-} from 'node:fs'
+import { closeSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pageBytes } from '@pageferry/base'
-import { fds, launchKeeper, processes } from '@pageferry/kernel'
+import { fds, processes } from '@pageferry/kernel'
 import { eventually } from '@pageferry/testing/eventually'
-import { adopt, isAlive, kill } from '@pageferry/testing/processes'
-import t, { type Test } from 'tap'
-import { dumpDescriptors, restoreDescriptors } from '../src/kinds/descriptors.js'
-import { FileTable } from '../src/kinds/file-table.js'
+import { isAlive, kill } from '@pageferry/testing/processes'
+import t from 'tap'
 import { readFds } from '../src/proc/fdinfo.js'
 import { readMaps } from '../src/proc/maps.js'
-import {
-  argumentBytes,
-  maxBatchCalls,
-  type SkeletonProcess,
-  skeletonScratchPages,
-} from '../src/remote/skeleton-process.js'
-import { Restorer } from '../src/restore.js'
-import { scratchDirectory, start } from './fixtures/start.js'
+import { argumentBytes, maxBatchCalls, skeletonScratchPages } from '../src/remote/skeleton-process.js'
+import { skeletonOf } from './fixtures/skeleton.js'
+import { scratchDirectory } from './fixtures/start.js'
 
 const { O_CLOEXEC } = fds
-
-async function skeletonOf(t: Test): Promise<SkeletonProcess> {
-  const keeper = await launchKeeper({ dir: scratchDirectory(), newPidNamespace: true })
-  t.teardown(() => {
-    try {
-      keeper.kill()
-    } catch {
-      // It went with its child.
-    }
-    keeper.close()
-  })
-  const { skeleton } = Restorer.create(keeper, 4000, [])
-  adopt(skeleton.pid)
-  t.teardown(() => kill(skeleton.pid))
-  return skeleton
-}
 
 const targets = (pid: number) =>
   Object.fromEntries(
@@ -187,82 +156,6 @@ t.test('descriptors cross in order, however many', async (t) => {
   const { hard } = processes.prlimit(skeleton.pid, processes.RLIMIT_NOFILE)
   processes.prlimit(skeleton.pid, processes.RLIMIT_NOFILE, { soft: 610n, hard })
   t.throws(() => skeleton.sendFds(ours.slice(0, 20)), /descriptors/, 'too many for its limit')
-})
-
-t.test('a table of descriptors is the same in another process', async (t) => {
-  const directory = scratchDirectory()
-  const { pid } = await start('state', directory)
-  t.teardown(() => kill(pid))
-  const skeleton = await skeletonOf(t)
-  // As a service may run that was not allowed more. The workload has descriptor 1500.
-  const { hard } = processes.prlimit(skeleton.pid, processes.RLIMIT_NOFILE)
-  processes.prlimit(skeleton.pid, processes.RLIMIT_NOFILE, { soft: 256n, hard })
-  const ownFds = readdirSync('/proc/self/fd').length
-  const pidfd = fds.pidfdOpen(pid)
-  const files = new FileTable()
-  const { fdinfo, pipesData } = dumpDescriptors(pid, pidfd, readFds(pid), files)
-  closeSync(pidfd)
-  t.equal(
-    new Set(fdinfo.map(({ id }) => id)).size,
-    fdinfo.length - 3,
-    'stdout and stderr are one, 3, 7 and 1500 are one',
-  )
-  t.equal(pipesData[0].data.length, 65536)
-  restoreDescriptors(skeleton, fdinfo, files.entries(), pipesData, new Map())
-  skeleton.flush()
-  t.equal(readdirSync('/proc/self/fd').length, ownFds, 'nothing stays open here')
-  const withoutPipes = (all: Record<string, string>) =>
-    Object.fromEntries(Object.entries(all).map(([fd, what]) => [fd, what.replace(/pipe:\[\d+\]/, 'pipe')]))
-  const found = withoutPipes(targets(skeleton.pid))
-  delete found[skeleton.socketFd]
-  t.same(found, withoutPipes(targets(pid)))
-  const state = (of: number) =>
-    readFds(of)
-      .filter(({ fd }) => fd !== skeleton.socketFd || of !== skeleton.pid)
-      .map(({ position, flags }) => [position, flags])
-  t.same(state(skeleton.pid), state(pid), 'positions and flags')
-  const same = (a: number, b: number) => fds.kcmp(skeleton.pid, skeleton.pid, fds.KCMP_FILE, a, b) === 0
-  t.same([same(3, 7), same(3, 1500), same(3, 4), same(1, 2)], [true, true, false, true])
-})
-
-t.test('what a peer must not send, and what the destination lacks', async (t) => {
-  const skeleton = await skeletonOf(t)
-  const noTids = new Map<number, number>()
-  const entry = { id: 77, flags: 0, type: 1, fd: 3 }
-  t.throws(() => restoreDescriptors(skeleton, [entry], [], [], noTids), { code: 'PROTOCOL' })
-  const directory = mkdtempSync(join(scratchDirectory(), 'd'))
-  const path = join(directory, 'file')
-  writeFileSync(path, 'x')
-  const reg = {
-    id: 77,
-    flags: 0,
-    pos: 0n,
-    fown: { uid: 0, euid: 0, signum: 0, pidType: 0, pid: 0 },
-    name: path,
-    mode: fstatSync(openSync(path, 'r')).mode,
-  }
-  const file = (more: object) => ({ type: 1, id: 77, reg: { ...reg, ...more } })
-  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: '/no/such/file' })], [], noTids), {
-    code: 'REFUSED',
-  })
-  t.throws(() => restoreDescriptors(skeleton, [entry], [file({ name: directory })], [], noTids), {
-    code: 'REFUSED',
-  })
-  restoreDescriptors(skeleton, [entry], [file({})], [], noTids)
-  skeleton.flush()
-  t.equal(targets(skeleton.pid)[3], path)
-  // In a pid namespace of its own a process has another pid for us: 77 and its thread 78 there.
-  const tids = new Map([
-    [77, skeleton.pid],
-    [78, skeleton.pid],
-  ])
-  for (const name of ['stat', 'task/78/stat']) {
-    const own = file({ name: `/proc/77/${name}`, mode: undefined })
-    restoreDescriptors(skeleton, [entry], [own], [], tids)
-    skeleton.flush()
-    const here = name.replace('78', `${skeleton.pid}`)
-    t.equal(targets(skeleton.pid)[3], `/proc/${skeleton.pid}/${here}`)
-  }
 })
 
 t.test('it dies with its tracer', async (t) => {

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -382,6 +383,16 @@ static napi_value fd_pipe2(napi_env env, napi_callback_info info)
 	return fd_pair(env, fds);
 }
 
+static napi_value fd_eventfd(napi_env env, napi_callback_info info)
+{
+	napi_value argv[1];
+	int flags;
+
+	if (!pf_args(env, info, 1, argv) || !pf_int(env, argv[0], &flags))
+		return NULL;
+	return fd_result(env, "eventfd2", eventfd(0, flags | EFD_CLOEXEC));
+}
+
 /* Copies what a pipe holds without consuming it; never blocks: an empty pipe with a writer throws EAGAIN. */
 static napi_value fd_tee(napi_env env, napi_callback_info info)
 {
@@ -474,6 +485,7 @@ void init_fd(napi_env env, napi_value exports)
 	pf_export(env, fd, "dup", fd_dup);
 	pf_export(env, fd, "lseek", fd_lseek);
 	pf_export(env, fd, "pipe2", fd_pipe2);
+	pf_export(env, fd, "eventfd", fd_eventfd);
 	pf_export(env, fd, "tee", fd_tee);
 	pf_export(env, fd, "open", fd_open);
 	pf_export(env, fd, "memfdCreate", fd_memfd_create);

@@ -40,6 +40,7 @@ interface Binding {
   dup(fd: number): number
   lseek(fd: number, offset: bigint, whence: number): bigint
   pipe2(flags: number): [number, number]
+  eventfd(flags: number): number
   tee(from: number, to: number, length: number): number
   open(path: string, flags: number, mode: number): number
   memfdCreate(name: string): number
@@ -130,6 +131,11 @@ export function lseek(fd: number, offset: bigint, whence: number): bigint {
 /** [read end, write end] */
 export function pipe2(flags: number): [number, number] {
   return native.pipe2(flags)
+}
+
+/** A counter of 0 (eventfd(2)); the flags are EFD_SEMAPHORE and EFD_NONBLOCK. */
+export function eventfd(flags: number): number {
+  return native.eventfd(flags)
 }
 
 /** Copies up to `length` bytes between pipes without consuming them; EAGAIN rather than blocking. */

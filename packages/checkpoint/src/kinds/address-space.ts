@@ -127,21 +127,15 @@ export function shownPages({ argStart, argEnd, envStart, envEnd }: ProcStat): [f
 }
 
 /**
- * PR_SET_MM_MAP checks that the areas exist, so the map must be final; nothing may map the old executable.
- *
- * @param freeFd the lowest number that is no descriptor of the skeleton now: the one that open(2) gives
+ * PR_SET_MM_MAP checks that the areas exist, so the map must be final; nothing may map the old executable. It comes before
+ * the descriptors: the workload's table may have no room for the executable's.
  */
-export function restoreAddressSpace(
-  skeleton: SkeletonProcess,
-  mm: MmEntry,
-  files: FileEntry[],
-  freeFd: number,
-): void {
+export function restoreAddressSpace(skeleton: SkeletonProcess, mm: MmEntry, files: FileEntry[]): void {
   const exePath = requiredPath(files, mm.exeFileId, 'the executable')
   // A skeleton of a skeleton (rehearsal.ts) has its link already, and the kernel refuses to replace a file by
   // itself while it is mapped.
   const isOwn = readlinkSync(`/proc/${skeleton.pid}/exe`) === exePath
-  const { pid } = skeleton
+  const { pid, freeFd } = skeleton
   if (!isOwn) {
     const path = skeleton.put(Buffer.from(`${exePath}\0`))
     skeleton.queue(pid, 'open', [path, fds.O_CLOEXEC, 0], { expected: BigInt(freeFd) })

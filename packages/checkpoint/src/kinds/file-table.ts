@@ -1,8 +1,6 @@
 import { PageferryError } from '@pageferry/base'
-import { FdType, type FileEntry, type FownEntry, type PipeEntry, type RegFileEntry } from '@pageferry/images'
-
-/** Nobody receives SIGIO: fcntl(2) F_SETOWN was never called. */
-export const noOwner: FownEntry = { uid: 0, euid: 0, signum: 0, pidType: 0, pid: 0 }
+import { FdType, type FileEntry, type RegFileEntry } from '@pageferry/images'
+import { noOwner } from './descriptors/signal-owner.js'
 
 /**
  * Open file descriptions and mapped files of a process, numbered as in CRIU's files.img. Ids stay the same
@@ -43,12 +41,8 @@ export class FileTable {
     this.#open = []
   }
 
-  addRegular(entry: RegFileEntry): void {
-    this.#open.push({ type: FdType.REG, id: entry.id, reg: entry })
-  }
-
-  addPipe(entry: PipeEntry): void {
-    this.#open.push({ type: FdType.PIPE, id: entry.id, pipe: entry })
+  addOpen(entry: FileEntry): void {
+    this.#open.push(entry)
   }
 
   entries(): FileEntry[] {

@@ -5,11 +5,11 @@ import { type Area, type AreaChange, type AreaKind, AreaMap, diffAreas, PageSet 
 import type { Problem } from '../capture-context.js'
 import type { MapsLine, VmFlags } from '../proc/maps.js'
 import { readMaps } from '../proc/maps.js'
+import { isText } from '../proc/text.js'
 import type { RemoteCall, SkeletonProcess } from '../remote/skeleton-process.js'
 import { remoteError } from '../remote/workload-thread.js'
 import { type FileTable, regularFilePath } from './file-table.js'
 import { guardCalls } from './guard-regions.js'
-import { isText } from './regular-file.js'
 
 /** The memory map: /proc/PID/maps on the source, CRIU's vma entries on the wire, mmap(2) in the skeleton. */
 

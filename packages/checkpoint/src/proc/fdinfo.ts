@@ -10,20 +10,26 @@ export interface FdInfo {
   flags: number
   mountId: number
   inode: bigint
-  lock: string[]
+  /** The whole file: most kinds of files add lines of their own, which `fdinfoLines` finds. */
+  text: string
+}
+
+/** What the lines "name: value" say, for example of `lock` or `eventfd-count`. */
+export function fdinfoLines({ text }: Pick<FdInfo, 'text'>, name: string): string[] {
+  return [...text.matchAll(new RegExp(`^${name}:\\s*(.*)$`, 'gm'))].map((m) => m[1])
 }
 
 export function readFdInfo(pid: number, fd: number): FdInfo {
   const text = readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8')
-  const value = (name: string): string | undefined => new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(text)?.[1]
+  const value = (line: RegExp): string | undefined => line.exec(text)?.[1]
   return {
     fd,
     target: readlinkSync(`/proc/${pid}/fd/${fd}`),
-    position: BigInt(value('pos') ?? 0),
-    flags: Number.parseInt(value('flags') ?? '0', 8),
-    mountId: Number(value('mnt_id') ?? 0),
-    inode: BigInt(value('ino') ?? 0),
-    lock: [...text.matchAll(/^lock:\s*(.*)$/gm)].map((m) => m[1]),
+    position: BigInt(value(/^pos:\s*(\d+)$/m) ?? 0),
+    flags: Number.parseInt(value(/^flags:\s*(\d+)$/m) ?? '0', 8),
+    mountId: Number(value(/^mnt_id:\s*(\d+)$/m) ?? 0),
+    inode: BigInt(value(/^ino:\s*(\d+)$/m) ?? 0),
+    text,
   }
 }
 

@@ -58,6 +58,11 @@ const runner = Buffer.from([
   0xcc, // end: int3
 ])
 
+/** SCM_MAX_FD in the kernel is 253. */
+export const maxFdsPerMessage = 250
+/** 0, 1 and 2 are the keeper's. */
+const initialSocketFd = 3
+
 /** Options for every thread of a skeleton. */
 export const skeletonOptions =
   ptrace.PTRACE_O_EXITKILL | ptrace.PTRACE_O_TRACECLONE | ptrace.PTRACE_O_TRACESYSGOOD
@@ -72,8 +77,8 @@ export class SkeletonProcess {
   readonly pidfd: number
   /** Tracer's end of the socket whose other end is the skeleton's descriptor 3. */
   readonly socket: number
-  /** The skeleton's end of that socket, in the skeleton. */
-  socketFd = 3
+  /** The skeleton's end of that socket, in the skeleton; -1 when it has the workload's descriptors. */
+  socketFd = initialSocketFd
   #scratchPage = 0
   #base: BigUint64Array = new BigUint64Array(27)
   #queued: QueuedCall[] = []
@@ -393,6 +398,17 @@ export class SkeletonProcess {
     return Array.from({ length: count }, (_, i) => control.readInt32LE(16 + 4 * i))
   }
 
+  /** The number that open(2) gives, before the workload's descriptors come: up to the socket the keeper fills all. */
+  get freeFd(): number {
+    return initialSocketFd + 1
+  }
+
+  /** Nothing can be sent afterwards. */
+  closeSocket(): void {
+    this.queue(this.pid, 'close', [this.socketFd])
+    this.socketFd = -1
+  }
+
   /** Gives up the tracer's descriptors; the process itself is not touched. */
   close(): void {
     closeSync(this.memFd)
@@ -411,7 +427,5 @@ const anonymousFixed = mapPrivate | mapAnonymous | mapFixedNoReplace
 const msgCmsgCloexec = 0x4000_0000
 const solSocket = 1
 const scmRights = 1
-/** SCM_MAX_FD in the kernel is 253. */
-const maxFdsPerMessage = 250
 /** CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM: what pthread_create shares (clone(2)) */
 const cloneThreadFlags = 0x100n | 0x200n | 0x400n | 0x800n | 0x10000n | 0x40000n

@@ -1,0 +1,45 @@
+import { closeSync } from 'node:fs'
+import { fds } from '@pageferry/kernel'
+import type { Problem } from '../../capture-context.js'
+import { type FdInfo, readFds } from '../../proc/fdinfo.js'
+import type { OpenFile } from './kind.js'
+import { kernelNameOf, kindOf } from './registry.js'
+import { sendsSignals, signalDriven } from './signal-owner.js'
+
+/** What stands in the way of moving descriptors. */
+
+/** Names all descriptors that cannot be moved; opens nothing in the workload and stops nothing. */
+export function checkDescriptors(pid: number): Problem[] {
+  const problems: Problem[] = []
+  const pidfd = fds.pidfdOpen(pid)
+  try {
+    const infos = readFds(pid)
+    for (const info of infos) {
+      const copy = fds.pidfdGetfd(pidfd, info.fd)
+      try {
+        const reason = problemOf({ info, copy }, infos)
+        if (reason !== null) problems.push({ what: `descriptor ${info.fd} (${info.target})`, reason })
+      } finally {
+        closeSync(copy)
+      }
+    }
+  } finally {
+    closeSync(pidfd)
+  }
+  return problems
+}
+
+/** @param descriptors all of the workload */
+export function problemOf(file: OpenFile, descriptors: readonly FdInfo[]): string | null {
+  const kind = kindOf(file.info)
+  if (kind === undefined) return `descriptors of the kind ${kernelNameOf(file.info)} are not moved yet`
+  return sendsSignals(file.info, file.copy) ? signalDriven : kind.check(file, descriptors)
+}
+
+/** Whether the kernel may write the workload's memory through a descriptor without any tracker noticing. */
+export function hasUntrackedWriters(infos: readonly FdInfo[]): boolean {
+  return infos.some(
+    // An io_uring is no kind of ours. It may come and go between two rounds all the same.
+    (info) => kindOf(info)?.escapesTracking?.(info) === true || kernelNameOf(info) === 'io_uring',
+  )
+}

@@ -1,0 +1,171 @@
+import { closeSync } from 'node:fs'
+import { PageferryError } from '@pageferry/base'
+import type { FdinfoEntry, FdType, FileEntry } from '@pageferry/images'
+import { fds } from '@pageferry/kernel'
+import type { FdInfo } from '../../proc/fdinfo.js'
+import type { SkeletonProcess } from '../../remote/skeleton-process.js'
+import type { FileTable } from '../file-table.js'
+import { problemOf } from './check.js'
+import type { DumpTree, FdKind, FileMessage, ListImage, RestoreTree } from './kind.js'
+import { fdKinds, kernelNameOf, kindOf } from './registry.js'
+import { SharedFiles } from './shared.js'
+
+/** The open file descriptions of a workload. Which numbers refer to them is the business of table.ts. */
+
+type ListMessages = { [K in ListImage]?: object[] }
+
+export interface DumpedFile {
+  id: number
+  type: FdType
+}
+
+/** A process and its descriptors, read while it stands still. */
+export interface DescriptorsOf {
+  pid: number
+  pidfd: number
+  infos: readonly FdInfo[]
+}
+
+/** Dumps each description once, however many descriptors of how many processes refer to it. */
+export class DumpedFiles {
+  readonly #files: FileTable
+  readonly #shared = new SharedFiles<DumpedFile>()
+  readonly #messages: ListMessages = {}
+  readonly #tree: DumpTree
+
+  /** @param descriptors of all processes */
+  constructor(files: FileTable, descriptors: readonly FdInfo[], kinds: readonly FdKind[] = fdKinds) {
+    this.#files = files
+    for (const image of kinds.flatMap(({ images = [] }) => images)) this.#messages[image] = []
+    const seen = new Set<string>()
+    this.#tree = {
+      descriptors,
+      first: (key) => !seen.has(key) && seen.add(key).size > 0,
+      add: (image, message) => this.#messages[image]?.push(message),
+    }
+  }
+
+  /** @throws WORKLOAD_CHANGED for a file that came after the preflight and cannot be moved */
+  get({ pid, pidfd }: DescriptorsOf, info: FdInfo): DumpedFile {
+    return this.#shared.get({ pid, info }, () => this.#dump(pidfd, info))
+  }
+
+  /** The images of kinds that have some of their own, beside files.img. */
+  get images(): [ListImage, object[]][] {
+    return Object.entries(this.#messages) as [ListImage, object[]][]
+  }
+
+  #dump(pidfd: number, info: FdInfo): DumpedFile {
+    const copy = fds.pidfdGetfd(pidfd, info.fd)
+    try {
+      const reason = problemOf({ info, copy }, this.#tree.descriptors)
+      const kind = kindOf(info)
+      if (reason !== null || kind === undefined) {
+        const what = `descriptor ${info.fd} (${kind?.name ?? kernelNameOf(info)})`
+        throw new PageferryError('WORKLOAD_CHANGED', `${what} cannot be moved: ${reason}`)
+      }
+      const id = this.#files.nextId()
+      const message = kind.dump({ info, copy }, id, this.#tree)
+      this.#files.addOpen({ type: kind.type, id, [kind.field]: message })
+      return { id, type: kind.type }
+    } finally {
+      closeSync(copy)
+    }
+  }
+}
+
+export interface FileImages {
+  files(): FileEntry[]
+  /** Messages of an image of some kind. */
+  messages: RestoreTree['messages']
+}
+
+/** Later stages than create, in their order. */
+const laterStages = ['connect', 'fill', 'queue'] as const
+
+interface OpenedFile {
+  kind: FdKind
+  message: FileMessage
+  fd: number
+}
+
+/** Opens descriptions again, in this process. */
+export class OpenedFiles {
+  readonly #opened = new Map<number, OpenedFile>()
+  readonly #owned = new Set<number>()
+  readonly #shared = new Map<string, unknown>()
+
+  /** @param ids of the descriptions that some descriptor refers to: others of the table are mapped files */
+  constructor(
+    ids: ReadonlySet<number>,
+    images: FileImages,
+    tids: ReadonlyMap<number, number>,
+    kinds: readonly FdKind[] = fdKinds,
+  ) {
+    const tree: RestoreTree = {
+      tids,
+      messages: (image) => images.messages(image),
+      shared: (key, make) => this.#sharedOf(key, make),
+      own: (fd) => {
+        this.#owned.add(fd)
+        return fd
+      },
+      descriptorOf: (id) => this.get(id).fd,
+    }
+    try {
+      const entries = new Map(images.files().map((file) => [file.id, file]))
+      for (const id of ids) {
+        const { kind, message } = kindOfEntry(id, entries.get(id), kinds)
+        this.#opened.set(id, { kind, message, fd: tree.own(kind.create(message, tree)) })
+      }
+      for (const stage of laterStages) {
+        for (const { kind, message, fd } of this.#opened.values()) kind[stage]?.(message, fd, tree)
+      }
+    } catch (error) {
+      this.close()
+      throw error
+    }
+  }
+
+  get(id: number): OpenedFile {
+    const opened = this.#opened.get(id)
+    if (opened === undefined) throw new PageferryError('PROTOCOL', `the file ${id} is unknown`)
+    return opened
+  }
+
+  #sharedOf<T>(key: string, make: () => T): T {
+    const known = this.#shared.get(key) as T | undefined
+    if (known !== undefined) return known
+    const made = make()
+    this.#shared.set(key, made)
+    return made
+  }
+
+  /** The last stage, in a skeleton that has the descriptors of `fdinfo`. */
+  finish(skeleton: SkeletonProcess, fdinfo: readonly FdinfoEntry[]): void {
+    const lowest = new Map<number, number>()
+    for (const { id, fd } of fdinfo) lowest.set(id, Math.min(fd, lowest.get(id) ?? fd))
+    for (const [id, { kind, message }] of this.#opened) {
+      kind.afterwards?.(message, lowest.get(id) as number, skeleton)
+    }
+  }
+
+  /** Ours only: the skeletons keep theirs. */
+  close(): void {
+    for (const fd of this.#owned) closeSync(fd)
+    this.#owned.clear()
+  }
+}
+
+function kindOfEntry(
+  id: number,
+  entry: FileEntry | undefined,
+  kinds: readonly FdKind[],
+): { kind: FdKind; message: FileMessage } {
+  const kind = kinds.find(({ type }) => type === entry?.type)
+  const message = kind === undefined ? undefined : entry?.[kind.field]
+  if (kind === undefined || message === undefined) {
+    throw new PageferryError('PROTOCOL', `descriptors refer to the unknown file ${id}`)
+  }
+  return { kind, message }
+}

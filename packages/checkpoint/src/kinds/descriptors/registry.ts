@@ -1,0 +1,19 @@
+import type { FdInfo } from '../../proc/fdinfo.js'
+import { eventfd } from './eventfd.js'
+import type { FdKind, ListImage } from './kind.js'
+import { pipe } from './pipe.js'
+import { regularFile } from './regular-file.js'
+
+export const fdKinds: readonly FdKind[] = [regularFile, pipe, eventfd]
+
+/** Images of single kinds, beside files.img. */
+export const ownImages: readonly ListImage[] = fdKinds.flatMap(({ images = [] }) => images)
+
+export function kindOf(info: FdInfo): FdKind | undefined {
+  return fdKinds.find((kind) => kind.matches(info))
+}
+
+/** The kernel's own name for files without a path: "socket:[81]", "anon_inode:[eventpoll]", "anon_inode:inotify", "/memfd:x". */
+export function kernelNameOf({ target }: FdInfo): string {
+  return /^(?:anon_inode:\[?|\/)?([\w-]+)/.exec(target)?.[1] ?? target
+}

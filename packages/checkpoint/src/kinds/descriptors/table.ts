@@ -1,0 +1,103 @@
+import { PageferryError } from '@pageferry/base'
+import type { FdinfoEntry } from '@pageferry/images'
+import { fds, processes } from '@pageferry/kernel'
+import { maxFdsPerMessage, type SkeletonProcess } from '../../remote/skeleton-process.js'
+import type { FdKind } from './kind.js'
+import { type DescriptorsOf, type DumpedFiles, type FileImages, OpenedFiles } from './open-files.js'
+
+/** The table of descriptors of one process: its numbers, close-on-exec, and to which open file description each refers. */
+
+const { O_CLOEXEC, FD_CLOEXEC } = fds
+
+export function dumpTable(process: DescriptorsOf, files: DumpedFiles): FdinfoEntry[] {
+  return process.infos.map((info) => {
+    const { id, type } = files.get(process, info)
+    return { id, type, fd: info.fd, flags: (info.flags & O_CLOEXEC) !== 0 ? FD_CLOEXEC : 0 }
+  })
+}
+
+/** Opens all files of a process in this one, and gives them to the skeleton. `tids` as in RestoreTree. */
+export function restoreDescriptors(
+  skeleton: SkeletonProcess,
+  fdinfo: FdinfoEntry[],
+  images: FileImages,
+  tids: ReadonlyMap<number, number>,
+  kinds?: readonly FdKind[],
+): void {
+  const files = new OpenedFiles(new Set(fdinfo.map(({ id }) => id)), images, tids, kinds)
+  try {
+    restoreTable(skeleton, fdinfo, files)
+    files.finish(skeleton, fdinfo)
+  } finally {
+    files.close()
+  }
+}
+
+/**
+ * Puts every description at its numbers. No number is used but the workload's own and one for the socket, so a
+ * descriptor may stand at the limit, and a thousand may stand side by side.
+ *
+ * A process that receives descriptors gets the lowest free numbers, in ascending order. So they are sent in the order of
+ * their numbers, once for each number: the first of the free numbers cannot be above the first that is still to be filled,
+ * and so on. Each one thus arrives at its number or below, in a gap. Moved from the last to the first, none meets
+ * another: a number that is still to be filled holds at most one that has arrived there and has gone on already.
+ *
+ *     to fill   0 1 2 5 9, the socket at 3
+ *     arrive    0 1 2 4 5
+ *     move      5 -> 9, then 4 -> 5
+ *
+ * The skeleton is left with the workload's descriptors only: its socket goes too.
+ */
+function restoreTable(skeleton: SkeletonProcess, fdinfo: FdinfoEntry[], files: OpenedFiles): void {
+  const { pid } = skeleton
+  const entries = [...fdinfo].sort((a, b) => a.fd - b.fd)
+  for (const [i, { fd }] of entries.entries()) {
+    if (fd === entries[i - 1]?.fd) throw new PageferryError('PROTOCOL', `descriptor ${fd} is there twice`)
+  }
+  const socket = lowestUnused(entries)
+  allowDescriptors(pid, Math.max(socket, entries.at(-1)?.fd ?? 0) + 1)
+  emptyTable(skeleton, socket)
+  for (let first = 0; first < entries.length; first += maxFdsPerMessage) {
+    const part = entries.slice(first, first + maxFdsPerMessage)
+    const arrived = skeleton.sendFds(part.map(({ id }) => files.get(id).fd))
+    for (const [i, { fd, flags }] of [...part.entries()].reverse()) {
+      const from = arrived[i]
+      if (from > fd) throw new PageferryError('INTERNAL', `descriptor ${fd} arrived at ${from}`)
+      const closeOnExec = (flags & FD_CLOEXEC) !== 0
+      if (from !== fd) {
+        skeleton.queue(pid, 'dup3', [from, fd, closeOnExec ? O_CLOEXEC : 0])
+        skeleton.queue(pid, 'close', [from])
+      } else if (!closeOnExec) skeleton.queue(pid, 'fcntl', [fd, fds.F_SETFD, 0])
+    }
+  }
+  skeleton.closeSocket()
+}
+
+/** The lowest number that the workload does not use; `entries` are in order. */
+function lowestUnused(entries: readonly FdinfoEntry[]): number {
+  const gap = entries.findIndex(({ fd }, i) => fd !== i)
+  return gap === -1 ? entries.length : gap
+}
+
+/** The workload's own limit is set later; until then it is ours, which may be lower. */
+function allowDescriptors(pid: number, nr: number): void {
+  const { soft, hard } = processes.prlimit(pid, processes.RLIMIT_NOFILE)
+  const wanted = BigInt(nr)
+  if (soft >= wanted) return
+  try {
+    processes.prlimit(pid, processes.RLIMIT_NOFILE, { soft: wanted, hard: hard > wanted ? hard : wanted })
+  } catch (error) {
+    throw new PageferryError('REFUSED', `the destination allows ${hard} descriptors, ${nr} are needed`, {
+      cause: error,
+    })
+  }
+}
+
+/** Leaves nothing in the table but the socket, at that number. */
+function emptyTable(skeleton: SkeletonProcess, socket: number): void {
+  const { pid } = skeleton
+  if (skeleton.socketFd !== socket) skeleton.queue(pid, 'dup3', [skeleton.socketFd, socket, O_CLOEXEC])
+  skeleton.socketFd = socket
+  if (socket > 0) skeleton.queue(pid, 'close_range', [0, socket - 1, 0])
+  skeleton.queue(pid, 'close_range', [socket + 1, 0xffff_ffff, 0])
+}
