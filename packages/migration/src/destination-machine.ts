@@ -26,7 +26,7 @@ import type { Lane, Message, MessageType } from './messages.js'
  *              | message begin             | startPrepare                                    | preparing
  *  preparing   | prepare done              | send prepared                                   | receiving
  *  receiving   | message image, roundBegin,|                                                 |
- *              |   roundEnd, pageHashes    | deliver                                         |
+ *              |   roundEnd                | deliver                                         |
  *              | message dumpEnd           | startRestore                                    | restoring
  *  restoring   | restore done              | journal ready, send ready                       | ready
  *  these four  | anything else             | send failed, discardSkeleton, finish            | discarded
@@ -42,10 +42,12 @@ import type { Lane, Message, MessageType } from './messages.js'
  *              |   never ran, not restarted|   discardSkeleton (reconnect)                   | abandoned
  *              | thaw failed otherwise     | restart                                         |
  *  running     | postcopy done             | journal drained, send drained                   | drained
+ *              | postcopy failed with      | the same, with the error                        | drained
+ *              |   VERIFY_FAILED           |                                                 |
  *              | lane lost                 | reconnect                                       |
  *              | workload exited           | (remembered; the step ends when nothing is lazy)|
  *              | message commit (again)    | send running                                    |
- *  drained     | message released          | journal done, finish                            | done
+ *  drained     | message released or kept  | journal done, finish                            | done
  *              | message commit (again)    | send drained                                    |
  *  abandoned   | message cancel            | journal done, finish                            | abandoned
  *              | message commit            | send abandoned                                  |
@@ -55,6 +57,10 @@ import type { Lane, Message, MessageType } from './messages.js'
  *   (a restart)|   or after `running`      | (remembered; it ends as one that has run)       |
  *  lost        | cancel (the operator's    | journal abandoned, send abandoned,              |
  *              |   decision)               |   discardSkeleton (reconnect)                   | abandoned
+ *
+ * The step postcopy ends when no page is lazy and the proof (--verify) is complete. A proof that failed comes too late
+ * for a resume on the source: the workload runs here, and only here. So the migration ends as always, with the error in
+ * the record and in Drained; the source then keeps the original, and the outcome is `kept` on both sides.
  *
  * On `reconnected` of the control lane ready, running, drained and abandoned say their own message again; the
  * last three also on `timeout`, which a driver gives from time to time while the answer is missing.
@@ -110,7 +116,8 @@ export type DestinationRecord =
   | { readonly type: 'commit' }
   | { readonly type: 'abandoned'; readonly reason: string }
   | { readonly type: 'running' }
-  | { readonly type: 'drained'; readonly exit?: WorkloadExit }
+  /** With `error` the memory was not proven to be the original's. */
+  | { readonly type: 'drained'; readonly exit?: WorkloadExit; readonly error?: ErrorInfo }
   /** Nothing is left to say to the source. */
   | { readonly type: 'done' }
 
@@ -124,7 +131,7 @@ export type DestinationAction =
   | 'detachSkeleton'
   /** Step 'thaw'. */
   | 'thawSkeleton'
-  /** Step 'postcopy': take the userfaultfd (over), serve faults; done when no page anywhere is lazy. */
+  /** Step 'postcopy': take the userfaultfd (over), serve faults; done when no page is lazy and the proof is complete. */
   | 'startPostcopy'
   /** Kill it, if there is one. */
   | 'discardSkeleton'
@@ -144,11 +151,8 @@ export type DestinationTransition = Transition<DestinationState, DestinationEffe
 /** Messages that belong to the running step; what else is legal stands in the table. */
 const DELIVERED: Partial<Record<DestinationStateName, readonly MessageType[]>> = {
   preparing: ['clockReply'],
-  receiving: ['image', 'roundBegin', 'roundEnd', 'pageHashes', 'clockReply'],
-  restoring: ['pageHashes', 'clockReply'],
-  ready: ['pageHashes'],
-  committed: ['pageHashes'],
-  running: ['pageHashes'],
+  receiving: ['image', 'roundBegin', 'roundEnd', 'clockReply'],
+  restoring: ['clockReply'],
 }
 
 const DISCARD: DestinationEffect = { type: 'discardSkeleton' }
@@ -185,6 +189,7 @@ export function destinationStateFromJournal(
     readonly type: string
     readonly reason?: string
     readonly exit?: WorkloadExit
+    readonly error?: ErrorInfo
   }[],
 ): DestinationTransition {
   const find = (type: string) => records.find((record) => record.type === type)
@@ -202,8 +207,9 @@ export function destinationStateFromJournal(
   }
   const drained = find('drained')
   if (drained) {
-    const state: DestinationState = { ...INITIAL, exit: drained.exit }
-    if (done) return to(state, 'done', { type: 'finish', outcome: 'migrated' })
+    const { exit, error } = drained
+    const state: DestinationState = { ...INITIAL, exit, ...(error && { error }) }
+    if (done) return to(state, 'done', finishHere(state))
     return to(state, 'drained', RECONNECT)
   }
   if (find('commit')) {
@@ -434,12 +440,7 @@ function whenRunning(state: DestinationState, event: DestinationEvent): Destinat
   switch (event.type) {
     case 'stepDone':
       if (event.step !== 'postcopy') break
-      return to(
-        state,
-        'drained',
-        { type: 'journal', record: { type: 'drained', ...(state.exit && { exit: state.exit }) } },
-        send({ type: 'drained' }),
-      )
+      return drain(state)
     case 'workloadExited':
       // Children may still need lazy pages: only the end of the step means that nobody does.
       if (event.exit.kind === 'unknown') return vanished(state, event.exit)
@@ -451,22 +452,44 @@ function whenRunning(state: DestinationState, event: DestinationEvent): Destinat
       // Without `running` only less is known about a workload that is killed later.
       return stay(state, error(event.error))
     case 'stepFailed':
+      // Every page is here, and comparing again would find the same.
+      if (event.step === 'postcopy' && event.error.code === 'VERIFY_FAILED') {
+        return drain({ ...state, error: event.error })
+      }
+      return stay(state, error(event.error), restart(event.error))
     case 'effectFailed':
       return stay(state, error(event.error), restart(event.error))
   }
   return afterCommit(state, event, { type: 'running' }, true)
 }
 
+/** Nothing is needed from the source any more. `state.error`: the proof failed. */
+function drain(state: DestinationState): DestinationTransition {
+  const { exit, error } = state
+  const record = { type: 'drained', ...(exit && { exit }), ...(error && { error }) } as const
+  return to(state, 'drained', { type: 'journal', record }, send(drainedMessage(state)))
+}
+
+function drainedMessage({ error }: DestinationState): Message {
+  return { type: 'drained', ...(error && { error }) }
+}
+
+function finishHere({ error }: DestinationState): DestinationEffect {
+  return error === undefined
+    ? { type: 'finish', outcome: 'migrated' }
+    : { type: 'finish', outcome: 'kept', error }
+}
+
 /** drained, abandoned, lost: nothing runs here that needs the source; it must hear, or be told to wait. */
 function untilHeard(state: DestinationState, event: DestinationEvent): DestinationTransition {
   const word: Message =
-    state.name === 'drained' ? { type: 'drained' } : { type: 'abandoned', reason: reason(state) }
+    state.name === 'drained' ? drainedMessage(state) : { type: 'abandoned', reason: reason(state) }
   const speaks = state.name !== 'lost' && !state.settled
   switch (event.type) {
     case 'message':
       if (event.message.type === 'commit') return stay(state, ...(state.name === 'lost' ? [] : [send(word)]))
-      if (event.message.type === 'released' && state.name === 'drained') {
-        return to(state, 'done', DONE, { type: 'finish', outcome: 'migrated' })
+      if (['released', 'kept'].includes(event.message.type) && state.name === 'drained') {
+        return to(state, 'done', DONE, finishHere(state))
       }
       if (event.message.type === 'cancel' && state.name === 'abandoned') {
         if (state.settled) return stay(state)
@@ -535,10 +558,9 @@ function afterCommit(
 
 function atTheEnd(state: DestinationState, event: DestinationEvent): DestinationTransition {
   switch (event.type) {
-    case 'journalFailed': {
-      const outcome = state.name === 'done' ? 'migrated' : 'discarded'
-      return stay(state, { type: 'finish', outcome, error: state.error })
-    }
+    case 'journalFailed':
+      if (state.name === 'done') return stay(state, finishHere(state))
+      return stay(state, { type: 'finish', outcome: 'discarded', error: state.error })
     case 'effectFailed':
       // The skeleton is still there.
       return stay(state, error(event.error), restart(event.error))

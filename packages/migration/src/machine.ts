@@ -49,7 +49,8 @@ export interface WorkloadExit {
   readonly value?: number
 }
 
-export type Outcome = 'migrated' | 'resumed' | 'abandoned' | 'exited' | 'discarded'
+/** `kept`: it runs on the destination, where its memory was not proven; the original stays frozen on the source. */
+export type Outcome = 'migrated' | 'kept' | 'resumed' | 'abandoned' | 'exited' | 'discarded'
 
 /** Events that either machine can meet. `S` names the steps, `E` the effects that can fail, `R` the records. */
 export type CommonEvent<S extends string, E extends string, R> =
@@ -106,6 +107,12 @@ export const TOO_LATE: ErrorInfo = {
 export const PEER_UNKNOWN: ErrorInfo = {
   code: 'PEER_UNREACHABLE',
   message: 'the other side does not know this migration; that says nothing about the workload',
+}
+
+/** For a journal that does not say which pages differ. */
+export const UNPROVEN: ErrorInfo = {
+  code: 'VERIFY_FAILED',
+  message: 'the memory of the workload was not proven to be the original',
 }
 
 export function timeoutError(what: string): ErrorInfo {

@@ -22,19 +22,19 @@ export const MESSAGE_TYPES = [
   'progress',
   'drained',
   'released',
+  'kept',
   'abandoned',
   'cancel',
   'failed',
   'clockRequest',
   'clockReply',
-  'pageHashes',
   'discard',
 ] as const
 
 export type MessageType = (typeof MESSAGE_TYPES)[number]
 
 /**
- * One message. The machines read `type`, `error` (cancel, failed) and `reason` (abandoned). `frame` is the
+ * One message. The machines read `type`, `error` (cancel, failed; drained: the proof failed) and `reason` (abandoned). `frame` is the
  * driver's: it travels unread into a `deliver` effect, and is added by the driver to what it sends.
  */
 export interface Message {

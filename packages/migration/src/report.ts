@@ -190,6 +190,7 @@ export function faultsFromHistogram(histogram: PlainHistogram): FaultsReport {
 
 const OUTCOMES: Record<Outcome, string> = {
   migrated: 'moved: it runs on the destination, the original is gone',
+  kept: 'moved, NOT PROVEN: it runs on the destination, the original is kept frozen on the source',
   resumed: 'failed before the handover: it runs on the source as before',
   abandoned: 'given up by the destination: it runs on the source again',
   exited: 'the workload ended by itself on the source',

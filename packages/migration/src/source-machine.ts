@@ -11,6 +11,7 @@ import {
   TOO_LATE,
   type Transition,
   timeoutError,
+  UNPROVEN,
   type WorkloadAt,
 } from './machine.js'
 import type { Message, MessageType } from './messages.js'
@@ -36,6 +37,8 @@ import type { Mode } from './settings.js'
  *                | message ready (again)  | send commit                                    |
  *  committed,    | message drained        | journal released, killOriginal, send released, |
  *  serving       |                        |   finish                                       | released
+ *                | message drained, with  | journal kept, send kept, finish (killOriginal  |
+ *                |   an error             |   behind the record, if it is dead already)    | kept
  *                | message abandoned      | journal abandoned, resumeWorkload, send cancel,|
  *                |                        |   finish                                       | abandonedBack
  *                | lane lost, timeout     | (waits, frozen)                                |
@@ -43,6 +46,7 @@ import type { Mode } from './settings.js'
  *                | a step failed          | restart, unless the workload has exited        |
  *                | anything else          | error                                          |
  *  released      | message drained        | send released                                  |
+ *  kept          | message drained        | send kept                                      |
  *  resumed,      | message ready or       |                                                |
  *  abandonedBack,|   abandoned            | send cancel: "it runs here, forget it"         |
  *  exited        |                        |                                                |
@@ -52,6 +56,10 @@ import type { Mode } from './settings.js'
  * No resume before the commit waits for a journal: a full disk must not keep a workload frozen. After Abandoned
  * the record comes first (a restart must not freeze a running workload again) but is not waited for either:
  * if it fails the workload is resumed all the same, and only the acknowledgement (`cancel`) is withheld.
+ *
+ * `kept`: the workload runs on the destination, but the destination could not prove that its memory is the original's.
+ * The original stays as it is, frozen in its cgroup, for an operator to look at and to kill. No worker resumes or kills
+ * it any more.
  */
 
 export const SOURCE_STATES = [
@@ -63,6 +71,7 @@ export const SOURCE_STATES = [
   'committed',
   'serving',
   'released',
+  'kept',
   'resumed',
   'abandonedBack',
   'exited',
@@ -88,6 +97,8 @@ export type SourceRecord =
   | { readonly type: 'commit' }
   | { readonly type: 'abandoned'; readonly reason: string }
   | { readonly type: 'released' }
+  /** The original stays frozen: `error` says which pages differ. */
+  | { readonly type: 'kept'; readonly error: ErrorInfo }
 
 export type SourceAction =
   /** Step 'prepare': listen, inspect. */
@@ -154,7 +165,7 @@ function initial(mode: Mode): SourceState {
  * of an unknown type are ignored. Without Commit the workload runs again, whatever had been reached.
  */
 export function sourceStateFromJournal(
-  records: readonly { readonly type: string; readonly reason?: string }[],
+  records: readonly { readonly type: string; readonly reason?: string; readonly error?: ErrorInfo }[],
   mode: Mode = 'hybrid',
 ): SourceTransition {
   const base: SourceState = { ...initial(mode), prepared: true }
@@ -166,9 +177,13 @@ export function sourceStateFromJournal(
       error: cause,
     })
   }
-  const decision = records.find((record) => record.type === 'released' || record.type === 'abandoned')
+  const decision = records.find(({ type }) => ['released', 'kept', 'abandoned'].includes(type))
   if (decision?.type === 'released') {
     return to(base, 'released', { type: 'killOriginal' }, { type: 'finish', outcome: 'migrated' })
+  }
+  if (decision?.type === 'kept') {
+    const cause = decision.error ?? UNPROVEN
+    return to({ ...base, error: cause }, 'kept', finishKept(cause))
   }
   if (decision?.type === 'abandoned') {
     const cause: ErrorInfo = { code: 'REMOTE', message: decision.reason ?? 'the destination gave it up' }
@@ -196,6 +211,7 @@ export function sourceWorkloadAt(state: SourceState): WorkloadAt {
       return 'handed-over'
     case 'serving':
     case 'released':
+    case 'kept':
       return 'running-on-destination'
     case 'exited':
       return 'exited'
@@ -204,7 +220,7 @@ export function sourceWorkloadAt(state: SourceState): WorkloadAt {
 
 /** Nothing more is expected; the machine still answers a peer that missed the last message. */
 export function isSourceFinal(state: SourceState): boolean {
-  return ['released', 'resumed', 'abandonedBack', 'exited'].includes(state.name)
+  return ['released', 'kept', 'resumed', 'abandonedBack', 'exited'].includes(state.name)
 }
 
 export function stepSource(state: SourceState, event: SourceEvent): SourceTransition {
@@ -216,6 +232,7 @@ export function stepSource(state: SourceState, event: SourceEvent): SourceTransi
     case 'serving':
       return afterCommit(state, event)
     case 'released':
+    case 'kept':
     case 'resumed':
     case 'abandonedBack':
     case 'exited':
@@ -358,6 +375,7 @@ function handedOver(state: SourceState, message: Message): SourceTransition {
     case 'running':
       return to(state, 'serving')
     case 'drained':
+      if (message.error !== undefined) return keep(state, message.error)
       return to(
         state,
         'released',
@@ -399,7 +417,23 @@ function handedOver(state: SourceState, message: Message): SourceTransition {
   }
 }
 
-/** released, resumed, abandonedBack, exited. */
+/** The destination runs the workload and cannot vouch for its memory. A dead original leaves only its cgroup to remove. */
+function keep(state: SourceState, cause: ErrorInfo): SourceTransition {
+  return to(
+    { ...state, error: cause },
+    'kept',
+    { type: 'journal', record: { type: 'kept', error: cause } },
+    ...(state.originalGone ? [{ type: 'killOriginal' } as const] : []),
+    send({ type: 'kept' }),
+    finishKept(cause),
+  )
+}
+
+function finishKept(cause: ErrorInfo): SourceEffect {
+  return { type: 'finish', outcome: 'kept', error: cause }
+}
+
+/** released, kept, resumed, abandonedBack, exited. */
 function atTheEnd(state: SourceState, event: SourceEvent): SourceTransition {
   switch (event.type) {
     case 'message':
@@ -426,8 +460,8 @@ function atTheEnd(state: SourceState, event: SourceEvent): SourceTransition {
 }
 
 function lastWords(state: SourceState, message: Message): SourceTransition {
-  if (state.name === 'released') {
-    if (message.type === 'drained') return stay(state, send({ type: 'released' }))
+  if (state.name === 'released' || state.name === 'kept') {
+    if (message.type === 'drained') return stay(state, send({ type: state.name }))
     if (message.type === 'abandoned') {
       return stay(state, error(unexpected(state, { type: 'message', message })))
     }

@@ -1,6 +1,13 @@
 import fc from 'fast-check'
 import t from 'tap'
-import type { DestinationEffect, Mode, SourceEffect, Transition } from '../src/index.js'
+import {
+  type DestinationEffect,
+  type Mode,
+  type SourceEffect,
+  type SourceEvent,
+  stepSource,
+  type Transition,
+} from '../src/index.js'
 import { type Action, type ActionName, type Mutation, Violation, World } from './world.js'
 
 // FC_SEED replays a failure that was printed, FC_RUNS makes the search longer.
@@ -27,6 +34,7 @@ const WEIGHTS: Record<ActionName, number> = {
   unknownSource: 1,
   unknownDestination: 1,
   stepFails: 1,
+  proofFails: 1,
   journalFault: 2,
   effectFault: 1,
   skeletonDies: 2,
@@ -84,6 +92,22 @@ t.test('without faults the workload moves', async (t) => {
   }
 })
 
+t.test('a proof that fails comes after the resume: the original is kept', async (t) => {
+  for (const mode of ['hybrid', 'precopy', 'postcopy'] as const) {
+    const world = play({ mode, calm: 0, actions: [{ name: 'proofFails', n: 0 }] })
+    t.equal(world.original, 'frozen')
+    t.equal(world.skeleton, 'running')
+    t.match(world.source.journal, [{ type: 'commit' }, { type: 'kept', error: { code: 'VERIFY_FAILED' } }])
+    t.strictSame(
+      world.destination.journal.map((record) => record.type),
+      ['ready', 'commit', 'running', 'drained', 'done'],
+    )
+    t.match(world.destination.journal[3], { error: { code: 'VERIFY_FAILED' } })
+    t.strictSame(world.source.finished, ['kept'])
+    t.strictSame(world.destination.finished, ['kept'])
+  }
+})
+
 t.test('whatever fails, exactly one side runs the workload, and it is never lost', async (t) => {
   const ends = new Map<string, number>()
   const result = fc.check(
@@ -97,7 +121,7 @@ t.test('whatever fails, exactly one side runs the workload, and it is never lost
   if (result.failed) t.comment(`FC_SEED=${result.seed} replays this\n${result.errorInstance}`)
   t.notOk(result.failed, fc.defaultReportMessage(result) ?? 'no counterexample')
   t.comment(`ends reached: ${JSON.stringify(Object.fromEntries(ends))}`)
-  for (const end of ['released/done', 'resumed/discarded', 'resumed/abandoned', 'abandonedBack/abandoned']) {
+  for (const end of ['released/done', 'kept/done', 'resumed/discarded', 'resumed/abandoned', 'abandonedBack/abandoned']) {
     t.ok((ends.get(end) ?? 0) > numRuns / 500, `${end} was reached often enough to mean something`)
   }
 })
@@ -152,6 +176,22 @@ const swapped = <S, E extends { type: string }>(after: Transition<S, E>, a: stri
 }
 
 const BROKEN: Rule[] = [
+  {
+    name: 'the source takes every Drained for a proof',
+    mutation: {
+      source: (before, event, after) =>
+        after.state.name === 'kept' && before.name !== 'kept'
+          ? stepSource(before, { ...event, message: { type: 'drained' } } as SourceEvent)
+          : after,
+    },
+  },
+  {
+    name: 'a restarted destination forgets that the proof failed',
+    mutation: {
+      destinationRestart: (after) =>
+        after.state.name === 'drained' ? { ...after, state: { ...after.state, error: undefined } } : after,
+    },
+  },
   {
     name: 'the source sends Commit before it is in the journal',
     mutation: {

@@ -28,6 +28,7 @@ const laneEvents = fc.constantFrom<Lane>('control', 'fault', 'bulk')
 const anyEvent = (steps: string[], effects: string[], records: string[]): fc.Arbitrary<never> =>
   fc.oneof(
     fc.constantFrom(...MESSAGE_TYPES).map((type) => ({ type: 'message', message: { type } })),
+    fc.constant({ type: 'message', message: { type: 'drained', error: info } }),
     fc.constant({ type: 'message', message: { type: 'nonsense' } }),
     fc.constant({ type: 'nonsense' }),
     fc.constantFrom('connected', 'peerUnknown', 'cancel').map((type) => ({ type })),
@@ -50,7 +51,7 @@ const anyEvent = (steps: string[], effects: string[], records: string[]): fc.Arb
 const sourceEvent: fc.Arbitrary<SourceEvent> = anyEvent(
   ['prepare', 'precopy', 'freeze', 'dump', 'serve'],
   ['detachAndKeepFrozen', 'resumeWorkload', 'killOriginal'],
-  ['commit', 'abandoned', 'released'],
+  ['commit', 'abandoned', 'released', 'kept'],
 )
 const destinationEvent: fc.Arbitrary<DestinationEvent> = anyEvent(
   ['connect', 'prepare', 'restore', 'thaw', 'postcopy'],
@@ -88,6 +89,7 @@ t.test('both step functions are total', async (t) => {
     const notWritten =
       event.type === 'journalFailed' && event.record.type === 'commit' && event.written === 'no'
     if (committed && types.includes('resumeWorkload')) must(abandoned || notWritten)
+    if (after.state.name === 'kept') must(!types.includes('resumeWorkload'))
     if (types.includes('killOriginal')) must(types[0] === 'journal' && types[1] === 'killOriginal')
     must(typeof sourceWorkloadAt(after.state) === 'string')
   })
@@ -198,6 +200,20 @@ t.test('an original that is killed after the commit is not served from again and
   ])
 })
 
+t.test('after a proof that failed the original is never killed or resumed', async (t) => {
+  const drained: SourceEvent = { type: 'message', message: { type: 'drained', error: info } }
+  const names = (after: ReturnType<typeof stepSource>) => after.effects.map(({ type }) => type)
+  for (const name of ['committed', 'serving'] as const) {
+    const state: SourceState = { ...startSource('hybrid').state, name }
+    const kept = stepSource(state, drained)
+    t.match(kept.state, { name: 'kept', error: info })
+    t.strictSame(names(kept), ['journal', 'send', 'finish'])
+    t.match(stepSource(kept.state, drained).effects, [{ type: 'send', message: { type: 'kept' } }])
+    const dead = stepSource({ ...state, originalGone: true }, drained)
+    t.strictSame(names(dead), ['journal', 'killOriginal', 'send', 'finish'], 'its cgroup is removed')
+  }
+})
+
 t.test('mode postcopy has no rounds', async (t) => {
   const state = { ...startSource('postcopy').state, prepared: true, connected: true }
   const after = stepSource(state, { type: 'message', message: { type: 'prepared' } })
@@ -214,6 +230,7 @@ t.test('what a restart makes of a journal', async (t) => {
   t.equal(shown(source('somethingNew')), 'resumed resumeWorkload finish')
   t.equal(shown(source('commit')), 'committed detachAndKeepFrozen startServing')
   t.equal(shown(source('commit', 'released')), 'released killOriginal finish')
+  t.equal(shown(source('commit', 'kept')), 'kept finish')
   t.equal(shown(source('commit', 'abandoned')), 'abandonedBack resumeWorkload finish')
   t.equal(shown(destination()), 'discarded discardSkeleton finish')
   t.equal(shown(destination('ready')), 'abandoned journal send discardSkeleton reconnect')
@@ -228,6 +245,15 @@ t.test('what a restart makes of a journal', async (t) => {
   t.equal(shown(destination('ready', 'commit', 'abandoned')), 'abandoned discardSkeleton reconnect')
   t.equal(shown(destination('ready', 'commit', 'drained')), 'drained reconnect')
   t.equal(shown(destination('ready', 'commit', 'drained', 'done')), 'done finish')
+  const failed = [{ type: 'ready' }, { type: 'commit' }, { type: 'drained', error: info }]
+  t.match(destinationStateFromJournal(failed).state, { name: 'drained', error: info })
+  t.match(destinationStateFromJournal([...failed, { type: 'done' }]).effects, [
+    { type: 'finish', outcome: 'kept', error: info },
+  ])
+  t.match(sourceStateFromJournal([{ type: 'commit' }, { type: 'kept', error: info }]), {
+    state: { name: 'kept', error: info },
+    effects: [{ type: 'finish', outcome: 'kept', error: info }],
+  })
 })
 
 t.test('a workload that a restart finds killed is lost, unless it certainly ran', async (t) => {

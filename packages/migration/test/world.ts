@@ -47,6 +47,7 @@ export const ACTIONS = [
   'unknownSource',
   'unknownDestination',
   'stepFails',
+  'proofFails',
   'journalFault',
   'effectFault',
   'skeletonDies',
@@ -93,6 +94,7 @@ interface Connection {
 export class Violation extends Error {}
 
 const INJECTED = { code: 'INTERNAL', message: 'injected' } as const
+const DIFFERS = { code: 'VERIFY_FAILED', message: '1 page differs' } as const
 
 function side<S, V, E, R>(first: Transition<S, E>): Side<S, V, E, R> {
   return {
@@ -115,6 +117,8 @@ export class World {
   skeleton: 'none' | 'tied' | 'frozen' | 'running' | 'killed' | 'exited' = 'none'
   everRan = false
   drained = false
+  /** The memory of the restored process is not the original's; no worker that compares finds anything else. */
+  differs = false
   skeletonDied = false
   /** The destination's machine went down once: its processes are gone, its journal is not. */
   hostRestarted = false
@@ -167,6 +171,11 @@ export class World {
         one.queue.push({ type: 'stepFailed', step, error: INJECTED, neverRan: false } as never)
         return true
       }
+      case 'proofFails':
+        // What has drained was proven.
+        if (this.drained) return false
+        this.differs = true
+        return true
       case 'toSource': {
         const message = source.up ? this.#connection?.toSource.shift() : undefined
         if (message) source.queue.push({ type: 'message', message })
@@ -257,6 +266,7 @@ export class World {
   #check(): void {
     if (this.original === 'running' && this.skeleton === 'running') throw new Violation('it runs twice')
     if (this.original === 'killed' && !this.drained) throw new Violation('original killed before Drained')
+    if (this.original === 'killed' && this.differs) throw new Violation('original killed without proof')
     if (
       this.destination.up &&
       this.destination.state.name === 'lost' &&
@@ -271,7 +281,8 @@ export class World {
     const alive = [this.original, this.skeleton].filter((where) => where === 'running').length
     const exited = this.original === 'exited' || this.skeleton === 'exited'
     // What had moved completely when the destination's machine went down has gone with it.
-    const wentDown = this.hostRestarted && this.original === 'killed' && this.skeleton === 'killed'
+    const gaveUp = this.original === 'killed' || this.source.state.name === 'kept'
+    const wentDown = this.hostRestarted && gaveUp && this.skeleton === 'killed'
     if (alive + (exited || wentDown ? 1 : 0) !== 1) {
       throw new Violation(`at the end: original ${this.original}, restored ${this.skeleton}`)
     }
@@ -281,6 +292,9 @@ export class World {
       throw new Violation(`outcomes differ: ${source}, ${destination}`)
     }
     if ((source === 'migrated') !== (this.original === 'killed')) throw new Violation(`outcome ${source}`)
+    if ((source === 'kept') !== (destination === 'kept')) throw new Violation(`outcomes differ: ${source}`)
+    if (source === 'kept' && this.original !== 'frozen') throw new Violation(`kept, but ${this.original}`)
+    if (source === 'kept' && !this.differs) throw new Violation('kept without a reason')
     if (source === 'abandoned' && destination !== 'abandoned') throw new Violation('abandoned by nobody')
   }
 
@@ -444,6 +458,11 @@ export class World {
       const served = this.#connection && this.source.up && this.source.steps.includes('serve')
       if (this.skeleton === 'running' && !(served && this.original === 'frozen')) return false
       this.drained = true
+      if (this.differs) {
+        forget()
+        one.queue.push({ type: 'stepFailed', step, error: DIFFERS, neverRan: false })
+        return true
+      }
     }
     forget()
     if (step === 'prepare' && this.skeleton === 'none') this.skeleton = 'tied'
