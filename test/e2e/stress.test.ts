@@ -7,6 +7,7 @@
 
 import { type LinkOptions, withRelay } from '@pageferry/bench'
 import type { Lab } from '@pageferry/lab'
+import type { VerifySetting } from '@pageferry/migration'
 import { baseSeed, soak } from '@pageferry/testing/seeds'
 import type { Test } from 'tap'
 import { type Mode, users } from '../support/combinations.js'
@@ -26,7 +27,7 @@ const killsOf = (seed: number): number =>
 interface Variant {
   mode: Mode
   bulkLanes: number
-  verify: boolean
+  verify: VerifySetting
   compression: 'auto' | 'off' | 'zstd'
   /** Faults alone for so long: later every pushed page meets a memory that has changed a lot. */
   pushDelayMs: number
@@ -36,18 +37,32 @@ interface Variant {
 
 /** Taken in turn. Five and two users have no common divisor: ten seeds in a row see each as both. */
 const variants: Variant[] = [
-  { mode: 'postcopy', bulkLanes: 1, verify: true, compression: 'auto', pushDelayMs: 0, lastsS: seconds },
-  { mode: 'hybrid', bulkLanes: 3, verify: true, compression: 'zstd', pushDelayMs: 0, lastsS: seconds },
-  { mode: 'postcopy', bulkLanes: 1, verify: false, compression: 'off', pushDelayMs: 0, lastsS: seconds },
+  {
+    mode: 'postcopy',
+    bulkLanes: 1,
+    verify: 'before-resume',
+    compression: 'auto',
+    pushDelayMs: 0,
+    lastsS: seconds,
+  },
+  {
+    mode: 'hybrid',
+    bulkLanes: 3,
+    verify: 'after-resume',
+    compression: 'zstd',
+    pushDelayMs: 0,
+    lastsS: seconds,
+  },
+  { mode: 'postcopy', bulkLanes: 1, verify: 'off', compression: 'off', pushDelayMs: 0, lastsS: seconds },
   {
     mode: 'postcopy',
     bulkLanes: 3,
-    verify: false,
+    verify: 'off',
     compression: 'zstd',
     pushDelayMs: seconds * 500,
     lastsS: seconds,
   },
-  { mode: 'postcopy', bulkLanes: 3, verify: true, compression: 'zstd', pushDelayMs: 0, lastsS: 0 },
+  { mode: 'postcopy', bulkLanes: 3, verify: 'after-resume', compression: 'zstd', pushDelayMs: 0, lastsS: 0 },
 ]
 
 const pageBits = 4096 * 8
@@ -95,7 +110,7 @@ await inOneWayLab(`${seconds} s of stress`, async (t, lab) => {
     const user = users[seed % users.length] as (typeof users)[number]
     const { mode, bulkLanes, verify, compression, pushDelayMs, lastsS } = variant
     const chosen = [
-      ...[mode, `${bulkLanes} lanes`, verify ? 'compared' : 'not compared', `zstd ${compression}`],
+      ...[mode, `${bulkLanes} lanes`, `verify ${verify}`, `zstd ${compression}`],
       ...(pushDelayMs > 0 ? [`push after ${pushDelayMs} ms`] : []),
       ...(lastsS === 0 ? ['as fast as it can'] : []),
       ...(isRoaming(seed) ? ['roaming'] : []),

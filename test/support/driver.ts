@@ -38,7 +38,7 @@ export class Driver {
   async start(pid: number, options: MigrationOptions & { fault?: string } = {}): Promise<Started> {
     const source = await this.client('a', 'source')
     const destination = await this.client('b', 'destination')
-    const { newPidNamespace, fault, verify = true, mode = 'hybrid', maxRounds, bulkLanes } = options
+    const { newPidNamespace, fault, verify = 'after-resume', mode = 'hybrid', maxRounds, bulkLanes } = options
     const onSource = fault?.startsWith('source-') ? { injectFault: fault } : {}
     const onDestination = fault?.startsWith('destination-') ? { injectFault: fault } : {}
     const created = await source.createMigration({ pid, verify, mode, maxRounds, bulkLanes, ...onSource })
@@ -47,7 +47,6 @@ export class Driver {
       id,
       token,
       source: dataUrl,
-      verify,
       newPidNamespace,
       ...onDestination,
     })

@@ -1,8 +1,12 @@
-import type { MigrationReport } from '@pageferry/migration'
+import type { MigrationReport, VerifySetting } from '@pageferry/migration'
 import type { Mode } from './combinations.js'
 
 /** What can never be in the report of a migration that went well. */
-export function problemsOf(report: MigrationReport, mode: Mode, verified = true): string[] {
+export function problemsOf(
+  report: MigrationReport,
+  mode: Mode,
+  verified: VerifySetting = 'after-resume',
+): string[] {
   const problems: string[] = []
   const expect = (condition: boolean, problem: string): void => {
     if (!condition) problems.push(problem)
@@ -10,8 +14,9 @@ export function problemsOf(report: MigrationReport, mode: Mode, verified = true)
   const { pages, verify, rounds, faults } = report
   expect(report.mode === mode, `the report says mode ${report.mode}`)
   expect(report.outcome === 'migrated', `the outcome is ${report.outcome}`)
-  if (verified) {
+  if (verified !== 'off') {
     expect(verify !== null && verify.mismatches === 0, `verify found ${verify?.mismatches} mismatches`)
+    expect(verify?.unproven === 0, `${verify?.unproven} pages were not compared`)
     expect((verify?.pages ?? 0) >= pages.parent + pages.present, `only ${verify?.pages} pages were compared`)
   } else expect(verify === null, 'pages were compared, which nobody has asked for')
   expect(report.blackoutMs > 0, 'there was no blackout')

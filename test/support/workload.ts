@@ -148,7 +148,12 @@ export class Workload {
     onStatus?: (status: Status) => void,
   ): Promise<MigrationResult> {
     const from = this.host
-    const result = await migrateInLab(this.lab, this.pid, { from, verify: true, ...options }, onStatus)
+    const result = await migrateInLab(
+      this.lab,
+      this.pid,
+      { from, verify: 'after-resume', ...options },
+      onStatus,
+    )
     this.migrations++
     if (result.migrated) {
       this.host = from === 'a' ? 'b' : 'a'

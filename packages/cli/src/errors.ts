@@ -22,13 +22,16 @@ export class ExitWith extends Error {
   }
 }
 
-/** 2 wrong usage, 3 refused before anything was touched, 4 failed with the workload on the source; see ERROR_CODES. */
+/** 2 wrong usage, 3 refused before anything was touched, 4 failed with the workload on the source (5: see unprovenStatus); see ERROR_CODES. */
 export function exitStatus(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
   if (error instanceof ExitWith) return error.status
   if (error instanceof Interrupted) return error.signal === 'SIGINT' ? 130 : 143
   return ERROR_CODES[toErrorInfo(error).code].exit
 }
+
+/** It runs on the destination, but --verify could not prove its memory: the original is kept on the source. */
+export const unprovenStatus = 5
 
 /**
  * Of a migration that has begun: nothing is wrong usage any more. Once the workload was touched nothing is a refusal

@@ -58,7 +58,14 @@ function addMigrationOptions(command: Command): Command {
     )
     .option('--no-prefetch', 'after the resume ask only for pages that a thread waits for')
     .option('--new-pid-namespace', 'restore into a pid namespace of its own')
-    .option('--verify', 'compare every page on the destination with the source')
+    .addOption(
+      new Option(
+        '--verify [when]',
+        'compare every page on the destination with the source, when it runs there or (with downtime) before-resume',
+      )
+        .choices(['after-resume', 'before-resume'])
+        .preset('after-resume'),
+    )
     .addOption(
       new Option('--tracker <kind>', 'how written pages are found: the best that the kernel has, or').choices(
         ['wp-async', 'soft-dirty', 'page-hash'],

@@ -20,6 +20,7 @@ t.test('wrong usage: exit status 2 and a sentence', async (t) => {
     [['migrate', '--source', 'x', '--destination', 'y', '--pid', '9'], /x is not the URL of a dump-service/],
     [['lab', 'run', '--mode', 'magic', '--', 'true'], /Allowed choices are hybrid, precopy, postcopy/],
     [['lab', 'run', '--compression', 'gzip', '--', 'true'], /Allowed choices are auto, off, zstd/],
+    [['lab', 'run', '--verify=never', '--', 'true'], /Allowed choices are after-resume, before-resume/],
     [['lab', 'run'], /A command is needed after "--"/],
     [['lab', 'run', '--report', '/nonexistent/r.json', '--', 'true'], /report cannot be written/],
     [['lab', 'exec', 'x', 'c', '--', 'true'], /Allowed choices are a, b/],

@@ -1,7 +1,7 @@
 import { type ErrorInfo, PageferryError } from '@pageferry/base'
 import { clocksOf, hostFacts, neededFiles } from '@pageferry/checkpoint'
 import { MESSAGE_TYPES, type Message, type Settings } from '@pageferry/migration'
-import { errorToFrame, type Frame, frameToError, WireError } from '@pageferry/wire'
+import { errorFromJson, errorToFrame, type Frame, frameToError, WireError } from '@pageferry/wire'
 import { asId } from './lanes/lanes.js'
 import type { OriginalProcess } from './process.js'
 
@@ -16,6 +16,10 @@ export function messageOf(frame: Frame): Message {
       return { type: frame.type, error: frameToError(frame) }
     case 'abandoned':
       return { type: 'abandoned', reason: frame.reason }
+    case 'drained': {
+      const error = errorFromJson(frame.errorJson)
+      return { type: 'drained', ...(error && { error }) }
+    }
     default: {
       const type = MESSAGE_TYPES.find((each) => each === frame.type)
       if (type === undefined) throw new WireError('OUT_OF_ORDER', `${frame.type} after Welcome`)
@@ -33,6 +37,7 @@ export function frameOf(message: Message, original: OriginalProcess, settings: S
       return { type: 'dumpEnd', freezeMonotonicNs: clocksOf(original.pid).monotonicNs }
     case 'commit':
     case 'released':
+    case 'kept':
       return { type: message.type }
     case 'cancel':
     case 'failed':

@@ -5,7 +5,7 @@ import type { PageSet } from '@pageferry/pages'
 import type { DumpRequest } from '@pageferry/service'
 import type { WorkerChannel, WorkerSpec } from '@pageferry/service/worker'
 import type { OriginalRecord } from './process.js'
-import { lazyPagesOf } from './rounds/frozen-dump.js'
+import { contentsOfImage, lazyPagesOf } from './rounds/frozen-dump.js'
 
 /** Kept by the service, which outlives its workers: all is known before the workload is touched. */
 interface Known extends OriginalRecord {
@@ -93,6 +93,11 @@ export class SourceRecords {
   /** The lazy pages of the pagemap that was saved. */
   lazyPages(): PageSet {
     return lazyPagesOf(this.#read(pagemapFile))
+  }
+
+  /** Every page with contents in the pagemap that was saved. */
+  contents(): PageSet {
+    return contentsOfImage(this.#read(pagemapFile))
   }
 
   saveDumpEnd(dumpEnd: DumpEnd): void {

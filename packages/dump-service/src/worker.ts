@@ -17,6 +17,7 @@ import {
 } from '@pageferry/checkpoint'
 import {
   Driver,
+  isFrozenForGood,
   type Message,
   type Outcome,
   type Phases,
@@ -42,7 +43,7 @@ import {
   type WorkerStatus,
   workerPhases,
 } from '@pageferry/service/worker'
-import type { Frame } from '@pageferry/wire'
+import { type Frame, type FrameOf, WireError } from '@pageferry/wire'
 import { asId, SourceLanes } from './lanes/lanes.js'
 import { Push } from './lazy/push.js'
 import { frameOf, messageOf } from './messages.js'
@@ -50,9 +51,11 @@ import { OriginalProcess } from './process.js'
 import { SourceRecords } from './records.js'
 import { ReportInProgress } from './report.js'
 import { sendFinalRound } from './rounds/final-round.js'
-import { dumpFrozen, type FrozenDump } from './rounds/frozen-dump.js'
+import { contentsOf, dumpFrozen, type FrozenDump } from './rounds/frozen-dump.js'
 import { Pacing } from './rounds/pacing.js'
 import { type RoundsResult, runRounds } from './rounds/rounds.js'
+import { HashServer } from './verify/hash-server.js'
+import { keptError } from './verify/kept-original.js'
 
 const connectTimeoutMs = 60_000
 /** Longest that the push waits for Running: then the link is slow, and the pages had better be on their way. */
@@ -84,6 +87,9 @@ export class SourceWorker {
   readonly #report: ReportInProgress
   #rounds: RoundsResult | null = null
   #lazy: PageSet | null = null
+  /** Pages with contents in the final pagemap. */
+  #contents: PageSet | null = null
+  #hashes: HashServer | null = null
   /** First page of the scratch area; chosen before the freeze. */
   #scratch = 0
   /** Until it is saved. */
@@ -266,10 +272,10 @@ export class SourceWorker {
     const dump = await this.#phases.run('capture', () => this.#capture(round))
     this.#report.noteCaptured(dump.final.counts)
     this.#lazy = dump.final.lazy
+    this.#contents = contentsOf(dump.final)
     const original = this.#original
-    const { verify } = this.#settings
     await this.#phases.run('transfer', () =>
-      sendFinalRound(dump, { original, lanes: this.#lanes, round, verify, signal }),
+      sendFinalRound(dump, { original, lanes: this.#lanes, round, signal }),
     )
     this.#records.saveDumpEnd({ finalRound: round, report: this.#report.now(this.#lanes) })
   }
@@ -345,8 +351,39 @@ export class SourceWorker {
         this.#running()
         this.#status.speak()
         break
+      case 'hashRequest':
+        // Changes nothing and belongs to no step: the machine does not hear of it.
+        this.#answerHashes(frame)
+        return
     }
-    this.#driver.post({ type: 'message', message: messageOf(frame) })
+    const message = messageOf(frame)
+    if (message.type === 'drained' && message.error !== undefined) this.#keep(message.error)
+    else this.#driver.post({ type: 'message', message })
+  }
+
+  /** @throws WireError OUT_OF_ORDER: the original runs, or is not needed any more */
+  #answerHashes(frame: FrameOf<'hashRequest'>): void {
+    if (!isFrozenForGood(this.#driver.state)) throw new WireError('OUT_OF_ORDER', 'HashRequest')
+    const { pid, memFd, isGone } = this.#original
+    // The machine says that it died.
+    if (isGone) return
+    this.#hashes ??= new HashServer({
+      ...{ pid, memFd, asId, known: this.#contents ?? this.#records.contents() },
+      send: (answer, payload, done) => this.#lanes.send(answer, payload, done),
+    })
+    try {
+      this.#hashes.onRequest(frame)
+    } catch (error) {
+      if (!isKernelError(error, 'ESRCH')) throw error
+    }
+  }
+
+  /** The destination could not prove the memory of what it runs. */
+  #keep(error: ErrorInfo): void {
+    const { pid, isGone } = this.#original
+    const cause = keptError(error, { pid, isGone, freezer: this.#records.original.freezer })
+    this.#log.error({ details: cause.details }, cause.message)
+    this.#driver.post({ type: 'message', message: { type: 'drained', error: cause } })
   }
 
   #send(message: Message): void {

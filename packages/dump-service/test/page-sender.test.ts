@@ -1,23 +1,13 @@
 import { pageBytes } from '@pageferry/base'
-import { memory } from '@pageferry/kernel'
 import { PageSet } from '@pageferry/pages'
-import { defaultTerms, type FrameOf, maxBatchPages, payloadToHashes } from '@pageferry/wire'
+import { defaultTerms, maxBatchPages } from '@pageferry/wire'
 import t, { type Test } from 'tap'
 import { BulkLane } from '../src/lanes/bulk-lane.js'
 import { BulkCompression } from '../src/lanes/lane-compression.js'
-import { sendHashes } from '../src/rounds/hash-sender.js'
 import type { Pace } from '../src/rounds/pacing.js'
 import { PageReader } from '../src/rounds/page-reader.js'
 import { type SendOptions, sendPages } from '../src/rounds/page-sender.js'
-import {
-  areaMap,
-  connectBulk,
-  contentOf,
-  pagesOf,
-  Receiver,
-  startPages,
-  type Workload,
-} from './fixtures/workload.js'
+import { areaMap, connectBulk, contentOf, Receiver, startPages, type Workload } from './fixtures/workload.js'
 
 /** More than the windows of three lanes hold. */
 const nrPages = 4000
@@ -213,38 +203,5 @@ t.test('sending a set of pages', async (t) => {
     await t.rejects(sending, { message: 'enough' })
     t.ok(progress >= maxBatchPages && progress < nrPages, `stopped by the window after ${progress} pages`)
     t.notOk(lanes[0].hasRoom)
-  })
-
-  await t.test('hashes are of the memory itself, zeros too, and end with the last frame', async (t) => {
-    const frames: FrameOf<'pageHashes'>[] = []
-    const received = new Map<number, bigint>()
-    const pages = PageSet.of([workload.first, 1500], [workload.first + 2000, 10])
-    const send: Parameters<typeof sendHashes>[3] = (frame, payload) => {
-      if (frame.type !== 'pageHashes') throw new Error(frame.type)
-      frames.push(frame)
-      const hashes = payloadToHashes(payload)
-      let at = 0
-      for (const page of pagesOf(frame.runs)) received.set(page - workload.first, hashes[at++])
-    }
-    await sendHashes(pages, workload.pid, workload.memFd, send, 1)
-    t.equal(received.size, 1510)
-    const page = new BigUint64Array(pageBytes / 8)
-    const hash = new BigUint64Array(1)
-    const wrong = [...received].filter(([index, value]) => {
-      memory.hashPages(new Uint8Array(page.fill(contentOf(index)).buffer), 1, hash)
-      return hash[0] !== value
-    })
-    t.same(wrong, [])
-    t.ok(frames.length > 1)
-    t.same(
-      frames.map(({ last }) => last),
-      frames.map((_, i) => i === frames.length - 1),
-    )
-
-    frames.length = 0
-    await sendHashes(new PageSet(), workload.pid, workload.memFd, send, 1)
-    t.match(frames, [{ last: true, runs: new Float64Array(0) }], 'also when there is nothing to hash')
-    const unreadable = sendHashes(PageSet.of([0, 1]), workload.pid, workload.memFd, send, 1)
-    await t.rejects(unreadable, { code: 'WORKLOAD_CHANGED' })
   })
 })

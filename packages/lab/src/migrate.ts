@@ -7,6 +7,7 @@ import {
   type MigrationReport,
   mergeReports,
   type SourceReport,
+  type VerifySetting,
 } from '@pageferry/migration'
 import {
   isFinal,
@@ -28,7 +29,8 @@ export interface MigrationOptions {
   /** Default: pages are compressed where that was measured to gain. */
   compression?: CompressionSetting
   newPidNamespace?: boolean
-  verify?: boolean
+  /** Default off. */
+  verify?: VerifySetting
   /** Pages are sent only when they are asked for, for so long after the handover. */
   pushDelayMs?: number
   /** false: only pages that somebody waits for are asked for. Default true. */
@@ -62,6 +64,8 @@ export interface MigrationResult extends Sides {
   id: string
   /** true: the workload runs, or ran, on the destination and the source has let go of it. */
   migrated: boolean
+  /** It runs, or ran, on the destination, but its memory was not proven: the source keeps the original, frozen. */
+  kept: boolean
   /** The workload stood still for it, or was about to: whatever went wrong then is a failure and no refusal. */
   touched: boolean
   /** The caller stopped watching after the commit; the services go on by themselves. */
@@ -129,6 +133,7 @@ const touchedStates = [
   'committed',
   'serving',
   'released',
+  'kept',
   'abandonedBack',
 ]
 
@@ -163,7 +168,7 @@ class Migration {
     try {
       const dialled = via === undefined ? dataUrl : await via(dataUrl)
       const accepted = await destination.createMigration({
-        ...{ id, token, source: dialled, verify, prefetch, newPidNamespace, imagesDir, injectFault },
+        ...{ id, token, source: dialled, prefetch, newPidNamespace, imagesDir, injectFault },
       })
       this.#note(accepted)
     } catch (error) {
@@ -174,7 +179,8 @@ class Migration {
     await this.#watch(id, signal)
     const migrated = this.#sides.source?.state === 'finished' && this.#sides.destination?.state === 'finished'
     const touched = this.#touched
-    return { id, ...this.#sides, migrated, touched, unwatched: this.#tooLate && !migrated }
+    const kept = this.#sides.source?.report?.outcome === 'kept'
+    return { id, ...this.#sides, migrated, kept, touched, unwatched: this.#tooLate && !migrated && !kept }
   }
 
   /** Follows both sides to their ends. */

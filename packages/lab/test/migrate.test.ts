@@ -83,7 +83,14 @@ t.test('the reason comes from the side that has it', async (t) => {
 
 t.test('a report of a migration that failed early is complete, with zeros', async (t) => {
   const source = side('source', 'failed', 'running', { report: { rounds: [], totalMs: 12 } })
-  const report = reportOf({ id: base.id, source, migrated: false, touched: false, unwatched: false })
+  const report = reportOf({
+    id: base.id,
+    source,
+    migrated: false,
+    kept: false,
+    touched: false,
+    unwatched: false,
+  })
   t.match(report, {
     id: base.id,
     workload: { pid: 10005 },
@@ -92,7 +99,7 @@ t.test('a report of a migration that failed early is complete, with zeros', asyn
     totalMs: 12,
     verify: null,
   })
-  t.equal(reportOf({ id: base.id, migrated: false, touched: false, unwatched: false }), null)
+  t.equal(reportOf({ id: base.id, migrated: false, kept: false, touched: false, unwatched: false }), null)
 })
 
 async function startService(t: Test, role: Status['role']): Promise<Service> {

@@ -20,6 +20,7 @@ export const PHASES = [
   'restore',
   'resume',
   'postcopy',
+  'verify',
   'drain',
 ] as const
 export type PhaseName = (typeof PHASES)[number]

@@ -1,7 +1,7 @@
 import { pageBytes } from '@pageferry/base'
 import type { CompressionCounts } from '@pageferry/wire'
 import type { Outcome } from './machine.js'
-import type { Mode } from './settings.js'
+import type { Mode, VerifySetting } from './settings.js'
 
 /** One pre-dump round, or the final one. Pages are base pages of 4 KiB; bytes are what the lanes carried. */
 export interface RoundReport {
@@ -39,9 +39,28 @@ export interface FaultsReport {
   stallMs: number
 }
 
+/** One page whose memory on the destination is not the original's. */
+export interface DifferingPage {
+  /** Of the page in the workload, hexadecimal with 0x. */
+  address: string
+  /** The area it lies in: a name as in /proc/PID/maps, or what kind of memory it is. '' when nobody knows it. */
+  area: string
+}
+
 export interface VerifyReport {
+  when: Exclude<VerifySetting, 'off'>
+  /** Pages whose hash was compared with the original's. */
   pages: number
+  /** Pages that differ, are there and must not be, or are not there and must be. */
   mismatches: number
+  /** Pages that were not compared, because the original or its hash was lost. */
+  unproven: number
+  /** The first few that count as mismatches or unproven. */
+  differing: DifferingPage[]
+  /** In the downtime: looking for pages that must be absent, and all comparing of before-resume. */
+  downtimeMs: number
+  /** After the last lazy page had come. The workload runs meanwhile. */
+  proofMs: number
 }
 
 /** What `--report FILE` writes. Field names are stable API. */
@@ -232,12 +251,20 @@ export function formatReport(report: MigrationReport): string[] {
       `  zstd       ${count(compressed.pages)} pages in ${bytes(compressed.bytes)}, ${ratio.toFixed(1)} times smaller`,
     )
   }
-  if (verify === null) lines.push('  verify     not asked for')
-  else if (verify.mismatches === 0)
-    lines.push(
-      `  verify     ${count(verify.pages)} pages compared, all equal; reading them made the blackout longer`,
-    )
-  else lines.push(`  verify     ${count(verify.mismatches)} of ${count(verify.pages)} pages DIFFER`)
+  return [...lines, ...verifyLines(verify)]
+}
+
+function verifyLines(verify: VerifyReport | null): string[] {
+  if (verify === null) return ['  verify     not asked for']
+  const { when, pages, mismatches, unproven, differing, downtimeMs, proofMs } = verify
+  const compared = plural(pages, 'page')
+  if (mismatches + unproven === 0) {
+    const cost =
+      when === 'before-resume' ? `, ${ms(downtimeMs)} of the downtime` : ` in ${ms(proofMs)} while it ran`
+    return [`  verify     ${compared} compared${cost}, all equal`]
+  }
+  const lines = [`  verify     ${count(mismatches)} of ${compared} DIFFER, ${count(unproven)} not compared`]
+  for (const { address, area } of differing) lines.push(`             ${address} ${area}`)
   return lines
 }
 

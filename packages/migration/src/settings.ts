@@ -8,6 +8,14 @@ export type Mode = (typeof MODES)[number]
 export const COMPRESSION_SETTINGS = ['auto', 'off', 'zstd'] as const
 export type CompressionSetting = (typeof COMPRESSION_SETTINGS)[number]
 
+/**
+ * When the memory on the destination is compared with the frozen original. after-resume: costs no downtime; a difference
+ * is found while the workload runs on the destination, and the original is kept. before-resume: costs downtime; a
+ * difference in what the workload resumes with keeps it on the source. Lazy pages are compared after the resume in both.
+ */
+export const VERIFY_SETTINGS = ['off', 'after-resume', 'before-resume'] as const
+export type VerifySetting = (typeof VERIFY_SETTINGS)[number]
+
 /** What a user chooses for one migration. */
 export interface Settings {
   mode: Mode
@@ -23,8 +31,7 @@ export interface Settings {
    * never held back: the final round, and pages that it faults on.
    */
   maxBandwidthMbit: number
-  /** Hash the frozen original and compare it with what was installed. Costs downtime. */
-  verify: boolean
+  verify: VerifySetting
   /** Connections for page batches. */
   bulkLanes: number
   /** What each of them may have sent without acknowledgement. */
@@ -40,7 +47,7 @@ export const DEFAULT_SETTINGS: Readonly<Settings> = {
   // The project's later blackout target.
   maxDowntimeMs: 25,
   maxBandwidthMbit: 0,
-  verify: false,
+  verify: 'off',
   bulkLanes: 1,
   // As wire/limits.ts, where the reason is.
   bulkWindowMiB: 4,
@@ -101,8 +108,10 @@ export function parseSettings(input: Readonly<Record<string, unknown>>): Setting
   }
   if (isMode(mode)) settings.mode = mode
   else if (mode !== undefined) problems.push(`mode must be one of ${MODES.join(', ')}, not ${show(mode)}`)
-  if (typeof verify === 'boolean') settings.verify = verify
-  else if (verify !== undefined) problems.push(`verify must be true or false, not ${show(verify)}`)
+  const when = VERIFY_SETTINGS.find((each) => each === verify)
+  if (when !== undefined) settings.verify = when
+  else if (verify !== undefined)
+    problems.push(`verify must be one of ${VERIFY_SETTINGS.join(', ')}, not ${show(verify)}`)
   if (problems.length > 0) {
     throw new PageferryError('BAD_REQUEST', problems.join('; '), { details: { problems } })
   }

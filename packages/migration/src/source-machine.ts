@@ -218,6 +218,11 @@ export function sourceWorkloadAt(state: SourceState): WorkloadAt {
   }
 }
 
+/** The destination has the whole dump, and the original has been neither resumed nor killed. */
+export function isFrozenForGood(state: SourceState): boolean {
+  return ['awaitingReady', 'committed', 'serving'].includes(state.name)
+}
+
 /** Nothing more is expected; the machine still answers a peer that missed the last message. */
 export function isSourceFinal(state: SourceState): boolean {
   return ['released', 'kept', 'resumed', 'abandonedBack', 'exited'].includes(state.name)

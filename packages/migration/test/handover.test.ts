@@ -121,7 +121,13 @@ t.test('whatever fails, exactly one side runs the workload, and it is never lost
   if (result.failed) t.comment(`FC_SEED=${result.seed} replays this\n${result.errorInstance}`)
   t.notOk(result.failed, fc.defaultReportMessage(result) ?? 'no counterexample')
   t.comment(`ends reached: ${JSON.stringify(Object.fromEntries(ends))}`)
-  for (const end of ['released/done', 'kept/done', 'resumed/discarded', 'resumed/abandoned', 'abandonedBack/abandoned']) {
+  for (const end of [
+    'released/done',
+    'kept/done',
+    'resumed/discarded',
+    'resumed/abandoned',
+    'abandonedBack/abandoned',
+  ]) {
     t.ok((ends.get(end) ?? 0) > numRuns / 500, `${end} was reached often enough to mean something`)
   }
 })

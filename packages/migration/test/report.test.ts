@@ -9,6 +9,7 @@ import {
   parseSettings,
   percentile,
   type SourceReport,
+  type VerifyReport,
 } from '../src/index.js'
 
 const source: SourceReport = {
@@ -24,6 +25,11 @@ const source: SourceReport = {
   blackout: { freezeMs: 2, captureMs: 5 },
   totalMs: 1234.567,
 }
+const differing = [{ address: '0x7f0000001000', area: '[heap]' }]
+const verify: VerifyReport = {
+  ...{ when: 'after-resume', pages: 65536, mismatches: 0, unproven: 0, differing: [] },
+  ...{ downtimeMs: 1.5, proofMs: 120 },
+}
 const destination: DestinationReport = {
   blackout: { restoreMs: 8, resumeMs: 1 },
   faults: faultsFromSamples([100, 300, 200]),
@@ -31,7 +37,7 @@ const destination: DestinationReport = {
   prefetchedPages: 40,
   usefulPrefetchedPages: 38,
   drainMs: 90.1,
-  verify: { pages: 65536, mismatches: 0 },
+  verify,
 }
 
 t.test('merging', async (t) => {
@@ -104,10 +110,17 @@ t.test('the readable form', async (t) => {
   t.match(lines[0], 'Migration m1 (hybrid) of python3, pid 42, 1 thread')
   t.match(lines.join('\n'), /round 1 +65,536 pages, 100 of them zero, 256\.0 MiB in 212\.5 ms/)
   t.match(lines.join('\n'), /40 pages asked for ahead, 38 known to be useful/)
-  t.match(lines.join('\n'), /65,536 pages compared, all equal/)
+  t.match(lines.join('\n'), /65,536 pages compared in 120\.0 ms while it ran, all equal/)
   t.notMatch(lines.join('\n'), /NaN|undefined/)
-  const bad = formatReport(mergeReports(source, { ...destination, verify: { pages: 9, mismatches: 2 } }))
-  t.match(bad.join('\n'), /2 of 9 pages DIFFER/)
+  const bad = formatReport(
+    mergeReports(source, { ...destination, verify: { ...verify, pages: 9, mismatches: 2, differing } }),
+  )
+  t.match(bad.join('\n'), /2 of 9 pages DIFFER, 0 not compared\n +0x7f0000001000 \[heap\]/)
+  const strict = { ...verify, when: 'before-resume', downtimeMs: 80 } as const
+  t.match(
+    formatReport(mergeReports(source, { ...destination, verify: strict })).join('\n'),
+    /compared, 80\.0 ms of the downtime, all equal/,
+  )
 })
 
 t.test('settings', async (t) => {
@@ -115,16 +128,16 @@ t.test('settings', async (t) => {
     mode: 'hybrid',
     maxRounds: 8,
     maxDowntimeMs: 25,
-    verify: false,
+    verify: 'off',
     maxBandwidthMbit: 0,
     bulkLanes: 1,
     bulkWindowMiB: 4,
     compression: 'auto',
   })
-  t.match(parseSettings({ mode: 'postcopy', maxRounds: '3', verify: true, pid: 1 }), {
+  t.match(parseSettings({ mode: 'postcopy', maxRounds: '3', verify: 'after-resume', pid: 1 }), {
     mode: 'postcopy',
     maxRounds: 3,
-    verify: true,
+    verify: 'after-resume',
   })
   const wrong = {
     mode: 'fast',

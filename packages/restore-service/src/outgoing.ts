@@ -1,7 +1,7 @@
 import { type ErrorInfo, PageferryError } from '@pageferry/base'
 import { hostFacts } from '@pageferry/checkpoint'
 import type { DestinationReport, Message } from '@pageferry/migration'
-import { errorToFrame, type Frame, toJsonText } from '@pageferry/wire'
+import { errorToFrame, errorToJson, type Frame, toJsonText } from '@pageferry/wire'
 
 /** What the destination's words carry, beyond what the machine knows. */
 export interface WordFacts {
@@ -23,7 +23,7 @@ export function frameOf(message: Message, { pid, report, readyParts }: WordFacts
     case 'running':
       return { type: 'running', resumeMs, pid }
     case 'drained':
-      return { type: 'drained', statsJson: toJsonText(report) }
+      return { type: 'drained', statsJson: toJsonText(report), errorJson: errorToJson(message.error) }
     case 'abandoned':
       return { type: 'abandoned', reason: message.reason ?? '' }
     case 'failed':

@@ -1,7 +1,7 @@
 import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import type { FreezerRecord } from '@pageferry/checkpoint'
-import type { DestinationReport } from '@pageferry/migration'
+import type { DestinationReport, VerifySetting } from '@pageferry/migration'
 import type { WorkerChannel, WorkerSpec } from '@pageferry/service/worker'
 
 /** What a successor must know beyond the journal and what the keeper holds. Each from the step named on. */
@@ -14,6 +14,7 @@ export interface Remembered {
   nsPid?: number
   comm?: string
   threads?: number
+  verify?: VerifySetting
 }
 
 /** The same, but found out in the freeze. */

@@ -1,4 +1,3 @@
-import { existsSync, rmSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
 import {
   createLogger,
@@ -8,7 +7,7 @@ import {
   RecordFile,
   toErrorInfo,
 } from '@pageferry/base'
-import { endRehearsal, Freezer, ProcessImages, type Restorer, rehearse } from '@pageferry/checkpoint'
+import { endRehearsal, Freezer, ProcessImages, rehearse } from '@pageferry/checkpoint'
 import { Heir } from '@pageferry/kernel'
 import {
   type DestinationEffect,
@@ -22,6 +21,7 @@ import {
   type Phases,
   startDestination,
   stepDestination,
+  type VerifySetting,
   type WorkloadExit,
 } from '@pageferry/migration'
 import { LazyMap } from '@pageferry/pages'
@@ -48,8 +48,8 @@ import { ImageReceiver } from './rounds/images.js'
 import { RoundInlet } from './rounds/inlet.js'
 import { type FinalSets, RoundReceiver } from './rounds/receiver.js'
 import { StoredImages } from './rounds/stored-images.js'
-import { Verifier } from './rounds/verifier.js'
 import { watchSilence } from './timeouts.js'
+import { Verifier } from './verify/verifier.js'
 
 /** The as_id of the workload's root. */
 const rootAsId = 1
@@ -120,7 +120,10 @@ export class DestinationWorker {
         this.#lazy?.onPushed(batch)
         if (batch.payload !== undefined) lane.taken(batch, batch.payload.length)
       },
-      onRedialled: (lane, index) => this.#driver.post({ type: 'reconnected', lane, index }),
+      onRedialled: (lane, index) => {
+        if (lane === 'control') this.#verifier?.reconnected()
+        this.#driver.post({ type: 'reconnected', lane, index })
+      },
       onPeerUnknown: () => this.#driver.post({ type: 'peerUnknown' }),
     })
     this.#journal = RecordFile.open(`${stateDir}/journal`)
@@ -128,6 +131,7 @@ export class DestinationWorker {
     if (takeover) {
       endRehearsal(this.#rehearsalDir)
       this.#process.adopt(this.#records.known)
+      this.#verifier = this.#verifierFor(this.#records.known.verify)
     }
     this.#driver = new Driver(takeover ? destinationStateFromJournal(records) : startDestination(), {
       step: stepDestination,
@@ -149,8 +153,13 @@ export class DestinationWorker {
     return `${this.#spec.stateDir}/rehearsal`
   }
 
-  get #hashesFile(): string {
-    return `${this.#spec.stateDir}/hashes`
+  /** --verify; null: nobody asked for it. In a successor it goes on with what is on record. */
+  #verifierFor(when: VerifySetting = 'off'): Verifier | null {
+    if (when === 'off') return null
+    const logPath = `${this.#spec.stateDir}/hashes`
+    const asId = this.#begin?.asId ?? rootAsId
+    const send = (frame: Frame): void => this.#lanes.send(frame)
+    return new Verifier({ when, asId, logPath, send }, this.#report.verify)
   }
 
   #onExit(exit: WorkloadExit): void {
@@ -172,7 +181,8 @@ export class DestinationWorker {
       case 'thawSkeleton':
         return this.#phases.run('resume', () => this.#thaw())
       case 'startPostcopy':
-        return this.#phases.run('postcopy', () => this.#runPostcopy(signal))
+        await this.#phases.run('postcopy', () => this.#runPostcopy(signal))
+        return this.#phases.run('verify', () => this.#prove(signal))
       case 'discardSkeleton':
         this.#process.discard()
         return
@@ -215,7 +225,8 @@ export class DestinationWorker {
         this.#imageReceiver.add(frame, payload)
         return
       case 'pageHashes':
-        this.#verifier?.add(frame, payload)
+        if (this.#verifier === null) throw new PageferryError('PROTOCOL', 'hashes that nobody asked for')
+        this.#verifier.answered(frame, payload)
         return
       case 'roundBegin':
         if (frame.final) this.#status.beQuiet()
@@ -228,8 +239,11 @@ export class DestinationWorker {
         this.#begin = frame
         this.#post({ type: 'begin', frame })
         return
-      case 'cancel':
       case 'failed':
+        this.#verifier?.originalLost(PageferryError.fromInfo(frameToError(frame)))
+        this.#post({ type: frame.type, error: frameToError(frame) })
+        return
+      case 'cancel':
         this.#post({ type: frame.type, error: frameToError(frame) })
         return
       default:
@@ -255,9 +269,11 @@ export class DestinationWorker {
       this.#lanes.send({ type: 'clockRequest' })
       return this.#inbox.next('clockReply', signal)
     })
-    const { pid: nsPid, comm, tids } = begin
+    const { pid: nsPid, comm, tids, verify } = begin
+    this.#verifier = this.#verifierFor(verify)
+    this.#verifier?.createLog()
     const freezer = Freezer.atTop(this.#spec.id)
-    await this.#records.keep({ freezer: freezer.record, nsPid, comm, threads: tids.length })
+    await this.#records.keep({ freezer: freezer.record, nsPid, comm, threads: tids.length, verify })
     const newPidNamespace = this.#spec.request.newPidNamespace === true
     const { restorer, keeper } = await this.#process.create(freezer, {
       nsPid,
@@ -267,9 +283,9 @@ export class DestinationWorker {
     appointHeir(keeper, this.#heir)
     holdSkeleton(keeper, begin.asId, restorer.uffd)
     this.#records.createFile()
-    if (begin.verify || this.#spec.request.verify === true) this.#verifier = new Verifier()
+    const hashLog = this.#verifier?.roundLog
     const receiver = new RoundReceiver(restorer, this.#images, begin.asId, {
-      open: (target) => this.#lanes.openTarget(target),
+      open: (target) => this.#lanes.openTarget({ ...target, hashLog }),
       close: () => this.#lanes.closeTarget(),
     })
     this.#rounds.fillSkeleton(receiver)
@@ -287,13 +303,15 @@ export class DestinationWorker {
     restorer.beginState(this.#images)
   }
 
-  #noteLazy({ lazy }: FinalSets): void {
+  #noteLazy(sets: FinalSets): void {
     const { restorer, keeper } = this.#process
     if (restorer === null || keeper === null) throw new PageferryError('INTERNAL', 'no skeleton')
-    const map = new LazyMap(lazy.clone(), restorer.map.registered.clone())
+    const map = new LazyMap(sets.lazy.clone(), restorer.map.registered.clone())
     const asId = this.#begin?.asId ?? rootAsId
     const space = AddressSpace.create(keeper, asId, restorer.uffd, { lazy: map, unsettled: [] })
     this.#spaces = new Map([[asId, [space]]])
+    // Meanwhile the last pages are on their way.
+    this.#verifier?.checkAbsent(restorer, sets)
   }
 
   /** Afterwards the skeleton is the workload, frozen at the instruction where the original stands. */
@@ -303,7 +321,8 @@ export class DestinationWorker {
     const rounds = this.#rounds.receiver
     const sets = await rounds.finalSets(signal)
     const began = performance.now()
-    await this.#phases.run('reconcile', () => this.#verify(restorer, sets))
+    await this.#phases.run('reconcile', () => this.#verifier?.checkSkeleton(restorer, sets, signal))
+    if (this.#verifier !== null) this.#report.verify = this.#verifier.report
     const { pid, memFd } = restorer.skeleton
     this.#stored?.storePages({ pid, memFd, nsPid: restorer.nsPid }, sets)
     const verified = performance.now()
@@ -311,20 +330,11 @@ export class DestinationWorker {
       restorer.finishState(this.#images)
       this.#process.freeze()
     })
-    this.#verifier?.save(this.#hashesFile)
     this.#report.blackout.restoreMs = performance.now() - began // for a successor, who does not see the rest
     this.#records.saveRestore({ pid, finalRound: rounds.round, report: this.#report })
     const ended = performance.now()
     this.#report.blackout.restoreMs = ended - began
     this.#readyParts = { verifyMs: verified - began, stateMs: ended - verified }
-  }
-
-  #verify(restorer: Restorer, sets: FinalSets): void {
-    const verifier = this.#verifier
-    if (verifier === null) return
-    verifier.checkSkeleton(restorer, sets)
-    this.#report.verify = verifier.report
-    verifier.throwIfDifferent()
   }
 
   /** Its first faults wait until Postcopy starts, which is next. */
@@ -343,9 +353,6 @@ export class DestinationWorker {
     if (takenOver) {
       this.#heir = Heir.start()
       appointHeir(keeper, this.#heir)
-      if (existsSync(this.#hashesFile)) {
-        this.#verifier = Verifier.load(this.#hashesFile, this.#report.verify)
-      }
     }
     const totalPages = [...spaces.values()].flat().reduce((sum, { lazy }) => sum + lazy.pendingCount, 0)
     const round = (this.#records.known.finalRound ?? 1) + 1
@@ -375,21 +382,33 @@ export class DestinationWorker {
     for (const [asId, [workload]] of spaces) {
       const { uffd, gate } = workload
       if (gate === null) continue
-      const hashes = this.#verifier !== null
-      this.#lanes.openTarget({ kind: 'lazy', asId, round, uffd, gate: gate.buffer, hashes })
+      const hashLog = this.#verifier?.lazyLog
+      this.#lanes.openTarget({ kind: 'lazy', asId, round, uffd, gate: gate.buffer, hashLog })
     }
     if (this.#process.exit !== undefined) phase.processGone(rootAsId)
     await running
     Object.assign(this.#report, phase.report)
-    if (this.#verifier !== null) this.#report.verify = this.#verifier.report
     phase.release()
     if (this.#heir !== null) dismissHeir(keeper, this.#heir)
-    rmSync(this.#hashesFile, { force: true })
     restorer?.skeleton.close()
+  }
+
+  /** The workload runs on its own now; the frozen original waits for this. */
+  async #prove(signal: AbortSignal): Promise<void> {
+    if (this.#verifier === null) return
+    try {
+      await this.#verifier.prove(signal)
+    } catch (error) {
+      if (!signal.aborted) this.#log.error({ verify: this.#verifier.report }, (error as Error).message)
+      throw error
+    } finally {
+      this.#report.verify = this.#verifier.report
+    }
   }
 
   async #finish(outcome: Outcome, error?: ErrorInfo): Promise<void> {
     const cause = this.#status.end(outcome, error)
+    this.#verifier?.removeLog()
     if (cause !== null && outcome === 'discarded' && !this.#lanes.isConnected) {
       await this.#lanes.sayFailed(cause)
     }

@@ -1,5 +1,9 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { addressOf, pageBytes, pageOf } from '@pageferry/base'
 import { InstallGate, memory, uffd, ZstdCompressor } from '@pageferry/kernel'
+import { PageSet } from '@pageferry/pages'
 import { Child } from '@pageferry/testing/child'
 import { eventually } from '@pageferry/testing/eventually'
 import { lanePair, Recorder } from '@pageferry/testing/sockets'
@@ -7,6 +11,7 @@ import { defaultTerms, type FrameOf, type LaneTerms, minBulkWindowBytes } from '
 import t, { type Test } from 'tap'
 import { BulkInstaller } from '../src/lanes/bulk-installer.js'
 import type { FromBulkThread, Pushed } from '../src/lanes/bulk-messages.js'
+import { HashLog, readHashLog } from '../src/verify/hash-log.js'
 import { pages } from './fixtures/skeleton.js'
 
 const nrPages = 64
@@ -14,7 +19,11 @@ const asId = 1
 const round = 5
 const none = new Float64Array(0)
 
-async function setUp(test: Test, hashes = false, terms?: LaneTerms) {
+async function setUp(test: Test, isHashed = false, terms?: LaneTerms) {
+  const directory = mkdtempSync(join(tmpdir(), 'pageferry-bulk-'))
+  test.teardown(() => rmSync(directory, { recursive: true }))
+  const logPath = join(directory, 'hashes')
+  HashLog.create(logPath)
   const child = new Child(nrPages)
   test.teardown(() => child.end())
   uffd.api(child.uffd, uffd.UFFD_FEATURE_EVENT_REMOVE)
@@ -30,7 +39,10 @@ async function setUp(test: Test, hashes = false, terms?: LaneTerms) {
     if (message.type === 'pushed') pushed.push(message.batch)
   })
   const open = () =>
-    installer.open({ kind: 'lazy', asId, round, uffd: child.uffd, gate: gate.buffer, hashes })
+    installer.open({
+      ...{ kind: 'lazy', asId, round, uffd: child.uffd, gate: gate.buffer },
+      ...(isHashed && { hashLog: logPath }),
+    })
   let sequence = 0
   const push = (runs: Float64Array, bytes: number[], more: Partial<FrameOf<'pageBatch'>> = {}): void => {
     const frame = {
@@ -46,7 +58,7 @@ async function setUp(test: Test, hashes = false, terms?: LaneTerms) {
     installer.onBatch(lane, frame, pages(...bytes))
   }
   const read = (at: number): bigint => child.call('r', addressOf(first + at))
-  return { child, first, gate, source, lane, acks, pushed, installer, open, push, read }
+  return { child, first, gate, source, lane, acks, pushed, installer, open, push, read, logPath }
 }
 
 t.test('pushed pages go into the running process', async (t) => {
@@ -58,7 +70,7 @@ t.test('pushed pages go into the running process', async (t) => {
   push(Float64Array.of(first + 1, 2), [9, 3], { zeroRuns: Float64Array.of(first + 5, 1) })
   t.match(pushed[1], { installed: 2 }, 'what is there stays')
   t.same([0, 1, 2, 5].map(read), [1n, 2n, 3n, 0n])
-  t.notOk(pushed.some(({ payload, hashes }) => payload !== undefined || hashes !== undefined))
+  t.notOk(pushed.some(({ payload, isUnlogged }) => payload !== undefined || isUnlogged))
   await eventually('they are acknowledged', () => acks.frames.length === 2)
   t.match(acks.frames, [
     { type: 'batchAck', sequence: 1, bytes: 2 * pageBytes },
@@ -97,13 +109,17 @@ t.test('pages that only the worker can place come along, and are acknowledged by
   t.match(nextAcks.frames, [{ sequence: 3 }], 'and not what came on the connection that is gone')
 })
 
-t.test('hashes of what came, for whoever compares', async (t) => {
-  const { first, pushed, open, push } = await setUp(t, true)
+t.test('hashes of what came are on record', async (t) => {
+  const { first, pushed, open, push, logPath } = await setUp(t, true)
   open()
-  push(Float64Array.of(first, 1, first + 4, 1), [1, 2])
-  const expected = new BigUint64Array(2)
-  memory.hashPages(pages(1, 2), 2, expected)
-  t.same(pushed[0].hashes, expected)
+  const runs = Float64Array.of(first, 1, first + 4, 1)
+  push(runs, [1, 2], { zeroRuns: Float64Array.of(first + 9, 1) })
+  const expected = new BigUint64Array(3)
+  memory.hashPages(pages(1, 2, 0), 3, expected)
+  const installed = readHashLog(logPath)
+  t.same(installed.comparable, PageSet.of([first, 1], [first + 4, 1], [first + 9, 1]))
+  t.same(installed.hashesOf(Float64Array.of(first, 1, first + 4, 1, first + 9, 1), 3), expected)
+  t.equal(pushed[0].isUnlogged, false)
 })
 
 t.test('nothing is installed once the gate is closed', async (t) => {
@@ -123,7 +139,7 @@ function compressed(...bytes: number[]): Uint8Array {
 }
 
 t.test('compressed pages', async (t) => {
-  const { first, acks, pushed, installer, lane, open, read } = await setUp(t, true, agreed)
+  const { first, acks, pushed, installer, lane, open, read, logPath } = await setUp(t, true, agreed)
   open()
   const batch = { type: 'pageBatch', asId, round, sequence: 1, zeroRuns: none } as const
   const payload = compressed(1, 2, 3)
@@ -132,7 +148,7 @@ t.test('compressed pages', async (t) => {
   t.match(pushed, [{ sequence: 1, installed: 3 }])
   const expected = new BigUint64Array(3)
   memory.hashPages(pages(1, 2, 3), 3, expected)
-  t.same(pushed[0].hashes, expected)
+  t.same(readHashLog(logPath).hashesOf(runs, 3), expected)
   t.same([0, 1, 9].map(read), [1n, 2n, 3n])
   await eventually('they are acknowledged', () => acks.frames.length === 1)
   t.match(acks.frames, [{ sequence: 1, bytes: 3 * pageBytes }], 'as pages: both windows count those')

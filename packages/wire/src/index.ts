@@ -1,7 +1,9 @@
 export { decodeFrame, decodeHello, encodeFrame, encodeFrameInto, encodeHeader } from './frames/codec.js'
 export {
   type ErrorFrameType,
+  errorFromJson,
   errorToFrame,
+  errorToJson,
   frameToError,
   fromJsonText,
   toJsonText,

@@ -67,9 +67,7 @@ const image: FrameOf<'image'> = { type: 'image', asId: 1, round: 1, name: 'mm', 
 const hashes: FrameOf<'pageHashes'> = {
   type: 'pageHashes',
   asId: 1,
-  kind: 'present',
   runs: at(1, 2),
-  last: true,
 }
 const failed: FrameOf<'failed'> = { type: 'failed', code: 'KERNEL', message: 'm', detailsJson: '' }
 const hello: FrameOf<'hello'> = {
@@ -86,7 +84,7 @@ const facts = {
 }
 const begin: FrameOf<'begin'> = {
   ...{ type: 'begin', source: facts, asId: 1, pid: 77, comm: 'python3', tids: [77], residentPages: 10 },
-  ...{ mode: 'hybrid', verify: true, files: [], monotonicNs: ns, boottimeNs: ns },
+  ...{ mode: 'hybrid', verify: 'after-resume', files: [], monotonicNs: ns, boottimeNs: ns },
 }
 
 const valid: Frame[] = [
@@ -129,6 +127,12 @@ const refused: [what: string, fault: WireFault, frame: Frame, payloadBytes?: num
   ['a run whose end is not exact', 'BAD_RUNS', { ...batch, zeroRuns: at(2, 2 ** 53) }],
   ['zero and contents', 'BAD_RUNS', { ...batch, runs: at(8, 4), zeroRuns: at(1, 3, 11, 4) }],
   ['an empty batch', 'BAD_RUNS', { ...batch, runs: none }],
+  ['a request for no hashes', 'BAD_RUNS', { type: 'hashRequest', asId: 1, runs: none }],
+  [
+    'a request for too many hashes',
+    'TOO_LARGE',
+    { type: 'hashRequest', asId: 1, runs: at(0, maxHashPages + 1) },
+  ],
   ['an empty discard', 'BAD_RUNS', { type: 'discard', asId: 1, round: 1, runs: none }],
   ['a page too many in a batch', 'TOO_LARGE', { ...batch, runs: at(0, maxBatchPages + 1) }, maxPayloadBytes],
   [

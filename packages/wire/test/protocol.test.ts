@@ -26,7 +26,16 @@ const bodyNumbers = {
     released: 15,
     abandoned: 16,
   },
-  ...{ cancel: 17, failed: 18, clockRequest: 19, clockReply: 20, pageHashes: 21, refusal: 22 },
+  ...{
+    cancel: 17,
+    failed: 18,
+    clockRequest: 19,
+    clockReply: 20,
+    pageHashes: 21,
+    refusal: 22,
+    hashRequest: 23,
+    kept: 24,
+  },
   ...{ pageRequest: 30, pageReply: 31, pageBatch: 40, batchAck: 41, discard: 42 },
 }
 

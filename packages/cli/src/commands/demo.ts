@@ -45,7 +45,7 @@ async function show(lab: Lab, signal: AbortSignal): Promise<void> {
   const result = await migrateInLab(
     lab,
     pid,
-    { mode: 'hybrid', verify: true },
+    { mode: 'hybrid', verify: 'after-resume' },
     progress.update,
     signal,
   ).finally(() => progress.stop())

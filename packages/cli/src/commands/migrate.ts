@@ -7,7 +7,7 @@ import {
   reportOf,
   whereabouts,
 } from '@pageferry/lab'
-import { ExitWith, failureStatus, printError } from '../errors.js'
+import { ExitWith, failureStatus, printError, unprovenStatus } from '../errors.js'
 import { Progress } from '../ui/progress.js'
 import { printReport, requireWritable, writeReport } from '../ui/report.js'
 
@@ -21,7 +21,7 @@ export interface MigrationFlags {
   bulkWindow?: number
   compression?: MigrationOptions['compression']
   newPidNamespace?: boolean
-  verify?: boolean
+  verify?: MigrationOptions['verify']
   prefetch?: boolean
   tracker?: 'wp-async' | 'soft-dirty' | 'page-hash'
   images?: string
@@ -99,7 +99,7 @@ export function conclude(
   if (report !== null) {
     if (reportFile !== undefined) writeReport(reportFile, report)
     // Of a migration that failed there is one thing to read, and that is why.
-    if (result.migrated || result.unwatched) printReport(report, out)
+    if (result.migrated || result.kept || result.unwatched) printReport(report, out)
   }
   if (result.migrated) {
     out.write(`${whereabouts(result)}\n`)
@@ -112,5 +112,5 @@ export function conclude(
   const failure = failureOf(result)
   printError(failure)
   process.stderr.write(`${whereabouts(result)}\n`)
-  throw new ExitWith(failureStatus(failure, result.touched))
+  throw new ExitWith(result.kept ? unprovenStatus : failureStatus(failure, result.touched))
 }

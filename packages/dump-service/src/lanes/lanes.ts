@@ -143,8 +143,9 @@ export class SourceLanes {
   }
 
   /** On the control lane; dropped when there is none: who needs an answer hears of the loss. */
-  send(frame: Frame, payload?: Uint8Array): void {
-    this.#control?.send(frame, payload)
+  send(frame: Frame, payload?: Uint8Array, done?: () => void): void {
+    if (this.#control === null) done?.()
+    else this.#control.send(frame, payload, done)
   }
 
   sendImage({ name, bytes }: NamedImage, round: number): void {

@@ -1,7 +1,6 @@
 import { asId, type SourceLanes } from '../lanes/lanes.js'
 import type { OriginalProcess } from '../process.js'
 import type { FrozenDump } from './frozen-dump.js'
-import { sendHashes } from './hash-sender.js'
 import { PageReader } from './page-reader.js'
 import { sendPages } from './page-sender.js'
 
@@ -11,8 +10,6 @@ export interface FinalRoundOptions {
   lanes: SourceLanes
   /** One more than that of the last round. */
   round: number
-  /** Hashes of everything that is not a zero page or a hole go along. */
-  verify: boolean
   signal: AbortSignal
 }
 
@@ -21,15 +18,11 @@ export interface FinalRoundOptions {
  * workload stands still meanwhile.
  */
 export async function sendFinalRound(dump: FrozenDump, options: FinalRoundOptions): Promise<void> {
-  const { lanes, round, verify, signal } = options
+  const { lanes, round, signal } = options
   const { pid, memFd } = options.original
   const { final, pagemap, map } = dump
   lanes.sendImage(pagemap, round)
   const reader = new PageReader(pid, memFd, null)
   const sent = await sendPages(final.present, reader, lanes.bulk, { asId, round, map, final: true, signal })
-  if (verify) {
-    const all = final.parent.clone().union(final.lazy).union(final.present)
-    await sendHashes(all, pid, memFd, (frame, payload) => lanes.send(frame, payload), asId)
-  }
   lanes.sendRoundEnd(round, true, sent.batchesPerLane)
 }

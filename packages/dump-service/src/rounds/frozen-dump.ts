@@ -16,7 +16,7 @@ import {
   type StoppedProcess,
   scanPresent,
 } from '@pageferry/checkpoint'
-import { imageFileName, PE_LAZY } from '@pageferry/images'
+import { imageFileName, PE_LAZY, PE_PARENT, PE_PRESENT } from '@pageferry/images'
 import type { Mode } from '@pageferry/migration'
 import {
   type AreaMap,
@@ -124,9 +124,23 @@ function pagemapImage(nsPid: number, final: FinalPagemap): NamedImage {
 
 /** The lazy pages in a pagemap image, for a dump whose worker died. */
 export function lazyPagesOf(image: Uint8Array): PageSet {
-  const lazy = new PageSet()
+  return pagesWith(PE_LAZY, image)
+}
+
+/** Every page with contents in a pagemap image, likewise. */
+export function contentsOfImage(image: Uint8Array): PageSet {
+  return pagesWith(PE_LAZY | PE_PARENT | PE_PRESENT, image)
+}
+
+function pagesWith(wanted: number, image: Uint8Array): PageSet {
+  const pages = new PageSet()
   for (const { first, nr, flags } of decodePagemapEntries(image)) {
-    if ((flags & PE_LAZY) !== 0) lazy.addRange(first, nr)
+    if ((flags & wanted) !== 0) pages.addRange(first, nr)
   }
-  return lazy
+  return pages
+}
+
+/** Every page that the destination is given, in a round or later. */
+export function contentsOf({ parent, lazy, present }: FinalPagemap): PageSet {
+  return parent.clone().union(lazy).union(present)
 }

@@ -1,10 +1,12 @@
 import { closeSync, openSync } from 'node:fs'
 import { pageBytes } from '@pageferry/base'
-import { InstallGate, memory } from '@pageferry/kernel'
-import { bulkWindowBatches, type FrameOf, pageBytesOf, WireError } from '@pageferry/wire'
+import { InstallGate } from '@pageferry/kernel'
+import { bulkWindowBatches, type FrameOf, maxBatchPages, pageBytesOf, WireError } from '@pageferry/wire'
 import type { Lane } from '@pageferry/wire/sockets'
 import { PageDecoder } from '@pageferry/wire/sockets'
 import { PageInstaller } from '../rounds/installer.js'
+import { HashLog } from '../verify/hash-log.js'
+import { PageHasher } from '../verify/page-hasher.js'
 import type { FromBulkThread, LazyTarget, Pushed, RoundTarget, Target } from './bulk-messages.js'
 
 interface Waiting {
@@ -111,6 +113,8 @@ class Skeleton implements Destination {
   #installer: PageInstaller | null = null
   /** Of our own: a number that the worker closes could be another file's while we write. */
   #memFd: number | null = null
+  #hasher: PageHasher | null = null
+  #log: HashLog | null = null
 
   constructor(target: RoundTarget, post: (message: FromBulkThread) => void) {
     this.target = target
@@ -119,19 +123,29 @@ class Skeleton implements Destination {
 
   /** With the first batch: that the skeleton is gone is then the lane's failure, not the thread's. */
   #open(): PageInstaller {
-    this.#memFd = openSync(`/proc/${this.target.pid}/mem`, 'r+')
-    return new PageInstaller(this.target.uffd, this.#memFd, this.target.ranges)
+    const { pid, uffd, ranges, hashLog } = this.target
+    this.#memFd = openSync(`/proc/${pid}/mem`, 'r+')
+    if (hashLog !== undefined) {
+      this.#hasher = new PageHasher(pid, this.#memFd, maxBatchPages)
+      this.#log = HashLog.open(hashLog)
+    }
+    return new PageInstaller(uffd, this.#memFd, ranges)
   }
 
   install(lane: Lane, { sequence, runs, zeroRuns }: FrameOf<'pageBatch'>, payload: Uint8Array): void {
     this.#installer ??= this.#open()
     this.#installer.installBatch(runs, payload, zeroRuns)
+    // Read back at once, while they are in the processor's cache. What cannot be written is found to lack its hash.
+    for (const table of [runs, zeroRuns]) {
+      this.#hasher?.forEachPiece(table, (piece, hashes) => this.#log?.append('round', piece, hashes))
+    }
     lane.send({ type: 'batchAck', sequence, bytes: payload.length })
     this.#post({ type: 'installed', round: this.target.round, pages: payload.length / pageBytes })
   }
 
   close(): void {
     if (this.#memFd !== null) closeSync(this.#memFd)
+    this.#log?.close()
   }
 }
 
@@ -141,6 +155,7 @@ class Workload implements Destination {
   readonly #post: (message: FromBulkThread, transfer?: ArrayBuffer[]) => void
   readonly #onHandedOver: (sequence: number, lane: Lane) => void
   readonly #gate: InstallGate
+  #log: HashLog | null = null
 
   constructor(
     target: LazyTarget,
@@ -154,7 +169,8 @@ class Workload implements Destination {
   }
 
   install(lane: Lane, { sequence, runs, zeroRuns }: FrameOf<'pageBatch'>, payload: Uint8Array): void {
-    const { asId, uffd, hashes } = this.target
+    const { asId, uffd } = this.target
+    const isUnlogged = !this.#noteHashes(runs, payload, zeroRuns)
     const pages = this.#gate.install(uffd, runs, payload)
     const zeros = this.#gate.install(uffd, zeroRuns, undefined)
     const batch: Pushed = {
@@ -165,10 +181,7 @@ class Workload implements Destination {
       installed: pages.installed + zeros.installed,
       lost: [...pages.lost, ...zeros.lost],
       isClosed: pages.isClosed || zeros.isClosed,
-    }
-    if (hashes) {
-      batch.hashes = new BigUint64Array(payload.length / pageBytes)
-      memory.hashPages(payload, batch.hashes.length, batch.hashes)
+      isUnlogged,
     }
     // Asked last: a fork or a move that is read from here on finds that these pages were there before.
     if (this.#gate.hasOthers) {
@@ -181,5 +194,15 @@ class Workload implements Destination {
     }
   }
 
-  close(): void {}
+  /** False: they should be on record and are not. */
+  #noteHashes(runs: Float64Array, payload: Uint8Array, zeroRuns: Float64Array): boolean {
+    const { hashLog } = this.target
+    if (hashLog === undefined) return true
+    this.#log ??= HashLog.open(hashLog)
+    return this.#log.appendLazy(runs, payload, zeroRuns)
+  }
+
+  close(): void {
+    this.#log?.close()
+  }
 }

@@ -34,6 +34,8 @@ export interface RoundTarget {
   uffd: number
   /** Where pages may lie: [first page, number of pages, 1 where userfaultfd is registered], ascending. */
   ranges: Float64Array
+  /** Pages are read back, and their hashes go into this HashLog. */
+  hashLog?: string
 }
 
 /** Pushed pages go into the running workload. */
@@ -43,8 +45,8 @@ export interface LazyTarget {
   round: number
   uffd: number
   gate: SharedArrayBuffer
-  /** Somebody compares them. */
-  hashes: boolean
+  /** The hashes of pages go into this HashLog. */
+  hashLog?: string
 }
 
 export type Target = RoundTarget | LazyTarget
@@ -69,8 +71,8 @@ export interface Pushed {
   lost: number[]
   /** Nothing more can be installed: the address space is gone, or all of this is over. */
   isClosed: boolean
-  /** XXH64 of every page of `runs`. */
-  hashes?: BigUint64Array
+  /** Their hashes should have been written and were not. */
+  isUnlogged: boolean
   /** The pages of `runs`: there are places for them that only the worker knows. */
   payload?: Uint8Array
 }

@@ -5,19 +5,21 @@ import { type FrameOf, WireError } from '@pageferry/wire'
 import type { Pushed } from '../lanes/bulk-messages.js'
 import type { FaultReceiver } from '../lanes/fault-lane.js'
 import type { RestoredProcess } from '../process.js'
-import type { Verifier } from '../rounds/verifier.js'
+import type { Verifier } from '../verify/verifier.js'
 import type { Family } from './adopt.js'
 import type { RequestLane } from './demand.js'
 import { MlockedMremap } from './mlocked-mremap.js'
 import { Pager } from './pager.js'
 import { Standstill } from './standstill.js'
 
+type LazyVerifier = Pick<Verifier, 'noteLazy' | 'noteUnlogged'>
+
 /** One address space of the workload when it is resumed. */
 export interface LazyMember {
   /** Itself, and after a takeover the children that it has forked since. */
   spaces: Family
-  /** Compares what arrives. */
-  verifier: Verifier | null
+  /** Hashes pages before they are installed. */
+  verifier: LazyVerifier | null
   process: Pick<RestoredProcess, 'pid'>
 }
 
@@ -128,18 +130,14 @@ export class LazyPhase implements FaultReceiver {
   /** @throws WireError: the frame is of no address space or of another round */
   onReply(frame: FrameOf<'pageReply'>, payload: Uint8Array): void {
     const pager = this.#pagerOf(frame)
-    const verifier = this.#verifierOf(frame.asId)
-    verifier?.checkPages(frame.runs, payload)
-    verifier?.checkZeros(frame.zeroRuns)
+    this.#verifierOf(frame.asId)?.noteLazy(frame.runs, payload, frame.zeroRuns)
     pager.demand.onReply(frame, payload)
     this.#checkDrained()
   }
 
   /** A bulk lane has installed what it could of a batch. */
   onPushed(batch: Pushed): void {
-    const verifier = this.#verifierOf(batch.asId)
-    if (batch.hashes !== undefined) verifier?.checkHashes(batch.runs, batch.hashes)
-    verifier?.checkZeros(batch.zeroRuns)
+    if (batch.isUnlogged) this.#verifierOf(batch.asId)?.noteUnlogged([batch.runs, batch.zeroRuns])
     this.#pushBegan = true
     this.#pagers.get(batch.asId)?.onPushed(batch)
     this.#checkDrained()
@@ -154,7 +152,7 @@ export class LazyPhase implements FaultReceiver {
     return pager
   }
 
-  #verifierOf(asId: number): Verifier | null {
+  #verifierOf(asId: number): LazyVerifier | null {
     return this.#options.members.get(asId)?.verifier ?? null
   }
 

@@ -1,5 +1,5 @@
 import { ERROR_CODES, type ErrorCode } from '@pageferry/base'
-import { COMPRESSION_SETTINGS, LIMITS } from '@pageferry/migration'
+import { COMPRESSION_SETTINGS, LIMITS, VERIFY_SETTINGS } from '@pageferry/migration'
 import { type Static, Type } from 'typebox'
 
 /**
@@ -46,7 +46,8 @@ export const DumpRequestSchema = Type.Object(
     maxRounds: Type.Optional(integer(LIMITS.maxRounds)),
     maxDowntimeMs: Type.Optional(integer(LIMITS.maxDowntimeMs)),
     maxBandwidthMbit: Type.Optional(integer(LIMITS.maxBandwidthMbit)),
-    verify: Type.Optional(Type.Boolean()),
+    /** Default off. The destination follows. */
+    verify: Type.Optional(Type.Enum([...VERIFY_SETTINGS])),
     /**
      * For so long after the handover pages are sent only when they are asked for, and none is moved into the
      * freeze because it is hot: whoever measures faults sees all of them.
@@ -71,7 +72,6 @@ export const RestoreRequestSchema = Type.Object(
     id: IdSchema,
     token: TokenSchema,
     source: Type.String({ pattern: '^ws://[^/?#@\\s]+/?$', maxLength: 300 }),
-    verify: Type.Optional(Type.Boolean()),
     /** Default true: pages that will probably be touched next are asked for before they are. */
     prefetch: Type.Optional(Type.Boolean()),
     newPidNamespace: Type.Optional(Type.Boolean()),

@@ -406,7 +406,7 @@ export class Supervisor {
   /** The status; for a workload that ran on after its migration also how it ended, once it has. */
   #current(migration: Migration): Status {
     const { status, spec } = migration
-    if (status.state === 'finished' && status.workload?.where === 'running') {
+    if (migration.ended && status.workload?.where === 'running') {
       const exit = this.#options.workloadExit?.(spec.stateDir)
       if (exit !== undefined) {
         migration.status = { ...status, workload: { ...status.workload, where: 'gone', exit } }

@@ -26,6 +26,26 @@ export function frameToError(frame: FrameOf<ErrorFrameType>): ErrorInfo {
   return { code: 'REMOTE', message: frame.message, details: { ...details, remoteCode: frame.code } }
 }
 
+/** An error within another frame; '' for none. */
+export function errorToJson(info: ErrorInfo | undefined): string {
+  if (info === undefined) return ''
+  const { code, message, details } = info
+  const bare = { code, message: cut(message, maxMessageChars) }
+  const text = JSON.stringify({ ...bare, details })
+  return text.length <= maxJsonChars ? text : JSON.stringify(bare)
+}
+
+/** Of a decoded frame. Whatever the peer wrote is an error with a message, or none. */
+export function errorFromJson(text: string): ErrorInfo | undefined {
+  if (text === '') return undefined
+  const { code, message, details } = fromJsonText(text)
+  return {
+    code: isErrorCode(code) ? code : 'REMOTE',
+    message: typeof message === 'string' ? cut(message, maxMessageChars) : 'no reason was given',
+    ...(typeof details === 'object' && details !== null && { details: details as Record<string, unknown> }),
+  }
+}
+
 /**
  * An object as the text of a `...Json` field; bigints as decimal strings. What cannot be JSON or is too long becomes
  * {"omitted": reason}: a report must not fail because of what it reports.

@@ -57,11 +57,13 @@ export const ROUTES = {
   progress: route('to-source', 'control'),
   drained: route('to-source', 'control'),
   released: route('to-destination', 'control'),
+  kept: route('to-destination', 'control'),
   abandoned: route('to-source', 'control'),
   cancel: route('both', 'control'),
   failed: route('both', 'control'),
   clockRequest: route('to-source', 'control'),
   clockReply: route('to-destination', 'control'),
+  hashRequest: route('to-source', 'control'),
   pageHashes: route('to-destination', 'control', 'hashes'),
 
   pageRequest: route('to-source', 'fault'),

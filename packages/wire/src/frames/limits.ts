@@ -22,10 +22,12 @@ export const maxZeroPagesPerBatch = 65_536
 export const maxRunsPerDiscard = 1024
 /** Pages of one fault: 256 KiB, beyond which reading ahead delays the page that the workload waits for. */
 export const maxFaultPages = 64
-/** Hashes in one PageHashes frame: as many 8-byte values as a payload holds. */
-export const maxHashPages = maxPayloadBytes / 8
-/** Runs of one PageHashes frame: at most 10 KiB of header. */
-export const maxRunsPerHashes = 1024
+/** Hashes in one PageHashes frame: reading and hashing 4 MiB holds up the source's main thread for 1 to 2 ms. */
+export const maxHashPages = 1024
+/** Runs of one HashRequest and its answer: every page may stand alone. At most 10 KiB of header. */
+export const maxRunsPerHashes = maxHashPages
+/** HashRequests that the destination may have open: while one crosses the wire the next is hashed. */
+export const hashRequestsMax = 4
 
 /** Bytes of a header on the fault and bulk lanes, and of the frames that carry a payload (worst case: a batch). */
 export const maxPageHeaderBytes = 16 * KiB

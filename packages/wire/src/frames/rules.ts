@@ -71,7 +71,8 @@ export function checkRules(frame: Frame): void {
       checkSmaller(frame, 'pageBatch')
       return
     case 'discard':
-      if (frame.runs.length === 0) throw new WireError('BAD_RUNS', 'discard has no pages')
+    case 'hashRequest':
+      if (frame.runs.length === 0) throw new WireError('BAD_RUNS', `${frame.type} has no pages`)
       return
   }
 }

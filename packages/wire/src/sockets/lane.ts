@@ -137,8 +137,8 @@ export class Lane {
   }
 
   /** Dropped silently when the lane is lost: who needs an answer hears of the loss. */
-  send(frame: Frame, payload?: Uint8Array): void {
-    this.sendBytes(encodeFrame(frame, payload))
+  send(frame: Frame, payload?: Uint8Array, done?: () => void): void {
+    this.sendBytes(encodeFrame(frame, payload), done)
   }
 
   /** `message` must not be reused before `done` was called. */
