@@ -184,6 +184,8 @@ export class Workload {
       throw new Error(`${this.name} was not migrated: ${failureOf(result).message} (${this.#said})`)
     }
     const problems = problemsOf(report, options.mode ?? 'hybrid', options.verify)
+    const [threads, restored] = [result.source, result.destination].map((side) => side?.workload?.threads)
+    if (threads !== restored) problems.push(`frozen with ${threads} threads, restored with ${restored}`)
     if (problems.length > 0) {
       throw new Error(`${this.name}: ${problems.join('; ')} (${this.#said}) ${JSON.stringify(report)}`)
     }

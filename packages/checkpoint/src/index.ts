@@ -19,7 +19,7 @@ export { type MapsLine, readMaps, readVmFlags, type VmFlags } from './proc/maps.
 export { type ProcStat, readStat } from './proc/stat.js'
 export { type ProcStatus, readStatus } from './proc/status.js'
 export { type ProcSyscall, readSyscall } from './proc/syscall.js'
-export { readTids } from './proc/tasks.js'
+export { readNsTids, readTids } from './proc/tasks.js'
 export { endRehearsal, rehearse } from './rehearsal.js'
 export { chooseScratch, removeLeftovers } from './remote/leftovers.js'
 export { SkeletonProcess } from './remote/skeleton-process.js'

@@ -1,7 +1,15 @@
-import { type ErrorInfo, PageferryError } from '@pageferry/base'
-import { clocksOf, hostFacts, neededFiles } from '@pageferry/checkpoint'
-import { MESSAGE_TYPES, type Message, type Settings } from '@pageferry/migration'
-import { errorFromJson, errorToFrame, type Frame, frameToError, WireError } from '@pageferry/wire'
+import { clocksOf, hostFacts, neededFiles, readNsTids } from '@pageferry/checkpoint'
+import type { FromSource, Settings, ToSource } from '@pageferry/migration'
+import {
+  errorFromJson,
+  errorToFrame,
+  type Frame,
+  type FrameOf,
+  frameToError,
+  isFrameOn,
+  maxThreads,
+  WireError,
+} from '@pageferry/wire'
 import { asId } from './lanes/lanes.js'
 import type { OriginalProcess } from './process.js'
 
@@ -9,27 +17,30 @@ import type { OriginalProcess } from './process.js'
  * A frame of the control lane as the state machine sees it.
  * @throws WireError OUT_OF_ORDER: a frame that is none of its messages, such as a second Hello
  */
-export function messageOf(frame: Frame): Message {
+export function messageOf(frame: Frame): ToSource {
+  if (!isFrameOn(frame, 'control', 'to-source')) throw unexpected(frame)
   switch (frame.type) {
+    case 'hello':
+    case 'hashRequest':
+      throw unexpected(frame)
     case 'failed':
     case 'cancel':
       return { type: frame.type, error: frameToError(frame) }
-    case 'abandoned':
-      return { type: 'abandoned', reason: frame.reason }
     case 'drained': {
       const error = errorFromJson(frame.errorJson)
       return { type: 'drained', ...(error && { error }) }
     }
-    default: {
-      const type = MESSAGE_TYPES.find((each) => each === frame.type)
-      if (type === undefined) throw new WireError('OUT_OF_ORDER', `${frame.type} after Welcome`)
-      return { type, frame }
-    }
+    default:
+      return frame
   }
 }
 
+function unexpected({ type }: Frame): WireError {
+  return new WireError('OUT_OF_ORDER', `${type} after Welcome`)
+}
+
 /** What the state machine wants to be sent. Clocks and files of the process are those of now. */
-export function frameOf(message: Message, original: OriginalProcess, settings: Settings): Frame {
+export function frameOf(message: FromSource, original: OriginalProcess, settings: Settings): Frame {
   switch (message.type) {
     case 'begin':
       return beginFrame(original, settings)
@@ -41,15 +52,11 @@ export function frameOf(message: Message, original: OriginalProcess, settings: S
       return { type: message.type }
     case 'cancel':
     case 'failed':
-      return errorToFrame(message.type, message.error ?? unexplained)
-    default:
-      throw new PageferryError('INTERNAL', `the source does not send ${message.type}`)
+      return errorToFrame(message.type, message.error)
   }
 }
 
-const unexplained: ErrorInfo = { code: 'INTERNAL', message: 'no reason was given' }
-
-function beginFrame({ pid, facts, identity }: OriginalProcess, { mode, verify }: Settings): Frame {
+function beginFrame({ pid, facts, identity }: OriginalProcess, { mode, verify }: Settings): FrameOf<'begin'> {
   const { nsPid, residentPages } = facts
   const clocks = clocksOf(pid)
   return {
@@ -58,7 +65,8 @@ function beginFrame({ pid, facts, identity }: OriginalProcess, { mode, verify }:
     asId,
     pid: nsPid,
     comm: identity.comm,
-    tids: [nsPid],
+    // Those of now: there may be others at the freeze, whose images say which. Begin holds no more.
+    tids: readNsTids(pid).slice(0, maxThreads),
     residentPages,
     mode,
     verify,

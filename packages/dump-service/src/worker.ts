@@ -17,8 +17,8 @@ import {
 } from '@pageferry/checkpoint'
 import {
   Driver,
+  type FromSource,
   isFrozenForGood,
-  type Message,
   type Outcome,
   type Phases,
   parseSettings,
@@ -386,19 +386,23 @@ export class SourceWorker {
     this.#driver.post({ type: 'message', message: { type: 'drained', error: cause } })
   }
 
-  #send(message: Message): void {
+  #send(message: FromSource): void {
     // Nobody would hear it, and what some frames say can be read only while the process lives.
     if (!this.#lanes.isConnected) return
     this.#lanes.send(frameOf(message, this.#original, this.#settings))
   }
 
-  #deliver(message: Message): void {
-    const frame = message.frame as Frame
-    if (frame.type === 'clockRequest') {
-      this.#lanes.send({ type: 'clockReply', ...readClocks(this.#original.pid) })
-    } else if (frame.type === 'progress') {
-      this.#status.show({ phase: 'serve', pendingPages: frame.pendingPages })
-    } else this.#inbox.put(frame)
+  #deliver(message: Extract<SourceEffect, { type: 'deliver' }>['message']): void {
+    switch (message.type) {
+      case 'clockRequest':
+        this.#lanes.send({ type: 'clockReply', ...readClocks(this.#original.pid) })
+        break
+      case 'progress':
+        this.#status.show({ phase: 'serve', pendingPages: message.pendingPages })
+        break
+      case 'roundApplied':
+        this.#inbox.put(message)
+    }
   }
 
   #look(): WorkerStatus {

@@ -1,4 +1,5 @@
-import type { ErrorInfo } from '@pageferry/base'
+import { type ErrorInfo, PageferryError } from '@pageferry/base'
+import type { FrameOf, Lane } from '@pageferry/wire'
 import {
   CANCELLED,
   type CommonEffect,
@@ -14,7 +15,7 @@ import {
   type WorkloadAt,
   type WorkloadExit,
 } from './machine.js'
-import type { Lane, Message, MessageType } from './messages.js'
+import type { DrainedMessage, FromDestination, RoundFrame, ToDestination } from './messages.js'
 
 /*
  * The destination's half of a migration. The table is the specification.
@@ -25,9 +26,7 @@ import type { Lane, Message, MessageType } from './messages.js'
  *  connecting  | connected                 |                                                 |
  *              | message begin             | startPrepare                                    | preparing
  *  preparing   | prepare done              | send prepared                                   | receiving
- *  receiving   | message image, roundBegin,|                                                 |
- *              |   roundEnd                | deliver                                         |
- *              | message dumpEnd           | startRestore                                    | restoring
+ *  receiving   | message dumpEnd           | startRestore                                    | restoring
  *  restoring   | restore done              | journal ready, send ready                       | ready
  *  these four  | anything else             | send failed, discardSkeleton, finish            | discarded
  *  ============| ===== Ready was said: the source may have committed =======================| ==========
@@ -61,6 +60,11 @@ import type { Lane, Message, MessageType } from './messages.js'
  * The step postcopy ends when no page is lazy and the proof (--verify) is complete. A proof that failed comes too late
  * for a resume on the source: the workload runs here, and only here. So the migration ends as always, with the error in
  * the record and in Drained; the source then keeps the original, and the outcome is `kept` on both sides.
+ *
+ * The frames of a round (image, roundBegin, roundEnd) are data and decide nothing. The worker takes them as they arrive,
+ * in the state `receiving`, and makes no event of them. The driver's queue stands still while an effect is awaited: in
+ * the freeze the frames would wait there for nothing. A round that fails is the event `stepFailed`. Hashes of the
+ * original (pageHashes) answer the proof's requests and go to it alone.
  *
  * On `reconnected` of the control lane ready, running, drained and abandoned say their own message again; the
  * last three also on `timeout`, which a driver gives from time to time while the answer is missing.
@@ -136,23 +140,33 @@ export type DestinationAction =
   /** Kill it, if there is one. */
   | 'discardSkeleton'
 
+/** The message that belongs to the running step. */
+type Delivered = FrameOf<'clockReply'>
+
 export type DestinationEvent = CommonEvent<
   DestinationStep,
   DestinationAction | 'reconnect',
-  DestinationRecord
+  DestinationRecord,
+  ToDestination
 >
 export type DestinationEffect =
-  | CommonEffect<DestinationRecord>
+  | CommonEffect<DestinationRecord, FromDestination, Delivered>
   | { readonly type: DestinationAction }
   /** Dial this lane (without an index: every lane of the kind) until it is up, in the background. */
   | { readonly type: 'reconnect'; readonly lane: Lane; readonly index?: number }
 export type DestinationTransition = Transition<DestinationState, DestinationEffect>
 
-/** Messages that belong to the running step; what else is legal stands in the table. */
-const DELIVERED: Partial<Record<DestinationStateName, readonly MessageType[]>> = {
-  preparing: ['clockReply'],
-  receiving: ['image', 'roundBegin', 'roundEnd', 'clockReply'],
-  restoring: ['clockReply'],
+/** In which states it does; what else is legal stands in the table above. */
+const DELIVERED: readonly DestinationStateName[] = ['preparing', 'receiving', 'restoring']
+
+/**
+ * Whether the worker has to take a frame of a round now; false: the migration was given up while it was on its way.
+ * @throws PROTOCOL where the source has no reason to send it
+ */
+export function takesRoundFrame(state: DestinationState, type: RoundFrame['type']): boolean {
+  if (state.name === 'receiving') return true
+  if (state.name === 'discarded' || state.name === 'abandoned') return false
+  throw new PageferryError('PROTOCOL', unexpectedText(type, state))
 }
 
 const DISCARD: DestinationEffect = { type: 'discardSkeleton' }
@@ -160,7 +174,7 @@ const DONE: DestinationEffect = { type: 'journal', record: { type: 'done' } }
 const RAN: DestinationEffect = { type: 'journal', record: { type: 'running' }, unsynced: true }
 const RECONNECT: DestinationEffect = { type: 'reconnect', lane: 'control' }
 
-const send = (message: Message): DestinationEffect => ({ type: 'send', message })
+const send = (message: FromDestination): DestinationEffect => ({ type: 'send', message })
 const error = (info: ErrorInfo): DestinationEffect => ({ type: 'error', error: info })
 const restart = (info: ErrorInfo): DestinationEffect => ({ type: 'restart', error: info })
 const to = (
@@ -253,7 +267,7 @@ export function isDestinationFinal(state: DestinationState): boolean {
 }
 
 export function stepDestination(state: DestinationState, event: DestinationEvent): DestinationTransition {
-  if (event.type === 'message' && DELIVERED[state.name]?.includes(event.message.type)) {
+  if (event.type === 'message' && event.message.type === 'clockReply' && DELIVERED.includes(state.name)) {
     return stay(state, { type: 'deliver', message: event.message })
   }
   switch (state.name) {
@@ -470,7 +484,7 @@ function drain(state: DestinationState): DestinationTransition {
   return to(state, 'drained', { type: 'journal', record }, send(drainedMessage(state)))
 }
 
-function drainedMessage({ error }: DestinationState): Message {
+function drainedMessage({ error }: DestinationState): DrainedMessage {
   return { type: 'drained', ...(error && { error }) }
 }
 
@@ -482,7 +496,7 @@ function finishHere({ error }: DestinationState): DestinationEffect {
 
 /** drained, abandoned, lost: nothing runs here that needs the source; it must hear, or be told to wait. */
 function untilHeard(state: DestinationState, event: DestinationEvent): DestinationTransition {
-  const word: Message =
+  const word: FromDestination =
     state.name === 'drained' ? drainedMessage(state) : { type: 'abandoned', reason: reason(state) }
   const speaks = state.name !== 'lost' && !state.settled
   switch (event.type) {
@@ -529,7 +543,7 @@ function untilHeard(state: DestinationState, event: DestinationEvent): Destinati
 function afterCommit(
   state: DestinationState,
   event: DestinationEvent,
-  word: Message,
+  word: FromDestination,
   speaks: boolean,
 ): DestinationTransition {
   switch (event.type) {
@@ -579,7 +593,11 @@ function lost(state: DestinationState, lane: Lane, index: number | undefined): D
   return stay(next, { type: 'reconnect', lane, ...(index !== undefined && { index }) })
 }
 
-function reconnected(state: DestinationState, lane: Lane, word: Message | undefined): DestinationTransition {
+function reconnected(
+  state: DestinationState,
+  lane: Lane,
+  word: FromDestination | undefined,
+): DestinationTransition {
   if (lane !== 'control') return stay(state)
   return stay({ ...state, connected: true }, ...(word ? [send(word)] : []))
 }
@@ -600,7 +618,7 @@ function reason(state: DestinationState): string {
   return state.error?.message ?? ''
 }
 
-function isMessage(event: DestinationEvent, type: MessageType): boolean {
+function isMessage(event: DestinationEvent, type: ToDestination['type']): boolean {
   return event.type === 'message' && event.message.type === type
 }
 
@@ -611,6 +629,10 @@ function isDone(event: DestinationEvent, step: DestinationStep): boolean {
 function unexpected(state: DestinationState, event: DestinationEvent): ErrorInfo {
   return {
     code: event.type === 'message' ? 'PROTOCOL' : 'INTERNAL',
-    message: `${eventText(event)} is not expected by the destination in state ${state.name}`,
+    message: unexpectedText(eventText(event), state),
   }
+}
+
+function unexpectedText(what: string, { name }: DestinationState): string {
+  return `${what} is not expected by the destination in state ${name}`
 }

@@ -1,5 +1,5 @@
 import { type ErrorInfo, isKernelError, PageferryError, toErrorInfo } from '@pageferry/base'
-import type { CommonEffect, CommonEvent, Transition } from './machine.js'
+import type { CommonEvent, Transition } from './machine.js'
 
 /** Effects that only start work: their end comes back as `stepDone` or `stepFailed` of this step. */
 export const STEP_OF_EFFECT: Readonly<Record<string, string>> = {
@@ -42,8 +42,8 @@ export interface DriverOptions<State, Event, Effect> {
  */
 export class Driver<
   State,
-  Event extends CommonEvent<string, string, { type: string }>,
-  Effect extends { readonly type: string } | CommonEffect<{ type: string }>,
+  Event extends CommonEvent<string, string, { type: string }, { type: string }>,
+  Effect extends { readonly type: string },
 > {
   #state: State
   #stopped = false

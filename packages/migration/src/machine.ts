@@ -1,5 +1,6 @@
 import type { ErrorInfo } from '@pageferry/base'
-import type { Lane, Message } from './messages.js'
+import type { Lane } from '@pageferry/wire'
+import type { ErrorMessage } from './messages.js'
 
 /*
  * What both machines share, and how a driver must behave.
@@ -52,9 +53,12 @@ export interface WorkloadExit {
 /** `kept`: it runs on the destination, where its memory was not proven; the original stays frozen on the source. */
 export type Outcome = 'migrated' | 'kept' | 'resumed' | 'abandoned' | 'exited' | 'discarded'
 
-/** Events that either machine can meet. `S` names the steps, `E` the effects that can fail, `R` the records. */
-export type CommonEvent<S extends string, E extends string, R> =
-  | { readonly type: 'message'; readonly message: Message }
+/**
+ * Events that either machine can meet. `S` names the steps, `E` the effects that can fail, `R` the records, `M` the
+ * messages of the other side.
+ */
+export type CommonEvent<S extends string, E extends string, R, M> =
+  | { readonly type: 'message'; readonly message: M }
   /** Every lane of the migration is up for the first time. */
   | { readonly type: 'connected' }
   | { readonly type: 'laneLost'; readonly lane: Lane; readonly index?: number }
@@ -82,13 +86,13 @@ export type CommonEvent<S extends string, E extends string, R> =
   | { readonly type: 'timeout'; readonly what: string }
   | { readonly type: 'workloadExited'; readonly exit: WorkloadExit }
 
-/** Effects that either machine can ask for. */
-export type CommonEffect<R> =
-  | { readonly type: 'send'; readonly message: Message }
+/** Effects that either machine can ask for: `R` are the records, `O` what it sends, `D` what it hands to its steps. */
+export type CommonEffect<R, O, D> =
+  | { readonly type: 'send'; readonly message: O }
   /** Append and fdatasync before going on. `unsynced`: it must survive this worker, but not the machine. */
   | { readonly type: 'journal'; readonly record: R; readonly unsynced?: true }
   /** Hand a message that is legal in this state to the step that is running. */
-  | { readonly type: 'deliver'; readonly message: Message }
+  | { readonly type: 'deliver'; readonly message: D }
   /** Log it, and show it to whoever watches. Changes nothing. */
   | { readonly type: 'error'; readonly error: ErrorInfo }
   | { readonly type: 'restart'; readonly error: ErrorInfo }
@@ -104,6 +108,8 @@ export const TOO_LATE: ErrorInfo = {
   code: 'CONFLICT',
   message: 'the workload has been handed over to the destination: cancelling is no longer possible',
 }
+/** Stands where a successor has to say why, and the journal does not tell. */
+export const UNEXPLAINED: ErrorInfo = { code: 'INTERNAL', message: 'no reason was given' }
 export const PEER_UNKNOWN: ErrorInfo = {
   code: 'PEER_UNREACHABLE',
   message: 'the other side does not know this migration; that says nothing about the workload',
@@ -131,7 +137,7 @@ export function exitText(exit: WorkloadExit): string {
 }
 
 /** Names an event in an error without printing what it carries. */
-export function eventText(event: CommonEvent<string, string, { type: string }>): string {
+export function eventText(event: CommonEvent<string, string, { type: string }, { type: string }>): string {
   if (event.type === 'message') return `message ${event.message.type}`
   if (event.type === 'stepDone' || event.type === 'stepFailed') return `${event.type} ${event.step}`
   if (event.type === 'effectFailed') return `effectFailed ${event.effect}`
@@ -140,11 +146,10 @@ export function eventText(event: CommonEvent<string, string, { type: string }>):
 }
 
 /** What the peer reported, with its role in front, so that no log blames the wrong machine. */
-export function peerError(role: 'source' | 'destination', message: Message): ErrorInfo {
-  const what = message.error?.message ?? message.reason ?? `sent ${message.type}`
-  return {
-    code: message.error?.code ?? 'REMOTE',
-    message: `${role}: ${what}`,
-    details: message.error?.details,
-  }
+export function peerError(
+  role: 'source' | 'destination',
+  message: ErrorMessage | { readonly type: 'abandoned'; readonly reason: string },
+): ErrorInfo {
+  if (message.type === 'abandoned') return { code: 'REMOTE', message: `${role}: ${message.reason}` }
+  return { ...message.error, message: `${role}: ${message.error.message}` }
 }

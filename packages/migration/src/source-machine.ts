@@ -1,4 +1,5 @@
 import type { ErrorInfo } from '@pageferry/base'
+import type { FrameOf } from '@pageferry/wire'
 import {
   CANCELLED,
   type CommonEffect,
@@ -11,10 +12,11 @@ import {
   TOO_LATE,
   type Transition,
   timeoutError,
+  UNEXPLAINED,
   UNPROVEN,
   type WorkloadAt,
 } from './machine.js'
-import type { Message, MessageType } from './messages.js'
+import type { FromSource, ToSource } from './messages.js'
 import type { Mode } from './settings.js'
 
 /*
@@ -50,6 +52,9 @@ import type { Mode } from './settings.js'
  *  resumed,      | message ready or       |                                                |
  *  abandonedBack,|   abandoned            | send cancel: "it runs here, forget it"         |
  *  exited        |                        |                                                |
+ *
+ * Page requests, discards and acknowledgements travel on the other lanes, whose owners answer them: none of them decides
+ * anything here.
  *
  * detachAndKeepFrozen comes before the commit is journalled because a tracee runs when its tracer dies: with
  * Commit in the journal and only ptrace holding the workload, kill -9 of the worker would make two of them.
@@ -117,25 +122,28 @@ export type SourceAction =
   | 'resumeWorkload'
   | 'killOriginal'
 
-export type SourceEvent = CommonEvent<SourceStep, SourceAction, SourceRecord>
-export type SourceEffect = CommonEffect<SourceRecord> | { readonly type: SourceAction }
+/** Messages that belong to the running step. */
+type Delivered = FrameOf<'clockRequest' | 'roundApplied' | 'progress'>
+
+export type SourceEvent = CommonEvent<SourceStep, SourceAction, SourceRecord, ToSource>
+export type SourceEffect = CommonEffect<SourceRecord, FromSource, Delivered> | { readonly type: SourceAction }
 export type SourceTransition = Transition<SourceState, SourceEffect>
 
-/** Messages that belong to the running step; what else is legal stands in the table. */
-const DELIVERED: Partial<Record<SourceStateName, readonly MessageType[]>> = {
+/** In which states they do; what else is legal stands in the table above. */
+const DELIVERED: Partial<Record<SourceStateName, readonly Delivered['type'][]>> = {
   preparing: ['clockRequest'],
   precopy: ['roundApplied', 'clockRequest'],
   freezing: ['roundApplied', 'clockRequest'],
   dumping: ['roundApplied', 'clockRequest'],
   awaitingReady: ['roundApplied', 'clockRequest'],
-  committed: ['progress', 'discard', 'clockRequest'],
-  serving: ['progress', 'discard', 'clockRequest'],
+  committed: ['progress', 'clockRequest'],
+  serving: ['progress', 'clockRequest'],
 }
 
 const RESUME: SourceEffect = { type: 'resumeWorkload' }
-const COMMIT_MESSAGE: Message = { type: 'commit' }
+const COMMIT_MESSAGE: FromSource = { type: 'commit' }
 
-const send = (message: Message): SourceEffect => ({ type: 'send', message })
+const send = (message: FromSource): SourceEffect => ({ type: 'send', message })
 const error = (info: ErrorInfo): SourceEffect => ({ type: 'error', error: info })
 const restart = (info: ErrorInfo): SourceEffect => ({ type: 'restart', error: info })
 const to = (state: SourceState, name: SourceStateName, ...effects: SourceEffect[]): SourceTransition => ({
@@ -229,7 +237,7 @@ export function isSourceFinal(state: SourceState): boolean {
 }
 
 export function stepSource(state: SourceState, event: SourceEvent): SourceTransition {
-  if (event.type === 'message' && DELIVERED[state.name]?.includes(event.message.type)) {
+  if (event.type === 'message' && isDelivered(event.message, state)) {
     return stay(state, { type: 'deliver', message: event.message })
   }
   switch (state.name) {
@@ -312,8 +320,11 @@ function beforeCommit(state: SourceState, event: SourceEvent): SourceTransition 
     case 'journalFailed':
       return abort(state, event.error)
     case 'message':
-      if (['failed', 'cancel', 'abandoned'].includes(event.message.type)) {
-        return abort(state, peerError('destination', event.message))
+      switch (event.message.type) {
+        case 'failed':
+        case 'cancel':
+        case 'abandoned':
+          return abort(state, peerError('destination', event.message))
       }
       break
   }
@@ -372,7 +383,7 @@ function afterCommit(state: SourceState, event: SourceEvent): SourceTransition {
   }
 }
 
-function handedOver(state: SourceState, message: Message): SourceTransition {
+function handedOver(state: SourceState, message: ToSource): SourceTransition {
   switch (message.type) {
     case 'ready':
       // Said again after a reconnect: our Commit was lost on the way.
@@ -464,7 +475,7 @@ function atTheEnd(state: SourceState, event: SourceEvent): SourceTransition {
   }
 }
 
-function lastWords(state: SourceState, message: Message): SourceTransition {
+function lastWords(state: SourceState, message: ToSource): SourceTransition {
   if (state.name === 'released' || state.name === 'kept') {
     if (message.type === 'drained') return stay(state, send({ type: state.name }))
     if (message.type === 'abandoned') {
@@ -473,7 +484,7 @@ function lastWords(state: SourceState, message: Message): SourceTransition {
     return stay(state)
   }
   if (message.type === 'ready' || message.type === 'abandoned') {
-    const heard = send({ type: 'cancel', error: state.error })
+    const heard = send({ type: 'cancel', error: state.error ?? UNEXPLAINED })
     if (state.name !== 'abandonedBack' || state.journalled) return stay(state, heard)
     // Once it has heard, the destination forgets; a restart here must not read a bare Commit then.
     const reason = state.error?.message ?? ''
@@ -489,7 +500,11 @@ function lastWords(state: SourceState, message: Message): SourceTransition {
   return stay(state)
 }
 
-function isMessage(event: SourceEvent, type: MessageType): boolean {
+function isDelivered(message: ToSource, { name }: SourceState): message is Delivered {
+  return DELIVERED[name]?.some((type) => type === message.type) === true
+}
+
+function isMessage(event: SourceEvent, type: ToSource['type']): boolean {
   return event.type === 'message' && event.message.type === type
 }
 

@@ -14,6 +14,7 @@ import {
   stepDestination,
   stepSource,
 } from '../src/index.js'
+import { toDestination, toSource } from './frames.js'
 
 type Done = Promise<void> | void
 
@@ -46,10 +47,10 @@ t.test('effects run in order, each to its end, and steps report back', async (t)
   }, log)
   driver.post({ type: 'connected' })
   await quiet(driver)
-  driver.post({ type: 'message', message: { type: 'prepared' } })
+  driver.post(toSource('prepared'))
   await quiet(driver)
-  driver.post({ type: 'message', message: { type: 'ready' } })
-  driver.post({ type: 'message', message: { type: 'running' } })
+  driver.post(toSource('ready'))
+  driver.post(toSource('running'))
   await quiet(driver)
   t.equal(driver.state.name, 'serving')
   const from = log.indexOf('committed')
@@ -67,9 +68,9 @@ t.test('a failed effect drops the rest and is the next event', async (t) => {
     }, log)
     driver.post({ type: 'connected' })
     await quiet(driver)
-    driver.post({ type: 'message', message: { type: 'prepared' } })
+    driver.post(toSource('prepared'))
     await quiet(driver)
-    driver.post({ type: 'message', message: { type: 'ready' } })
+    driver.post(toSource('ready'))
     driver.post({ type: 'cancel' })
     await quiet(driver)
     t.notOk(log.includes('send commit'), 'Commit stands behind the record')
@@ -90,7 +91,7 @@ t.test('resuming stops the running step first and does not report it', async (t)
   }, log)
   driver.post({ type: 'connected' })
   await quiet(driver)
-  driver.post({ type: 'message', message: { type: 'prepared' } })
+  driver.post(toSource('prepared'))
   await quiet(driver)
   driver.post({ type: 'cancel' })
   await quiet(driver)
@@ -109,7 +110,7 @@ t.test('nothing is executed after stop, and a failed thaw carries what is known'
     },
   })
   const send = async (type: 'begin' | 'dumpEnd' | 'commit') => {
-    driver.post({ type: 'message', message: { type } })
+    driver.post(toDestination(type))
     await quiet(driver)
   }
   await send('begin')

@@ -1,3 +1,4 @@
+import type { Lane } from '@pageferry/wire'
 import fc from 'fast-check'
 import t from 'tap'
 import {
@@ -7,8 +8,7 @@ import {
   type DestinationState,
   destinationStateFromJournal,
   destinationWorkloadAt,
-  type Lane,
-  MESSAGE_TYPES,
+  type ErrorMessage,
   SOURCE_STATES,
   type SourceEvent,
   type SourceState,
@@ -18,7 +18,9 @@ import {
   startSource,
   stepDestination,
   stepSource,
+  takesRoundFrame,
 } from '../src/index.js'
+import { ALL_MESSAGES, toDestination, toSource } from './frames.js'
 
 const numRuns = Number(process.env.FC_RUNS ?? 5000)
 const seed = process.env.FC_SEED === undefined ? undefined : Number(process.env.FC_SEED)
@@ -27,7 +29,7 @@ const info = { code: 'KERNEL', message: 'no' } as const
 const laneEvents = fc.constantFrom<Lane>('control', 'fault', 'bulk')
 const anyEvent = (steps: string[], effects: string[], records: string[]): fc.Arbitrary<never> =>
   fc.oneof(
-    fc.constantFrom(...MESSAGE_TYPES).map((type) => ({ type: 'message', message: { type } })),
+    fc.constantFrom(...ALL_MESSAGES).map((message) => ({ type: 'message', message })),
     fc.constant({ type: 'message', message: { type: 'drained', error: info } }),
     fc.constant({ type: 'message', message: { type: 'nonsense' } }),
     fc.constant({ type: 'nonsense' }),
@@ -102,11 +104,14 @@ t.test('both step functions are total', async (t) => {
   t.doesNotThrow(() => fc.assert(destination, { numRuns, seed }))
 })
 
+/** The codec lets no Commit through on its way to the source; the machine must not rely on that. */
+const fromNobody = toDestination('commit') as unknown as SourceEvent
+
 /** Before the commit every event that is not on the way forward gives the workload back. */
 t.test('an unexpected message aborts before the commit and is only reported after it', async (t) => {
   for (const name of ['preparing', 'precopy', 'freezing', 'dumping', 'awaitingReady'] as const) {
     const state = { ...startSource('hybrid').state, name }
-    const after = stepSource(state, { type: 'message', message: { type: 'commit' } })
+    const after = stepSource(state, fromNobody)
     t.equal(after.state.name, 'resumed', name)
     t.strictSame(
       after.effects.map((effect) => effect.type),
@@ -116,7 +121,7 @@ t.test('an unexpected message aborts before the commit and is only reported afte
   }
   for (const name of ['committed', 'serving'] as const) {
     const state = { ...startSource('hybrid').state, name }
-    const after = stepSource(state, { type: 'message', message: { type: 'commit' } })
+    const after = stepSource(state, fromNobody)
     t.strictSame(after.state, state)
     t.strictSame(
       after.effects.map((effect) => effect.type),
@@ -125,13 +130,35 @@ t.test('an unexpected message aborts before the commit and is only reported afte
   }
   for (const name of ['connecting', 'preparing', 'receiving', 'restoring'] as const) {
     const state = { ...startDestination().state, name }
-    const after = stepDestination(state, { type: 'message', message: { type: 'released' } })
+    const after = stepDestination(state, toDestination('released'))
     t.equal(after.state.name, 'discarded', name)
     t.strictSame(
       after.effects.map((effect) => effect.type),
       ['error', 'send', 'discardSkeleton', 'finish'],
     )
   }
+})
+
+t.test('frames of a round are taken where the table says, and refused by name elsewhere', async (t) => {
+  const taken = (type: Parameters<typeof takesRoundFrame>[1]) =>
+    DESTINATION_STATES.map((name) => {
+      try {
+        return takesRoundFrame({ ...startDestination().state, name }, type) ? name : ''
+      } catch (error) {
+        t.match(error, {
+          code: 'PROTOCOL',
+          message: `${type} is not expected by the destination in state ${name}`,
+        })
+        return `no ${name}`
+      }
+    }).filter((answer) => answer !== '')
+  const refused = (...names: string[]) => names.map((name) => `no ${name}`)
+  const round = [
+    ...refused('connecting', 'preparing'),
+    'receiving',
+    ...refused('restoring', 'ready', 'committed', 'running', 'drained', 'done', 'lost'),
+  ]
+  for (const type of ['image', 'roundBegin', 'roundEnd'] as const) t.strictSame(taken(type), round, type)
 })
 
 t.test('the source goes forward as its table says', async (t) => {
@@ -145,9 +172,9 @@ t.test('the source goes forward as its table says', async (t) => {
   t.strictSame(effects, [{ type: 'startPrepare' }])
   t.strictSame(next({ type: 'connected' }), ['preparing'])
   t.strictSame(next({ type: 'stepDone', step: 'prepare' }), ['preparing', 'send begin'])
-  t.strictSame(next({ type: 'message', message: { type: 'clockRequest' } }), ['preparing', 'deliver'])
-  t.strictSame(next({ type: 'message', message: { type: 'prepared' } }), ['precopy', 'startPrecopy'])
-  t.strictSame(next({ type: 'message', message: { type: 'roundApplied' } }), ['precopy', 'deliver'])
+  t.strictSame(next(toSource('clockRequest')), ['preparing', 'deliver'])
+  t.strictSame(next(toSource('prepared')), ['precopy', 'startPrecopy'])
+  t.strictSame(next(toSource('roundApplied')), ['precopy', 'deliver'])
   t.strictSame(next({ type: 'stepDone', step: 'precopy' }), ['freezing', 'freezeWorkload'])
   t.strictSame(next({ type: 'stepDone', step: 'freeze' }), ['dumping', 'startDump'])
   t.strictSame(next({ type: 'stepDone', step: 'dump' }), [
@@ -155,24 +182,13 @@ t.test('the source goes forward as its table says', async (t) => {
     'send dumpEnd',
     'detachAndKeepFrozen',
   ])
-  t.strictSame(next({ type: 'message', message: { type: 'ready' } }), [
-    'committed',
-    'journal',
-    'send commit',
-    'startServing',
-  ])
+  t.strictSame(next(toSource('ready')), ['committed', 'journal', 'send commit', 'startServing'])
   t.equal(sourceWorkloadAt(state), 'handed-over')
   t.strictSame(next({ type: 'cancel' }), ['committed', 'error'])
   t.strictSame(next({ type: 'laneLost', lane: 'control' }), ['committed'])
-  t.strictSame(next({ type: 'message', message: { type: 'running' } }), ['serving'])
-  t.strictSame(next({ type: 'message', message: { type: 'drained' } }), [
-    'released',
-    'journal',
-    'killOriginal',
-    'send released',
-    'finish',
-  ])
-  t.strictSame(next({ type: 'message', message: { type: 'drained' } }), ['released', 'send released'])
+  t.strictSame(next(toSource('running')), ['serving'])
+  t.strictSame(next(toSource('drained')), ['released', 'journal', 'killOriginal', 'send released', 'finish'])
+  t.strictSame(next(toSource('drained')), ['released', 'send released'])
 })
 
 t.test('an original that is killed after the commit is not served from again and again', async (t) => {
@@ -192,12 +208,7 @@ t.test('an original that is killed after the commit is not served from again and
   t.strictSame(next({ type: 'laneLost', lane: 'control' }), [])
   t.strictSame(next({ type: 'reconnected', lane: 'bulk', index: 0 }), [])
   t.strictSame(next({ type: 'reconnected', lane: 'control' }), ['send failed'])
-  t.strictSame(next({ type: 'message', message: { type: 'drained' } }), [
-    'journal',
-    'killOriginal',
-    'send released',
-    'finish',
-  ])
+  t.strictSame(next(toSource('drained')), ['journal', 'killOriginal', 'send released', 'finish'])
 })
 
 t.test('after a proof that failed the original is never killed or resumed', async (t) => {
@@ -216,7 +227,7 @@ t.test('after a proof that failed the original is never killed or resumed', asyn
 
 t.test('mode postcopy has no rounds', async (t) => {
   const state = { ...startSource('postcopy').state, prepared: true, connected: true }
-  const after = stepSource(state, { type: 'message', message: { type: 'prepared' } })
+  const after = stepSource(state, toSource('prepared'))
   t.equal(after.state.name, 'freezing')
   t.strictSame(after.effects, [{ type: 'freezeWorkload' }])
 })
@@ -294,7 +305,7 @@ t.test(
   'the destination: a thaw that never ran gives the workload back, an unclear one does not',
   async (t) => {
     const ready: DestinationState = { name: 'ready', connected: true, fresh: false, settled: false }
-    const committed = stepDestination(ready, { type: 'message', message: { type: 'commit' } }).state
+    const committed = stepDestination(ready, toDestination('commit')).state
     const failed = (neverRan: boolean): DestinationEvent => ({
       type: 'stepFailed',
       step: 'thaw',
@@ -314,7 +325,7 @@ t.test(
 
 t.test('"failed" is never taken for Abandoned, "unknown" neither', async (t) => {
   const committed: SourceState = { ...startSource('hybrid').state, name: 'committed' }
-  const events: CommonEvent<never, never, never>[] = [
+  const events: CommonEvent<never, never, never, ErrorMessage>[] = [
     { type: 'message', message: { type: 'failed', error: info } },
     { type: 'message', message: { type: 'cancel', error: info } },
     { type: 'peerUnknown' },

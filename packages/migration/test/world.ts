@@ -6,7 +6,6 @@ import {
   destinationStateFromJournal,
   isDestinationFinal,
   isSourceFinal,
-  type Message,
   type Mode,
   type SourceEffect,
   type SourceEvent,
@@ -18,9 +17,12 @@ import {
   startSource,
   stepDestination,
   stepSource,
+  type ToDestination,
+  type ToSource,
   type Transition,
   type WorkloadExit,
 } from '../src/index.js'
+import { onTheWay } from './frames.js'
 
 /*
  * Two machines, two journals, a workload and a network, as data. Every effect is executed on its own, so a
@@ -87,8 +89,8 @@ interface Pending {
 }
 
 interface Connection {
-  toSource: Message[]
-  toDestination: Message[]
+  toSource: ToSource[]
+  toDestination: ToDestination[]
 }
 
 export class Violation extends Error {}
@@ -341,7 +343,7 @@ export class World {
     }
     switch (effect.type) {
       case 'send':
-        this.#connection?.toDestination.push(effect.message)
+        this.#connection?.toDestination.push(onTheWay(effect.message))
         return
       case 'journal':
         this.#journal(one, effect.record)
@@ -383,7 +385,7 @@ export class World {
     }
     switch (effect.type) {
       case 'send':
-        this.#connection?.toSource.push(effect.message)
+        this.#connection?.toSource.push(onTheWay(effect.message))
         return
       case 'journal':
         this.#journal(one, effect.record)

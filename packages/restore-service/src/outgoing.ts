@@ -1,6 +1,5 @@
-import { type ErrorInfo, PageferryError } from '@pageferry/base'
 import { hostFacts } from '@pageferry/checkpoint'
-import type { DestinationReport, Message } from '@pageferry/migration'
+import type { DestinationReport, FromDestination } from '@pageferry/migration'
 import { errorToFrame, errorToJson, type Frame, toJsonText } from '@pageferry/wire'
 
 /** What the destination's words carry, beyond what the machine knows. */
@@ -13,7 +12,7 @@ export interface WordFacts {
 }
 
 /** A message of the machine as a frame for the source. */
-export function frameOf(message: Message, { pid, report, readyParts }: WordFacts): Frame {
+export function frameOf(message: FromDestination, { pid, report, readyParts }: WordFacts): Frame {
   const { restoreMs, resumeMs } = report.blackout
   switch (message.type) {
     case 'prepared':
@@ -25,11 +24,9 @@ export function frameOf(message: Message, { pid, report, readyParts }: WordFacts
     case 'drained':
       return { type: 'drained', statsJson: toJsonText(report), errorJson: errorToJson(message.error) }
     case 'abandoned':
-      return { type: 'abandoned', reason: message.reason ?? '' }
+      return { type: 'abandoned', reason: message.reason }
     case 'failed':
     case 'cancel':
-      return errorToFrame(message.type, message.error as ErrorInfo)
-    default:
-      throw new PageferryError('INTERNAL', `the destination does not send ${message.type}`)
+      return errorToFrame(message.type, message.error)
   }
 }

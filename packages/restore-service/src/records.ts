@@ -10,7 +10,7 @@ export interface Remembered {
   nrBulkLanes?: number
   /** prepare, before the cgroup exists: what has to be removed. */
   freezer?: FreezerRecord
-  /** prepare: the workload as the source calls it. */
+  /** prepare: the workload as the source calls it, and its threads of that moment. */
   nsPid?: number
   comm?: string
   threads?: number
@@ -21,6 +21,8 @@ export interface Remembered {
 export interface RememberedRestore {
   /** The restored process as this host sees it. */
   pid: number
+  /** That it was frozen with. */
+  threads: number
   /** Pages that are pushed later carry the number after it. */
   finalRound: number
   /** What had been measured by then. */

@@ -7,7 +7,7 @@ import {
   RecordFile,
   toErrorInfo,
 } from '@pageferry/base'
-import { endRehearsal, Freezer, ProcessImages, rehearse } from '@pageferry/checkpoint'
+import { endRehearsal, Freezer, ProcessImages, readStat, rehearse } from '@pageferry/checkpoint'
 import { Heir } from '@pageferry/kernel'
 import {
   type DestinationEffect,
@@ -16,11 +16,13 @@ import {
   type DestinationState,
   Driver,
   destinationStateFromJournal,
-  type Message,
   type Outcome,
   type Phases,
+  type RoundFrame,
   startDestination,
   stepDestination,
+  type ToDestination,
+  takesRoundFrame,
   type VerifySetting,
   type WorkloadExit,
 } from '@pageferry/migration'
@@ -33,7 +35,7 @@ import {
   type WorkerSpec,
   workerPhases,
 } from '@pageferry/service/worker'
-import { type Frame, type FrameOf, frameToError } from '@pageferry/wire'
+import { type Frame, type FrameOf, frameToError, isFrameOn, WireError } from '@pageferry/wire'
 import { checkAdmission, clockOffsets } from './admission.js'
 import { DestinationLanes } from './lanes/lanes.js'
 import { AddressSpace } from './lazy/address-space.js'
@@ -196,7 +198,7 @@ export class DestinationWorker {
         this.#lanes.send(frameOf(effect.message, this.#facts))
         return
       case 'deliver':
-        if (effect.message.frame !== undefined) this.#inbox.put(effect.message.frame as Frame)
+        this.#inbox.put(effect.message)
         return
       case 'error':
         this.#log.warn({ code: effect.error.code }, effect.error.message)
@@ -218,26 +220,18 @@ export class DestinationWorker {
   }
 
   #onFrame(frame: Frame, payload: Uint8Array): void {
+    if (!isFrameOn(frame, 'control', 'to-destination')) {
+      throw new WireError('OUT_OF_ORDER', `${frame.type} does not belong here`)
+    }
     switch (frame.type) {
       case 'image':
-        if (this.#driver.state.name !== 'receiving')
-          throw new PageferryError('PROTOCOL', 'an image at the wrong time')
-        this.#imageReceiver.add(frame, payload)
+      case 'roundBegin':
+      case 'roundEnd':
+        if (takesRoundFrame(this.#driver.state, frame.type)) this.#onRoundFrame(frame, payload)
         return
       case 'pageHashes':
         if (this.#verifier === null) throw new PageferryError('PROTOCOL', 'hashes that nobody asked for')
         this.#verifier.answered(frame, payload)
-        return
-      case 'roundBegin':
-        if (frame.final) this.#status.beQuiet()
-        this.#rounds.begin(frame)
-        return
-      case 'roundEnd':
-        this.#rounds.end(frame)
-        return
-      case 'begin':
-        this.#begin = frame
-        this.#post({ type: 'begin', frame })
         return
       case 'failed':
         this.#verifier?.originalLost(PageferryError.fromInfo(frameToError(frame)))
@@ -246,13 +240,31 @@ export class DestinationWorker {
       case 'cancel':
         this.#post({ type: frame.type, error: frameToError(frame) })
         return
-      default:
-        // The codec lets nothing else through on a lane to the destination.
-        this.#post({ type: frame.type as Message['type'], frame })
+      case 'welcome':
+      case 'refusal':
+        throw new WireError('OUT_OF_ORDER', `${frame.type} after Welcome`)
+      case 'begin':
+        this.#begin = frame
+    }
+    this.#post(frame)
+  }
+
+  /** Data of a round, past the machine: see destination-machine.ts. */
+  #onRoundFrame(frame: RoundFrame, payload: Uint8Array): void {
+    switch (frame.type) {
+      case 'image':
+        this.#imageReceiver.add(frame, payload)
+        break
+      case 'roundBegin':
+        if (frame.final) this.#status.beQuiet()
+        this.#rounds.begin(frame)
+        break
+      case 'roundEnd':
+        this.#rounds.end(frame)
     }
   }
 
-  #post(message: Message): void {
+  #post(message: ToDestination): void {
     this.#driver.post({ type: 'message', message })
   }
 
@@ -331,7 +343,11 @@ export class DestinationWorker {
       this.#process.freeze()
     })
     this.#report.blackout.restoreMs = performance.now() - began // for a successor, who does not see the rest
-    this.#records.saveRestore({ pid, finalRound: rounds.round, report: this.#report })
+    const { nrThreads } = readStat(pid)
+    this.#records.saveRestore({
+      ...{ pid, threads: nrThreads },
+      ...{ finalRound: rounds.round, report: this.#report },
+    })
     const ended = performance.now()
     this.#report.blackout.restoreMs = ended - began
     this.#readyParts = { verifyMs: verified - began, stateMs: ended - verified }

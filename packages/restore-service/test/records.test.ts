@@ -32,10 +32,13 @@ t.test('what a successor knows', async (t) => {
   t.same(worker().known, { nrBulkLanes: 2, nsPid: 7, comm: 'odd', threads: 3 }, 'an empty file says nothing')
 
   const recorded = records.length
-  first.saveRestore({ pid: 4711, finalRound: 3, report: { ...emptyReport(), drainMs: 5 } })
+  first.saveRestore({ pid: 4711, threads: 4, finalRound: 3, report: { ...emptyReport(), drainMs: 5 } })
   t.equal(records.length, recorded, 'the service has no part in the freeze')
-  t.match(first.known, { pid: 4711, finalRound: 3 })
-  t.match(worker().known, { nrBulkLanes: 2, comm: 'odd', pid: 4711, finalRound: 3, report: { drainMs: 5 } })
+  t.match(first.known, { pid: 4711, threads: 4, finalRound: 3 })
+  t.match(worker().known, {
+    ...{ nrBulkLanes: 2, comm: 'odd', pid: 4711, finalRound: 3, report: { drainMs: 5 } },
+    threads: 4,
+  })
 })
 
 t.test('killed while it wrote that', async (t) => {
@@ -46,5 +49,7 @@ t.test('killed while it wrote that', async (t) => {
 
 t.test('nothing is created in the freeze', async (t) => {
   const { worker } = setUp(t)
-  t.throws(() => worker().saveRestore({ pid: 1, finalRound: 1, report: emptyReport() }), { code: 'INTERNAL' })
+  t.throws(() => worker().saveRestore({ pid: 1, threads: 1, finalRound: 1, report: emptyReport() }), {
+    code: 'INTERNAL',
+  })
 })

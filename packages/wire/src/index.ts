@@ -29,8 +29,10 @@ export {
 export { hashesToPayload, payloadToHashes } from './frames/hashes.js'
 export {
   type Direction,
+  type FrameOn,
   faultLanePath,
   isAllowed,
+  isFrameOn,
   LANES,
   type Lane,
   type LaneLimits,

@@ -1,4 +1,4 @@
-import type { FrameType } from './frames.js'
+import type { Frame, FrameOf, FrameType } from './frames.js'
 import {
   lengthPrefixBytes,
   maxControlHeaderBytes,
@@ -24,25 +24,27 @@ export type Direction = 'to-source' | 'to-destination'
 /** What lies behind the header; its length always follows from the header, see `payloadBytesOf`. */
 export type PayloadKind = 'none' | 'pages' | 'hashes' | 'image-piece'
 
-export interface Route {
-  readonly directions: readonly Direction[]
-  readonly lanes: readonly Lane[]
+export interface Route<D extends Direction = Direction, L extends Lane = Lane> {
+  readonly directions: readonly D[]
+  readonly lanes: readonly L[]
   readonly payload: PayloadKind
 }
 
-function route(direction: Direction | 'both', lanes: Lane | 'any', payload: PayloadKind = 'none'): Route {
-  return {
-    directions: direction === 'both' ? ['to-source', 'to-destination'] : [direction],
-    lanes: lanes === 'any' ? LANES : [lanes],
-    payload,
-  }
+function route<D extends Direction, L extends Lane>(
+  directions: D | readonly D[],
+  lanes: L | readonly L[],
+  payload: PayloadKind = 'none',
+): Route<D, L> {
+  return { directions: [directions].flat() as D[], lanes: [lanes].flat() as L[], payload }
 }
+
+const BOTH = ['to-source', 'to-destination'] as const
 
 /** Which frame may be sent where. Everything that is not here is refused. */
 export const ROUTES = {
-  hello: route('to-source', 'any'),
-  welcome: route('to-destination', 'any'),
-  refusal: route('to-destination', 'any'),
+  hello: route('to-source', LANES),
+  welcome: route('to-destination', LANES),
+  refusal: route('to-destination', LANES),
 
   begin: route('to-destination', 'control'),
   prepared: route('to-source', 'control'),
@@ -59,8 +61,8 @@ export const ROUTES = {
   released: route('to-destination', 'control'),
   kept: route('to-destination', 'control'),
   abandoned: route('to-source', 'control'),
-  cancel: route('both', 'control'),
-  failed: route('both', 'control'),
+  cancel: route(BOTH, 'control'),
+  failed: route(BOTH, 'control'),
   clockRequest: route('to-source', 'control'),
   clockReply: route('to-destination', 'control'),
   hashRequest: route('to-source', 'control'),
@@ -73,6 +75,26 @@ export const ROUTES = {
   pageBatch: route('to-destination', 'bulk', 'pages'),
   batchAck: route('to-source', 'bulk'),
 } as const satisfies Record<FrameType, Route>
+
+type Routes = typeof ROUTES
+
+/** The frames that a lane carries in one direction, as a type: `FrameOn<'control', 'to-source'>`. */
+export type FrameOn<L extends Lane, D extends Direction> = {
+  [K in FrameType]: D extends Routes[K]['directions'][number]
+    ? L extends Routes[K]['lanes'][number]
+      ? FrameOf<K>
+      : never
+    : never
+}[FrameType]
+
+/** Tells a frame's type by what `decodeFrame` has checked. */
+export function isFrameOn<L extends Lane, D extends Direction>(
+  frame: Frame,
+  lane: L,
+  direction: D,
+): frame is FrameOn<L, D> {
+  return isAllowed(frame.type, lane, direction)
+}
 
 export function isAllowed(type: FrameType, lane: Lane, direction: Direction): boolean {
   const { lanes, directions }: Route = ROUTES[type]
