@@ -17,8 +17,3 @@ export function addressOf(page: number): bigint {
 export function hex(value: bigint | number): string {
   return `0x${value.toString(16)}`
 }
-
-/** Milliseconds with two decimals, from a start taken with `process.hrtime.bigint()`. */
-export function msSince(start: bigint): number {
-  return Math.round(Number(process.hrtime.bigint() - start) / 1e4) / 100
-}

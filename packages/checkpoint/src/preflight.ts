@@ -1,6 +1,7 @@
 import { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSync, statSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
+import { requireAreaCount } from '@pageferry/pages'
 import type { Problem } from './capture-context.js'
 import { Freezer } from './freezer.js'
 import { checkDescriptors } from './kinds/descriptors/check.js'
@@ -90,7 +91,7 @@ function inspect(pid: number): Preflight {
     ...checkThreads(pid),
     ...checkFamily(pid),
     ...checkDirectories(pid),
-    ...dumpMemoryMap(pid, readVmFlags(pid)).problems,
+    ...checkMemoryMap(pid),
     ...checkDescriptors(pid),
     ...checkFreezer(pid),
   ]
@@ -100,6 +101,16 @@ function inspect(pid: number): Preflight {
     }
   }
   return { workload, problems }
+}
+
+function checkMemoryMap(pid: number): Problem[] {
+  const { map, problems } = dumpMemoryMap(pid, readVmFlags(pid))
+  try {
+    requireAreaCount(map.areas.length)
+    return problems
+  } catch (error) {
+    return [...problems, { what: `process ${pid}`, reason: (error as Error).message }]
+  }
 }
 
 function checkTask(

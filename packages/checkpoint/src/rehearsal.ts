@@ -123,7 +123,7 @@ function capture(pid: number): ProcessImages {
 }
 
 function restoreDummy(keeper: KeeperClient, images: ProcessImages, nsPid: number): number {
-  const restorer = Restorer.create(keeper, nsPid, [])
+  const restorer = Restorer.create(keeper, nsPid)
   const map = restorer.applyMap(images)
   restorer.beginState(images)
   restorer.presentPages()

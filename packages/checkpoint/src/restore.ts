@@ -148,11 +148,7 @@ export class Restorer {
   }
 
   /** Spawns the skeleton under its keeper and takes it over. Its userfaultfd is made while it is still root. */
-  static create(
-    keeper: KeeperClient,
-    nsPid: number,
-    workloadMaps: { start: number; nrPages: number }[],
-  ): Restorer {
+  static create(keeper: KeeperClient, nsPid: number): Restorer {
     const [ours, theirs] = fds.socketpair(fds.SOCK_SEQPACKET)
     let spawned: ReturnType<KeeperClient['spawn']>
     try {
@@ -171,7 +167,7 @@ export class Restorer {
       closeSync(theirs)
     }
     fds.recv(ours, 1, 0, syscallTimeoutMs) // the program says that it runs
-    const skeleton = SkeletonProcess.take(spawned.pid, spawned.pidfd, ours, workloadMaps)
+    const skeleton = SkeletonProcess.take(spawned.pid, spawned.pidfd, ours)
     const remote = Number(skeleton.call('userfaultfd', O_CLOEXEC | O_NONBLOCK))
     const uffdFd = fds.pidfdGetfd(spawned.pidfd, remote)
     skeleton.call('close', remote)

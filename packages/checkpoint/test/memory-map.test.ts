@@ -4,7 +4,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { addressOf, pageBytes } from '@pageferry/base'
 import { decodeImage, encodeImage, VMA_STATUS } from '@pageferry/images'
 import { launchKeeper, memory, pagemap, uffd } from '@pageferry/kernel'
-import { type Area, AreaMap, PageSet } from '@pageferry/pages'
+import { type Area, AreaMap, maxAreas, PageSet } from '@pageferry/pages'
 import { adopt, kill } from '@pageferry/testing/processes'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
@@ -147,6 +147,7 @@ t.test('guard regions survive the way over the wire, inside the areas only', asy
 t.test('what a peer must not send', async (t) => {
   const [vma] = areasToVmas(new AreaMap([anon(0, 1)]), new FileTable())
   t.throws(() => areasFromVmas([{ ...vma, status: 0 }], []), { code: 'PROTOCOL' })
+  t.throws(() => areasFromVmas(Array(maxAreas + 1).fill(vma), []), { code: 'REFUSED', message: /areas/ })
   const fileStatus = VMA_STATUS.REGULAR | VMA_STATUS.FILE_PRIVATE
   t.throws(() => areasFromVmas([{ ...vma, status: fileStatus, shmid: 9n }], []), { code: 'PROTOCOL' })
   t.throws(() => areasFromVmas([vma, vma], []), RangeError)
@@ -197,7 +198,7 @@ async function skeleton(t: Test) {
     }
     keeper.close()
   })
-  const restorer = Restorer.create(keeper, 0, [])
+  const restorer = Restorer.create(keeper, 0)
   adopt(restorer.pid)
   t.teardown(() => kill(restorer.pid))
   const install = (page: number, text: string): void => {

@@ -12,7 +12,6 @@ import {
   TOO_LATE,
   type Transition,
   timeoutError,
-  type WorkloadAt,
   type WorkloadExit,
 } from './machine.js'
 import type { DrainedMessage, FromDestination, RoundFrame, ToDestination } from './messages.js'
@@ -242,23 +241,6 @@ export function destinationStateFromJournal(
     outcome: 'discarded',
     error: cause,
   })
-}
-
-export function destinationWorkloadAt(state: DestinationState): WorkloadAt {
-  switch (state.name) {
-    case 'ready':
-      return 'frozen-on-source'
-    case 'committed':
-      return 'handed-over'
-    case 'running':
-    case 'drained':
-    case 'done':
-      return state.exit ? 'exited' : 'running-on-destination'
-    case 'lost':
-      return 'lost'
-    default:
-      return 'on-source'
-  }
 }
 
 /** Nothing more is expected; the machine still answers a peer that missed the last message. */

@@ -181,32 +181,6 @@ export function faultsFromSamples(latenciesUs: ArrayLike<number>): FaultsReport 
   }
 }
 
-/** A histogram of node:perf_hooks as plain numbers: `percentiles` is `[...histogram.percentiles]`. */
-export interface PlainHistogram {
-  count: number
-  meanNs: number
-  maxNs: number
-  /** (percentile, nanoseconds) pairs, both ascending. */
-  percentiles: readonly (readonly [percentile: number, ns: number])[]
-}
-
-/** The same figures from a histogram of nanoseconds. */
-export function faultsFromHistogram(histogram: PlainHistogram): FaultsReport {
-  if (histogram.count === 0) return { ...NO_FAULTS }
-  const at = (p: number) => {
-    const entry = histogram.percentiles.find(([upTo]) => upTo >= p)
-    return round2((entry?.[1] ?? histogram.maxNs) / 1000)
-  }
-  return {
-    count: histogram.count,
-    p50Us: at(50),
-    p90Us: at(90),
-    p99Us: at(99),
-    maxUs: round2(histogram.maxNs / 1000),
-    stallMs: round2((histogram.meanNs * histogram.count) / 1e6),
-  }
-}
-
 const OUTCOMES: Record<Outcome, string> = {
   migrated: 'moved: it runs on the destination, the original is gone',
   kept: 'moved, NOT PROVEN: it runs on the destination, the original is kept frozen on the source',

@@ -1,8 +1,6 @@
-import { createHistogram } from 'node:perf_hooks'
 import t from 'tap'
 import {
   type DestinationReport,
-  faultsFromHistogram,
   faultsFromSamples,
   formatReport,
   mergeReports,
@@ -86,23 +84,6 @@ t.test('percentiles are nearest rank', async (t) => {
     stallMs: 0.6,
   })
   t.equal(faultsFromSamples([]).maxUs, 0)
-})
-
-t.test('a histogram of perf_hooks gives nearly the same', async (t) => {
-  const histogram = createHistogram()
-  const samples = Array.from({ length: 1000 }, (_, i) => (i + 1) * 1000)
-  for (const ns of samples) histogram.record(ns)
-  const figures = faultsFromHistogram({
-    count: histogram.count,
-    meanNs: histogram.mean,
-    maxNs: histogram.max,
-    percentiles: [...histogram.percentiles],
-  })
-  t.equal(figures.count, 1000)
-  t.ok(Math.abs(figures.p50Us - 500) < 20, `p50 ${figures.p50Us}`)
-  t.ok(figures.p99Us >= figures.p90Us && figures.p99Us <= figures.maxUs)
-  t.ok(Math.abs(figures.stallMs - 500.5) < 3, `stall ${figures.stallMs}`)
-  t.equal(faultsFromHistogram({ count: 0, meanNs: Number.NaN, maxNs: 0, percentiles: [] }).stallMs, 0)
 })
 
 t.test('the readable form', async (t) => {

@@ -1,4 +1,4 @@
-import { pageBytes } from '@pageferry/base'
+import { PageferryError, pageBytes } from '@pageferry/base'
 import { PageSet } from './page-set.js'
 
 /**
@@ -20,7 +20,6 @@ export type AreaKind =
   | 'file-private'
   | 'file-shared'
   | 'shared-anon'
-  | 'device'
   | 'vdso'
   | 'vvar'
   | 'vvar-vclock'
@@ -54,7 +53,6 @@ export type AreaChange =
   /** `area` is exactly the piece to map, its offset already moved. */
   | { readonly op: 'map'; readonly first: number; readonly nr: number; readonly area: Area }
   | { readonly op: 'protect'; readonly first: number; readonly nr: number; readonly prot: number }
-  | { readonly op: 'lock'; readonly first: number; readonly nr: number; readonly on: boolean }
   | {
       readonly op: 'advise'
       readonly first: number
@@ -109,6 +107,18 @@ export function sliceArea(area: Area, first: number, nr: number): Area {
   return { ...area, start: first, nrPages: nr, offset }
 }
 
+/**
+ * Areas of one address space. What vm.max_map_count is on Fedora, Arch and Ubuntu since 2023; Linux itself has 65,530.
+ * A map comes from a peer and costs some 200 bytes an area.
+ */
+export const maxAreas = 1_048_576
+
+/** @throws REFUSED for a map of more areas than are moved */
+export function requireAreaCount(nrAreas: number): void {
+  if (nrAreas <= maxAreas) return
+  throw new PageferryError('REFUSED', `the memory map has ${nrAreas} areas, at most ${maxAreas} can be moved`)
+}
+
 /** An address space's areas: ascending, not overlapping, not empty. Immutable. */
 export class AreaMap {
   readonly areas: readonly Area[]
@@ -155,13 +165,13 @@ export class AreaMap {
 
 /**
  * The ordered operations that bring `from` to `to`: all unmaps, then all maps, then changes in place. Equal
- * pieces appear in no operation. A piece whose identity changed is unmapped and mapped anew.
+ * pieces appear in no operation. A piece whose identity changed is unmapped and mapped anew. MAP_LOCKED is no operation:
+ * the destination locks after the last round, from the final map.
  */
 export function diffAreas(from: AreaMap, to: AreaMap): AreaChange[] {
   const unmaps = new Collected<{ op: 'unmap' }>()
   const maps: AreaChange[] = []
   const protects = new Collected<{ op: 'protect'; prot: number }>()
-  const locks = new Collected<{ op: 'lock'; on: boolean }>()
   const advices = new Collected<{ op: 'advise'; from: number; to: number }>()
   const registers = new Collected<{ op: 'register'; on: boolean }>()
 
@@ -169,8 +179,6 @@ export function diffAreas(from: AreaMap, to: AreaMap): AreaChange[] {
     const kept = a !== undefined && b !== undefined && isSameMapping(a, b)
     if (kept) {
       if (a.prot !== b.prot) protects.add(first, nr, { op: 'protect', prot: b.prot })
-      const locked = (b.flags & MAP_LOCKED) !== 0
-      if (locked !== ((a.flags & MAP_LOCKED) !== 0)) locks.add(first, nr, { op: 'lock', on: locked })
       if (a.madv !== b.madv) advices.add(first, nr, { op: 'advise', from: a.madv, to: b.madv })
       if (a.lazyEligible !== b.lazyEligible) registers.add(first, nr, { op: 'register', on: b.lazyEligible })
       continue
@@ -183,7 +191,7 @@ export function diffAreas(from: AreaMap, to: AreaMap): AreaChange[] {
       maps[maps.length - 1] = mapOf(b, last.first, last.nr + nr)
     } else maps.push(mapOf(b, first, nr))
   }
-  return [...unmaps.list, ...maps, ...protects.list, ...locks.list, ...advices.list, ...registers.list]
+  return [...unmaps.list, ...maps, ...protects.list, ...advices.list, ...registers.list]
 }
 
 function mapOf(area: Area, first: number, nr: number): AreaChange {

@@ -94,7 +94,7 @@ export class RestoredProcess {
       removeCgroups: [freezer.record.path],
     })
     this.#keeper = keeper
-    const restorer = Restorer.create(keeper, nsPid, [])
+    const restorer = Restorer.create(keeper, nsPid)
     this.#restorer = restorer
     this.#pid = restorer.pid
     freezer.add(this.#pid)

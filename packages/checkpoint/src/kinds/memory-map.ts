@@ -1,7 +1,15 @@
 import { addressOf, PageferryError, pageBytes, pageOf } from '@pageferry/base'
 import { type FileEntry, VMA_STATUS, type VmaEntry } from '@pageferry/images'
 import { fds, uffd } from '@pageferry/kernel'
-import { type Area, type AreaChange, type AreaKind, AreaMap, diffAreas, PageSet } from '@pageferry/pages'
+import {
+  type Area,
+  type AreaChange,
+  type AreaKind,
+  AreaMap,
+  diffAreas,
+  PageSet,
+  requireAreaCount,
+} from '@pageferry/pages'
 import type { Problem } from '../capture-context.js'
 import type { MapsLine, VmFlags } from '../proc/maps.js'
 import { readMaps } from '../proc/maps.js'
@@ -190,7 +198,6 @@ const statusOf: Record<AreaKind, number> = {
   'file-private': VMA_STATUS.REGULAR | VMA_STATUS.FILE_PRIVATE,
   'file-shared': VMA_STATUS.REGULAR | VMA_STATUS.FILE_SHARED,
   'shared-anon': VMA_STATUS.REGULAR | VMA_STATUS.ANON_SHARED,
-  device: 0,
   vdso: VMA_STATUS.REGULAR | VMA_STATUS.ANON_PRIVATE | VMA_STATUS.VDSO,
   vvar: VMA_STATUS.REGULAR | VMA_STATUS.ANON_PRIVATE | VMA_STATUS.VVAR,
   'vvar-vclock': VMA_STATUS.REGULAR | VMA_STATUS.ANON_PRIVATE | VMA_STATUS.VVAR,
@@ -226,6 +233,7 @@ export function lockedPages(map: AreaMap): number {
 
 /** The inverse of `areasToVmas`. The vma entries come from a peer: ranges are checked by AreaMap. */
 export function areasFromVmas(vmas: VmaEntry[], files: FileEntry[]): AreaMap {
+  requireAreaCount(vmas.length)
   const paths = new Map(files.map((file) => [file.id, regularFilePath(file)]))
   let vvarSeen = false
   const real = vmas.filter(({ status }) => status !== VMA_STATUS.GUARD)

@@ -99,12 +99,7 @@ export class SkeletonProcess {
    * Takes over a skeleton program that waits in pause(2): maps the scratch area where neither the skeleton
    * nor the workload has anything, and unmaps everything else but the kernel's own areas.
    */
-  static take(
-    pid: number,
-    pidfd: number,
-    socket: number,
-    workloadMaps: { start: number; nrPages: number }[],
-  ): SkeletonProcess {
+  static take(pid: number, pidfd: number, socket: number): SkeletonProcess {
     const skeleton = new SkeletonProcess(pid, pidfd, socket)
     ptrace.seize(pid, skeletonOptions)
     ptrace.interrupt(pid)
@@ -113,7 +108,7 @@ export class SkeletonProcess {
       throw new PageferryError('INTERNAL', `the skeleton (pid ${pid}) did not stop`)
     const own = readMaps(pid)
     skeleton.#base = ptrace.getRegs(pid)
-    const page = findGap([...own, ...workloadMaps], skeletonScratchPages)
+    const page = findGap(own, skeletonScratchPages)
     skeleton.#mapScratch(page)
     const doomed = own.filter((area) => !area.name.startsWith('[v'))
     skeleton.batch(

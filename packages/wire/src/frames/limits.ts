@@ -54,8 +54,6 @@ export const imagePieceBytes = maxPayloadBytes
 /** Characters of an image's name. */
 export const maxImageNameChars = 64
 
-/** Areas of one process: vm.max_map_count as Linux ships it. */
-export const maxAreas = 65_530
 /** Threads of one process; 16384 at 3 bytes each leave most of Begin's header to the files. */
 export const maxThreads = 16_384
 /** Files that the memory map and the descriptors need. */

@@ -131,11 +131,6 @@ export class Lane {
     return this.#isDone
   }
 
-  /** Bytes accepted and not yet given to the kernel. */
-  get bufferedBytes(): number {
-    return this.#socket.bufferedAmount
-  }
-
   /** Dropped silently when the lane is lost: who needs an answer hears of the loss. */
   send(frame: Frame, payload?: Uint8Array, done?: () => void): void {
     this.sendBytes(encodeFrame(frame, payload), done)
