@@ -1,6 +1,6 @@
 // What single migrations must show: the scenario of 2016, a large idle process, an exit in the middle of a round.
 
-import { failureOf } from '@pageferry/lab'
+import { failureOf } from '@pageferry/service/client'
 import { users } from '../support/combinations.js'
 import { inOneWayLab } from '../support/in-lab.js'
 import { Workload } from '../support/workload.js'

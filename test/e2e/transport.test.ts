@@ -1,8 +1,8 @@
 // How pages travel: compressed or not, in windows of a chosen size, and never more than the user allows.
 
 import { withRelay } from '@pageferry/bench'
-import type { MigrationOptions } from '@pageferry/lab'
 import type { MigrationReport } from '@pageferry/migration'
+import type { MigrationOptions } from '@pageferry/service/client'
 import { inOneWayLab } from '../support/in-lab.js'
 import { Workload } from '../support/workload.js'
 

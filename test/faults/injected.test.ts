@@ -1,6 +1,6 @@
 // test-timeout-s: 1800
 import { FAULTS, type FaultName } from '@pageferry/migration'
-import { isFinal } from '@pageferry/service'
+import { isFinal } from '@pageferry/service/client'
 import { baseSeed, soak } from '@pageferry/testing/seeds'
 import t from 'tap'
 import { Driver, ended } from '../support/driver.js'

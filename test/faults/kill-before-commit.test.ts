@@ -1,7 +1,7 @@
 // test-timeout-s: 1800
 import { setTimeout as sleep } from 'node:timers/promises'
 import { seededRandom } from '@pageferry/base'
-import type { ServiceClient } from '@pageferry/service'
+import type { ServiceClient } from '@pageferry/service/client'
 import { eventually } from '@pageferry/testing/eventually'
 import { kill9 } from '@pageferry/testing/processes'
 import { baseSeed, soak } from '@pageferry/testing/seeds'

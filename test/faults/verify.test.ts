@@ -5,8 +5,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { pageBytes } from '@pageferry/base'
-import { type Lab, type MigrationOptions, type MigrationResult, migrateInLab, reportOf } from '@pageferry/lab'
+import { type Lab, migrateInLab } from '@pageferry/lab'
 import type { Status } from '@pageferry/service'
+import { type MigrationOptions, type MigrationResult, reportOf } from '@pageferry/service/client'
 import { eventually } from '@pageferry/testing/eventually'
 import { kill9 } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
@@ -124,7 +125,12 @@ class Marked {
       url.port = port
       return url.href
     }
-    const result = await migrateInLab(this.lab, this.pid, { compression: 'off', ...options, via }, onStatus)
+    const result = await migrateInLab(
+      this.lab,
+      this.pid,
+      { compression: 'off', ...options, via },
+      { onStatus },
+    )
     await a.run(['kill', '-KILL', String(relayPid)], { cwd: '/' })
     return { result, flips: readFileSync(output, 'utf8').split('flipped').length - 1 }
   }

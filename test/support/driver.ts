@@ -1,6 +1,13 @@
 import { seededRandom } from '@pageferry/base'
-import type { HostName, Lab, MigrationOptions } from '@pageferry/lab'
-import { type CreatedMigration, isFinal, type Role, ServiceClient, type Status } from '@pageferry/service'
+import type { HostName, Lab } from '@pageferry/lab'
+import {
+  type CreatedMigration,
+  isFinal,
+  type MigrationOptions,
+  type Role,
+  ServiceClient,
+  type Status,
+} from '@pageferry/service/client'
 import { eventually } from '@pageferry/testing/eventually'
 import { childrenOf, commandLine, kill9 } from '@pageferry/testing/processes'
 

@@ -3,18 +3,15 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { type HostName, type Lab, migrateInLab, waitForExit } from '@pageferry/lab'
+import type { MigrationReport } from '@pageferry/migration'
 import {
   failureOf,
-  type HostName,
-  type Lab,
   type MigrationOptions,
   type MigrationResult,
-  migrateInLab,
   reportOf,
-  waitForExit,
-} from '@pageferry/lab'
-import type { MigrationReport } from '@pageferry/migration'
-import type { Status } from '@pageferry/service'
+  type Status,
+} from '@pageferry/service/client'
 import { baseSeed } from '@pageferry/testing/seeds'
 import { problemsOf } from './report-problems.js'
 
@@ -152,7 +149,7 @@ export class Workload {
       this.lab,
       this.pid,
       { from, verify: 'after-resume', ...options },
-      onStatus,
+      { onStatus },
     )
     this.migrations++
     if (result.migrated) {

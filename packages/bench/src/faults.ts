@@ -1,4 +1,5 @@
-import type { Lab, MigrationOptions } from '@pageferry/lab'
+import type { Lab } from '@pageferry/lab'
+import type { MigrationOptions } from '@pageferry/service/client'
 import type { Histogram } from 'hdr-histogram-js'
 import { encode, fromBuckets, percentileUs } from './histogram.js'
 import { type InstallTimes, type Limits, measureInstall } from './limits.js'

@@ -3,17 +3,15 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError } from '@pageferry/base'
+import { type Lab, migrateInLab, waitForExit } from '@pageferry/lab'
+import type { MigrationReport } from '@pageferry/migration'
 import {
   failureOf,
-  type Lab,
   type MigrationOptions,
   type MigrationResult,
-  migrateInLab,
   reportOf,
-  waitForExit,
-} from '@pageferry/lab'
-import type { MigrationReport } from '@pageferry/migration'
-import type { Status } from '@pageferry/service'
+  type Status,
+} from '@pageferry/service/client'
 import { withLink } from './link/link.js'
 import type { LinkOptions } from './link/options.js'
 import {
@@ -105,7 +103,7 @@ export async function moveProbe(
       statuses.push({ atMs: Date.now(), status })
     }
     const result = await withLink(lab, link, (via) =>
-      migrateInLab(lab, pid, { ...migration, via }, note, signal),
+      migrateInLab(lab, pid, { ...migration, via }, { onStatus: note, signal }),
     )
     const report = requireMigrated(result)
     const limit = AbortSignal.timeout(exitTimeoutMs)

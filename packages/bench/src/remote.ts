@@ -1,8 +1,8 @@
 import { existsSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError } from '@pageferry/base'
-import { migrate } from '@pageferry/lab'
-import type { Status } from '@pageferry/service'
+import { withReach } from '@pageferry/lab'
+import { migrate, type Status } from '@pageferry/service/client'
 import { type FaultsOptions, faultsBenchmark, migrationOf } from './faults.js'
 import { requireMigrated, type TimedStatus } from './moves.js'
 import { readProbeResult, requireRight } from './probe.js'
@@ -39,7 +39,9 @@ export async function faultsBetweenMachines(
     statuses.push({ atMs: Date.now(), status })
   }
   const request = { source, destination, pid, ...migrationOf(options) }
-  const report = requireMigrated(await migrate(request, note, signal))
+  const report = requireMigrated(
+    await withReach((reach) => migrate(request, { onStatus: note, signal, reach })),
+  )
   const deadline = Date.now() + resultTimeoutMs
   while (!existsSync(path)) {
     if (Date.now() > deadline) {

@@ -1,4 +1,4 @@
-import type { MigrationOptions } from '@pageferry/lab'
+import type { MigrationOptions } from '@pageferry/service/client'
 import { describeLink, type LinkOptions } from './link/options.js'
 
 /** How pages travel, for every benchmark that migrates: options of the migration, and the link. */

@@ -1,5 +1,5 @@
 import { PassThrough } from 'node:stream'
-import type { Status } from '@pageferry/service'
+import type { Status } from '@pageferry/service/client'
 import t from 'tap'
 import { Progress } from '../src/ui/progress.js'
 

@@ -9,19 +9,8 @@ export {
   superviseInHost,
 } from './exec.js'
 export { Lab, LabHost, type LabOptions, withLab } from './lab.js'
-export {
-  endText,
-  failureOf,
-  type MigrationOptions,
-  type MigrationRequest,
-  type MigrationResult,
-  migrate,
-  reportOf,
-  type Sides,
-  whereabouts,
-} from './migrate.js'
 export { type HostName, hostAddress, hostNames, labDir } from './paths.js'
-export { Reach } from './relay.js'
+export { Reach, withReach } from './relay.js'
 export {
   type Role,
   type RunningService,

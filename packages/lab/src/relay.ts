@@ -73,6 +73,18 @@ export class Relay {
   }
 }
 
+/** Makes lab addresses reachable for as long as `work` takes. */
+export async function withReach<T>(
+  work: (reach: (url: string) => Promise<string>) => Promise<T>,
+): Promise<T> {
+  const reach = new Reach()
+  try {
+    return await work((url) => reach.resolve(url))
+  } finally {
+    reach.close()
+  }
+}
+
 /** Makes lab addresses reachable; any other URL is returned as it is. Call `close` when done. */
 export class Reach {
   readonly #relays = new Map<string, Promise<Relay>>()

@@ -1,9 +1,16 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError } from '@pageferry/base'
-import { ServiceClient, type Status, type WorkloadExit } from '@pageferry/service'
+import {
+  type MigrateHooks,
+  type MigrationOptions,
+  type MigrationResult,
+  migrate,
+  ServiceClient,
+  type WorkloadExit,
+} from '@pageferry/service/client'
 import type { Lab } from './lab.js'
-import { type MigrationOptions, type MigrationResult, migrate } from './migrate.js'
 import type { HostName } from './paths.js'
+import { withReach } from './relay.js'
 
 /** How often a migrated workload's end is asked for; nothing announces it. */
 const exitPollMs = 50
@@ -13,13 +20,12 @@ export function migrateInLab(
   lab: Lab,
   pid: number,
   options: MigrationOptions & { from?: HostName } = {},
-  onStatus?: (status: Status) => void,
-  signal?: AbortSignal,
+  hooks: Omit<MigrateHooks, 'reach'> = {},
 ): Promise<MigrationResult> {
   const { from = 'a', ...rest } = options
   const to = from === 'a' ? lab.b : lab.a
   const request = { source: lab.host(from).url('source'), destination: to.url('destination'), pid, ...rest }
-  return migrate(request, onStatus, signal)
+  return withReach((reach) => migrate(request, { ...hooks, reach }))
 }
 
 /** Waits until a process that was migrated to `host` has ended there. */

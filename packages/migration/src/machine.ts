@@ -1,3 +1,4 @@
+import { constants } from 'node:os'
 import type { ErrorInfo } from '@pageferry/base'
 import type { Lane } from '@pageferry/wire'
 import type { ErrorMessage } from './messages.js'
@@ -129,11 +130,12 @@ export function laneError(lane: string): ErrorInfo {
   return { code: 'PEER_UNREACHABLE', message: `the ${lane} lane to the other side was lost` }
 }
 
-/** What an exit says to a user. */
-export function exitText(exit: WorkloadExit): string {
-  if (exit.kind === 'exited') return `exited with status ${exit.value ?? 0}`
-  if (exit.kind === 'signaled') return `was killed by signal ${exit.value ?? 0}`
-  return 'vanished, and nobody knows how it ended'
+/** How a process ended, for a sentence that begins with it. */
+export function exitText({ kind, value = 0 }: WorkloadExit): string {
+  if (kind === 'exited') return `exited with status ${value}`
+  if (kind === 'unknown') return 'vanished without a known end'
+  const name = Object.entries(constants.signals).find(([, number]) => number === value)?.[0]
+  return `was killed by ${name ?? `signal ${value}`}`
 }
 
 /** Names an event in an error without printing what it carries. */

@@ -1,5 +1,4 @@
-export * from './api/schemas.js'
-export * from './client/service-client.js'
+export * from './client/index.js'
 export { LIMITS, type Limits } from './server/limits.js'
 export { checkListenAddress, labNetwork, parseListenAddress, serviceUrl } from './server/listen.js'
 export { closeOnSignal, createService, type Service, type ServiceOptions } from './server/server.js'

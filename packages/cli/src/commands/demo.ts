@@ -3,7 +3,8 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { PageferryError } from '@pageferry/base'
-import { type Lab, migrateInLab, reportOf, waitForExit, withLab } from '@pageferry/lab'
+import { type Lab, migrateInLab, waitForExit, withLab } from '@pageferry/lab'
+import { reportOf } from '@pageferry/service/client'
 import pc from 'picocolors'
 import { interruptible } from '../interrupt.js'
 import { checkLog, type DemoLog } from '../ui/demo-log.js'
@@ -46,8 +47,7 @@ async function show(lab: Lab, signal: AbortSignal): Promise<void> {
     lab,
     pid,
     { mode: 'hybrid', verify: 'after-resume' },
-    progress.update,
-    signal,
+    { onStatus: progress.update, signal },
   ).finally(() => progress.stop())
   if (!result.migrated) return conclude(result, undefined, process.stdout)
   await sleep(runMs, undefined, { signal })

@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError } from '@pageferry/base'
-import { endText, type Lab, migrateInLab, waitForExit, withLab } from '@pageferry/lab'
-import type { WorkloadExit } from '@pageferry/service'
+import { type Lab, migrateInLab, waitForExit, withLab } from '@pageferry/lab'
+import { exitText } from '@pageferry/migration'
+import type { WorkloadExit } from '@pageferry/service/client'
 import { ExitWith } from '../errors.js'
 import { interruptible } from '../interrupt.js'
 import { Progress } from '../ui/progress.js'
@@ -30,7 +31,7 @@ export async function labRun(command: string[], flags: LabRunFlags): Promise<voi
   const exit = await interruptible('Interrupted; the lab and everything in it is gone.', (signal) =>
     withLab((lab) => runOnce(lab, command, flags, signal), { name: flags.newLab, signal }),
   )
-  if (exit.kind !== 'exited') process.stderr.write(`${command[0]} ${endText(exit)}.\n`)
+  if (exit.kind !== 'exited') process.stderr.write(`${command[0]} ${exitText(exit)}.\n`)
   throw new ExitWith(statusOf(exit))
 }
 
@@ -51,7 +52,10 @@ async function runOnce(
         `${command[0]} ended within ${flags.settle} ms, before it could be migrated; see --settle.`,
       )
     }
-    const result = await migrateInLab(lab, pid, migrationOptions(flags), progress.update, signal)
+    const result = await migrateInLab(lab, pid, migrationOptions(flags), {
+      onStatus: progress.update,
+      signal,
+    })
     progress.stop()
     conclude(result, flags.report, process.stderr)
     process.stderr.write(`Waiting for ${command[0]} to end.\n`)

@@ -1,4 +1,5 @@
 import { resolve } from 'node:path'
+import { withReach } from '@pageferry/lab'
 import {
   failureOf,
   type MigrationOptions,
@@ -6,7 +7,7 @@ import {
   migrate,
   reportOf,
   whereabouts,
-} from '@pageferry/lab'
+} from '@pageferry/service/client'
 import { ExitWith, failureStatus, printError, unprovenStatus } from '../errors.js'
 import { Progress } from '../ui/progress.js'
 import { printReport, requireWritable, writeReport } from '../ui/report.js'
@@ -81,7 +82,8 @@ export async function migrateCommand(flags: MigrateFlags): Promise<void> {
   let result: MigrationResult
   try {
     const request = { source, destination, pid, ...migrationOptions(flags) }
-    result = await migrate(request, progress.update, controller.signal)
+    const { signal } = controller
+    result = await withReach((reach) => migrate(request, { onStatus: progress.update, signal, reach }))
   } finally {
     progress.stop()
     process.off('SIGINT', onSignal).off('SIGTERM', onSignal)

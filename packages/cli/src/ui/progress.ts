@@ -1,5 +1,5 @@
 import { pageBytes } from '@pageferry/base'
-import type { Status } from '@pageferry/service'
+import type { Status } from '@pageferry/service/client'
 import { MultiBar, type SingleBar } from 'cli-progress'
 
 /** What a status says about the piece of work that is under way. */

@@ -3,9 +3,11 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createLogger } from '@pageferry/base'
-import { createService, DumpRequestSchema, type Service, type Status } from '@pageferry/service'
 import t, { type Test } from 'tap'
-import { failureOf, migrate, reportOf, whereabouts } from '../src/migrate.js'
+import { DumpRequestSchema, type Status } from '../src/api/schemas.js'
+import { migrate } from '../src/client/migrate.js'
+import { failureOf, reportOf, whereabouts } from '../src/client/outcome.js'
+import { createService, type Service } from '../src/server/server.js'
 
 const base = { id: '0123456789abcdef', createdAt: '2026-01-01T00:00:00.000Z' }
 type Workload = NonNullable<Status['workload']>
@@ -131,4 +133,22 @@ t.test('both services are asked before anything is started', async (t) => {
     migrations: unknown[]
   }
   t.same(migrations, [])
+})
+
+t.test('a service is reached where the caller says, and named as the user named it', async (t) => {
+  const source = await startService(t, 'source')
+  const [given, gone] = ['http://192.0.2.1:7421', 'http://192.0.2.2:7422']
+  const asked: string[] = []
+  const reach = async (url: string) => {
+    asked.push(url)
+    return url === given ? source.url : 'http://127.0.0.1:59999'
+  }
+  await t.rejects(migrate({ source: given, destination: gone, pid: 1 }, { reach }), {
+    code: 'PEER_UNREACHABLE',
+    message: `nothing answers at ${gone}: is the service running there?`,
+  })
+  t.strictSame(asked, [given, gone])
+  await t.rejects(migrate({ source: given, destination: given, pid: 1 }, { reach }), {
+    message: `${given} is a dump-service, not a restore-service`,
+  })
 })

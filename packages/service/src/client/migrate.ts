@@ -1,48 +1,23 @@
-import { constants } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError, toErrorInfo } from '@pageferry/base'
+import { DEFAULT_SETTINGS } from '@pageferry/migration'
 import {
-  type CompressionSetting,
-  type DestinationReport,
-  type MigrationReport,
-  mergeReports,
-  type SourceReport,
-  type VerifySetting,
-} from '@pageferry/migration'
-import {
+  type DumpRequest,
+  DumpRequestSchema,
   isFinal,
+  type RestoreRequest,
+  RestoreRequestSchema,
   type Role,
-  SERVICE_NAMES,
-  ServiceClient,
   type Status,
-  type WorkloadExit,
-} from '@pageferry/service'
-import { Reach } from './relay.js'
+} from '../api/schemas.js'
+import { ServiceClient } from './service-client.js'
 
-export interface MigrationOptions {
-  mode?: 'hybrid' | 'precopy' | 'postcopy'
-  maxRounds?: number
-  maxDowntimeMs?: number
-  maxBandwidthMbit?: number
-  bulkLanes?: number
-  bulkWindowMiB?: number
-  /** Default: pages are compressed where that was measured to gain. */
-  compression?: CompressionSetting
-  newPidNamespace?: boolean
-  /** Default off. */
-  verify?: VerifySetting
-  /** Pages are sent only when they are asked for, for so long after the handover. */
-  pushDelayMs?: number
-  /** false: only pages that somebody waits for are asked for. Default true. */
-  prefetch?: boolean
-  /** Default: the best that the source's kernel has. */
-  tracker?: 'wp-async' | 'soft-dirty' | 'page-hash'
-  /** Directory on the destination that also receives the CRIU images. */
-  imagesDir?: string
+/** What the source is asked for, and the destination; what the first answers the second needs is not chosen. */
+export interface MigrationOptions
+  extends Partial<Omit<DumpRequest, 'pid' | 'injectFault'>>,
+    Omit<RestoreRequest, 'id' | 'token' | 'source'> {
   /** Where the destination dials instead of the source's data address: a relay in front of it, to measure with. */
   via?: (dataUrl: string) => Promise<string>
-  /** Test hook of the restore-service. */
-  injectFault?: string
 }
 
 export interface MigrationRequest extends MigrationOptions {
@@ -72,6 +47,14 @@ export interface MigrationResult extends Sides {
   unwatched: boolean
 }
 
+export interface MigrateHooks {
+  onStatus?: (status: Status) => void
+  /** Cancels up to the commit; after that it only ends the watching. */
+  signal?: AbortSignal
+  /** A URL that leads from here to the same service. Default: the URL itself. */
+  reach?: (url: string) => Promise<string>
+}
+
 /** A restarted service takes its migrations over; after the commit that may be worth a long wait. */
 const patienceMs = 300_000
 
@@ -80,24 +63,22 @@ const otherSideMs = 10_000
 
 /**
  * Moves a process: creates the migration on the source, which refuses what cannot be moved, then on the destination,
- * and watches both until they have ended. Lab addresses need no route, see Reach.
+ * and watches both until they have ended.
  *
- * `signal` cancels up to the commit; after that it only ends the watching.
  * @throws what a service refused. When nothing is thrown the result says where the workload is.
  */
 export async function migrate(
   request: MigrationRequest,
-  onStatus: (status: Status) => void = () => {},
-  signal?: AbortSignal,
+  { onStatus = () => {}, signal, reach = async (url) => url }: MigrateHooks = {},
 ): Promise<MigrationResult> {
-  const reach = new Reach()
-  const local = new Map<string, string>()
+  const reached = new Map<string, string>()
   try {
     const connect = async <R extends Role>(url: string, role: R): Promise<ServiceClient<R>> => {
       const direct = new ServiceClient(url, role) // complains about a malformed URL
-      const near = await reach.resolve(direct.url)
-      if (near !== direct.url) local.set(near, direct.url)
-      return near === direct.url ? direct : new ServiceClient(near, role)
+      const near = await reach(direct.url)
+      if (near === direct.url) return direct
+      reached.set(near, direct.url)
+      return new ServiceClient(near, role)
     }
     const source = await connect(request.source, 'source')
     const destination = await connect(request.destination, 'destination')
@@ -105,16 +86,14 @@ export async function migrate(
     await Promise.all([source.health(), destination.health()])
     return await new Migration(source, destination, onStatus).run(request, signal)
   } catch (error) {
-    throw translate(error, local)
-  } finally {
-    reach.close()
+    throw translate(error, reached)
   }
 }
 
-/** Names the address that the user gave instead of the relay's, where a broken connection means a refused one. */
-function translate(error: unknown, local: Map<string, string>): unknown {
+/** Names the address that the user gave and not the one that leads there, where a refused connection looks broken. */
+function translate(error: unknown, reached: Map<string, string>): unknown {
   if (!(error instanceof PageferryError)) return error
-  for (const [near, url] of local) {
+  for (const [near, url] of reached) {
     if (!error.message.includes(near)) continue
     const refused = error.code === 'PEER_UNREACHABLE'
     const message = refused
@@ -155,20 +134,19 @@ class Migration {
 
   async run(request: MigrationRequest, signal?: AbortSignal): Promise<MigrationResult> {
     const { source, destination } = this.#clients
-    const { pid, mode = 'hybrid', maxRounds, maxDowntimeMs, bulkLanes, verify, tracker, imagesDir } = request
-    const { bulkWindowMiB, compression } = request
-    const { maxBandwidthMbit, newPidNamespace, injectFault, pushDelayMs, prefetch, via } = request
     signal?.throwIfAborted()
+    const { mode = DEFAULT_SETTINGS.mode, injectFault, via } = request
     const created = await source.createMigration({
-      ...{ pid, mode, maxRounds, maxDowntimeMs, maxBandwidthMbit, bulkLanes, verify, tracker, pushDelayMs },
-      ...{ bulkWindowMiB, compression },
+      ...pick<DumpRequest>(request, DumpRequestSchema),
+      ...{ pid: request.pid, mode, injectFault: undefined },
     })
     const { id, token, dataUrl } = created
     this.#note(created)
     try {
       const dialled = via === undefined ? dataUrl : await via(dataUrl)
       const accepted = await destination.createMigration({
-        ...{ id, token, source: dialled, prefetch, newPidNamespace, imagesDir, injectFault },
+        ...pick<RestoreRequest>(request, RestoreRequestSchema),
+        ...{ id, token, source: dialled, injectFault },
       })
       this.#note(accepted)
     } catch (error) {
@@ -244,68 +222,9 @@ class Migration {
   }
 }
 
-/** How a workload ended. */
-export function endText({ kind, value }: WorkloadExit): string {
-  if (kind === 'exited') return `exited with status ${value}`
-  if (kind !== 'signaled') return 'vanished without a known end'
-  const name = Object.entries(constants.signals).find(([, number]) => number === value)?.[0]
-  return `was killed by ${name ?? `signal ${value}`}`
-}
-
-/** The last sentence of every migration: which machine has the workload, and in what condition. */
-export function whereabouts({ source, destination }: Sides): string {
-  // A destination that never got that far has a workload without a name.
-  const workload = [destination?.workload, source?.workload].find((known) => known != null && known.pid !== 0)
-  const name = workload == null ? 'The process' : `Process ${workload.pid} (${workload.comm})`
-  const there = destination?.workload
-  if (there?.exit !== undefined) {
-    return `${name} came to the destination and ${endText(there.exit)} there.`
-  }
-  if (there?.where === 'running') return `${name} runs on the destination.`
-  const here = source?.workload
-  if (here?.where === 'running') return `${name} runs on the source, as before.`
-  if (here?.where === 'frozen') {
-    return `${name} is frozen on the source and handed over; the services finish the migration by themselves.`
-  }
-  if (here?.where === 'gone') return `${name} is gone from the source: it ended there during the migration.`
-  return `${name}: neither side has said where it is; "pageferry migrate" has stopped watching the ${SERVICE_NAMES.source} and the ${SERVICE_NAMES.destination}.`
-}
-
-/**
- * Error of a migration that did not succeed. Both sides have one: a cause, and what the other noticed of it, which is a
- * lost connection, a cancellation or an error at second hand.
- */
-export function failureOf({ source, destination }: Sides): PageferryError {
-  const candidates = [
-    { error: source?.error, secondHand: ['REMOTE', 'PEER_UNREACHABLE'], peer: 'destination: ' },
-    { error: destination?.error, secondHand: ['REMOTE', 'PEER_UNREACHABLE', 'CANCELLED'], peer: 'source: ' },
-  ]
-  const cause = candidates.find(
-    ({ error, secondHand, peer }) =>
-      error !== undefined && !secondHand.includes(error.code) && !error.message.startsWith(peer),
-  )
-  const info = cause?.error ??
-    source?.error ??
-    destination?.error ?? { code: 'INTERNAL' as const, message: 'the migration ended without a reason' }
-  return new PageferryError(info.code, info.message, { details: info.details })
-}
-
-/**
- * The report of both sides together. A migration that failed early has measured little; what it has not is zero.
- * null when the source never reported anything.
- */
-export function reportOf({ id, source, destination }: MigrationResult): MigrationReport | null {
-  const measured = source?.report as Partial<SourceReport> | undefined
-  if (source === undefined || measured === undefined) return null
-  const { pid = 0, comm = '', threads = 0 } = source.workload ?? {}
-  const complete: SourceReport = {
-    ...{ id, mode: 'hybrid', outcome: 'resumed', workload: { pid, comm, threads }, rounds: [] },
-    pages: { present: 0, parent: 0, lazy: 0, zero: 0, hole: 0 },
-    compressed: { pages: 0, bytes: 0 },
-    ...{ bytesOnWire: 0, blackoutMs: 0, totalMs: 0 },
-    ...measured,
-    blackout: { freezeMs: 0, captureMs: 0, ...measured.blackout },
-  }
-  const there = destination?.report as DestinationReport | undefined
-  return mergeReports(complete, there?.blackout === undefined ? undefined : there)
+/** What one of the two services is asked for. */
+function pick<T>(request: MigrationRequest, schema: { properties: object }): Partial<T> {
+  return Object.fromEntries(
+    Object.entries(request).filter(([name]) => name in schema.properties),
+  ) as Partial<T>
 }
