@@ -12,7 +12,7 @@ import type { OriginalProcess } from '../src/process.js'
 const program = `
 import os, sys, threading
 for _ in range(5): threading.Thread(target=threading.Event().wait, daemon=True).start()
-print(*sorted(t.native_id for t in threading.enumerate()), flush=True)
+print(" ".join(str(n) for n in sorted(t.native_id for t in threading.enumerate())), flush=True)
 sys.stdin.read()`
 
 t.test('Begin lists every thread, by its id in the pid namespace of the workload', async (t) => {
