@@ -5,6 +5,8 @@
  */
 import { addon } from './addon.js'
 
+export * from './mman.js'
+
 interface Native {
   readRuns(pid: number, memFd: number, runs: Float64Array, nrRuns: number, out: Uint8Array): number
   readBytes(pid: number, address: bigint, length: number): Uint8Array

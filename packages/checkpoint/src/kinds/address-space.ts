@@ -1,7 +1,7 @@
 import { closeSync, openSync, readFileSync, readlinkSync } from 'node:fs'
 import { PageferryError, pageOf } from '@pageferry/base'
 import type { FileEntry, MmEntry } from '@pageferry/images'
-import { fds, pagemap } from '@pageferry/kernel'
+import { fds, memory, pagemap } from '@pageferry/kernel'
 import type { AreaMap } from '@pageferry/pages'
 import type { CaptureContext } from '../capture-context.js'
 import type { ProcStat } from '../proc/stat.js'
@@ -9,7 +9,8 @@ import type { CallBatch } from '../remote/call-batch.js'
 import { scratchPages } from '../remote/scratch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import { type FileTable, requiredPath } from './file-table.js'
-import { areasToVmas, lockedPages } from './memory-map.js'
+import { lockedPages } from './memory-map/areas.js'
+import { areasToVmas } from './memory-map/vmas.js'
 
 /** What the kernel keeps beside the areas: brk, argv and environ, auxv, exe, dumpable (prctl(2) PR_SET_MM_MAP). */
 
@@ -18,8 +19,6 @@ const prSetDumpable = 4
 const prSetMm = 35
 const prSetMmMap = 14
 const prSetThpDisable = 41
-const MCL_FUTURE = 2
-const MCL_ONFAULT = 4
 const noExeFd = 0xffff_ffff
 
 /** Before the final map is known, an entry for a round: only the areas matter. */
@@ -97,7 +96,7 @@ export function dumpFutureLocks({ pid, process, status }: CaptureContext, map: A
   try {
     const entry = new BigUint64Array(1)
     pagemap.read(pagemapFd, pageOf(process.scratch), 1, entry)
-    return MCL_FUTURE | ((entry[0] & pagemap.PM_PRESENT) === 0n ? MCL_ONFAULT : 0)
+    return memory.MCL_FUTURE | ((entry[0] & pagemap.PM_PRESENT) === 0n ? memory.MCL_ONFAULT : 0)
   } finally {
     closeSync(pagemapFd)
   }

@@ -1,5 +1,6 @@
 import { addressOf, PageferryError, pageBytes, pageOf } from '@pageferry/base'
 import { VMA_STATUS, type VmaEntry } from '@pageferry/images'
+import { memory } from '@pageferry/kernel'
 import { type AreaMap, PageSet } from '@pageferry/pages'
 import type { RemoteCall } from '../remote/skeleton-process.js'
 
@@ -8,8 +9,6 @@ import type { RemoteCall } from '../remote/skeleton-process.js'
  * the page tables finds them. In the images they are as CRIU has them (criu/mem.c): vma entries with a status of their
  * own, behind those of the areas they lie in.
  */
-
-const madvGuardInstall = 102
 
 export function guardsToVmas(guards: PageSet): VmaEntry[] {
   const none = { pgoff: 0n, shmid: 0n, prot: 0, flags: 0, fd: -1n }
@@ -42,7 +41,7 @@ export function guardsFromVmas(vmas: VmaEntry[], map: AreaMap): PageSet {
 export function guardCalls(guards: PageSet): RemoteCall[] {
   const calls: RemoteCall[] = []
   guards.forEachRun((first, nr) => {
-    calls.push({ name: 'madvise', args: [addressOf(first), nr * pageBytes, madvGuardInstall] })
+    calls.push({ name: 'madvise', args: [addressOf(first), nr * pageBytes, memory.MADV_GUARD_INSTALL] })
   })
   return calls
 }

@@ -7,6 +7,7 @@ import { SYS, type SyscallName } from './syscalls.js'
 import { remoteError } from './workload-thread.js'
 
 const { REG } = ptrace
+const { PROT_READ, PROT_WRITE, PROT_EXEC, MAP_PRIVATE, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE } = memory
 
 /** Code page, then data: a table of calls and their memory arguments. */
 const codePages = 1
@@ -127,15 +128,15 @@ export class SkeletonProcess {
       regs[REG.rdi] = address
       regs[REG.rsi] = BigInt(nrPages * pageBytes)
       regs[REG.rdx] = BigInt(prot)
-      regs[REG.r10] = BigInt(mapPrivate | mapAnonymous | mapFixedNoReplace)
+      regs[REG.r10] = BigInt(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE)
       regs[REG.r8] = BigInt.asUintN(64, -1n)
       regs[REG.r9] = 0n
       ptrace.setRegs(this.pid, regs)
       const { result } = ptrace.syscallStep(this.pid, batchTimeoutMs)
       if (result < 0n) throw remoteError('mmap', Number(-result), this.pid)
     }
-    map(addressOf(page), codePages, protRead | protExec)
-    map(addressOf(page + codePages), skeletonScratchPages - codePages, protRead | protWrite)
+    map(addressOf(page), codePages, PROT_READ | PROT_EXEC)
+    map(addressOf(page + codePages), skeletonScratchPages - codePages, PROT_READ | PROT_WRITE)
     memory.pwrite(this.memFd, addressOf(page), runner)
     this.#scratchPage = page
   }
@@ -156,14 +157,14 @@ export class SkeletonProcess {
     const [code, data] = this.batch([
       {
         name: 'mmap',
-        args: [addressOf(to), codePages * pageBytes, protRead | protExec, anonymousFixed, -1, 0],
+        args: [addressOf(to), codePages * pageBytes, PROT_READ | PROT_EXEC, anonymousFixed, -1, 0],
       },
       {
         name: 'mmap',
         args: [
           addressOf(to + codePages),
           (skeletonScratchPages - codePages) * pageBytes,
-          protRead | protWrite,
+          PROT_READ | PROT_WRITE,
           anonymousFixed,
           -1,
           0,
@@ -412,13 +413,7 @@ export class SkeletonProcess {
 }
 
 const EEXIST = 17n
-const protRead = 1
-const protWrite = 2
-const protExec = 4
-const mapPrivate = 2
-const mapAnonymous = 0x20
-const mapFixedNoReplace = 0x10_0000
-const anonymousFixed = mapPrivate | mapAnonymous | mapFixedNoReplace
+const anonymousFixed = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
 const msgCmsgCloexec = 0x4000_0000
 const solSocket = 1
 const scmRights = 1

@@ -1,0 +1,232 @@
+import { addressOf, PageferryError, pageBytes } from '@pageferry/base'
+import { memory, uffd } from '@pageferry/kernel'
+import { type Area, type AreaChange, type AreaKind, AreaMap, diffAreas, PageSet } from '@pageferry/pages'
+import { readMaps } from '../../proc/maps.js'
+import type { RemoteCall, SkeletonProcess } from '../../remote/skeleton-process.js'
+import { remoteError } from '../../remote/workload-thread.js'
+import { guardCalls } from '../guard-regions.js'
+import { adviseCalls } from './advice.js'
+
+const ENOMEM = 12n
+const kernelKinds = new Set<AreaKind>(['vdso', 'vvar', 'vvar-vclock', 'vsyscall'])
+
+/**
+ * Brings a skeleton's map to the workload's. Every eligible area is registered with userfaultfd before
+ * anything can be installed in it (a huge page could fill its neighbours), and unregistered before we change
+ * it ourselves: otherwise our own munmap would wait for somebody to read its event.
+ */
+export class SkeletonMap {
+  readonly #skeleton: SkeletonProcess
+  readonly #uffd: number
+  readonly #registered = new PageSet()
+  #map = new AreaMap()
+  #changes = 0
+
+  constructor(skeleton: SkeletonProcess, uffdFd: number) {
+    this.#skeleton = skeleton
+    this.#uffd = uffdFd
+  }
+
+  get map(): AreaMap {
+    return this.#map
+  }
+
+  /** Grows with every change of the map and with every discard: what the page tables said before is void. */
+  get changes(): number {
+    return this.#changes
+  }
+
+  /** Pages under userfaultfd. */
+  get registered(): PageSet {
+    return this.#registered
+  }
+
+  apply(target: AreaMap): void {
+    this.#skeleton.avoid([...target.areas])
+    const changes = diffAreas(this.#map, target)
+    this.#changes += changes.length
+    const of = <K extends AreaChange['op']>(op: K): Extract<AreaChange, { op: K }>[] =>
+      changes.filter((change): change is Extract<AreaChange, { op: K }> => change.op === op)
+    this.#unmap(of('unmap').filter((change) => !this.#isKernelArea(change.first)))
+    this.#mapKernelAreas(of('map').filter(({ area }) => kernelKinds.has(area.kind)))
+    this.#mapAreas(of('map').filter(({ area }) => !kernelKinds.has(area.kind)))
+    this.#skeleton.all([
+      ...of('protect').map(({ first, nr, prot }): RemoteCall => {
+        return {
+          name: 'mprotect',
+          args: [addressOf(first), nr * pageBytes, installProt(target.find(first), prot)],
+        }
+      }),
+      ...of('advise').flatMap(({ first, nr, from, to }) => adviseCalls(first, nr, from, to)),
+    ])
+    for (const { first, nr, on } of of('register')) {
+      if (on) this.#register(first, nr)
+      else this.#unregister(first, nr)
+    }
+    this.#map = target
+  }
+
+  /** Discards pages: afterwards they are missing, or read as the file. */
+  discard(runs: PageSet): void {
+    const calls: RemoteCall[] = []
+    runs.forEachRun((first, nr) => {
+      calls.push({ name: 'madvise', args: [addressOf(first), nr * pageBytes, memory.MADV_DONTNEED] })
+    })
+    if (calls.length === 0) return
+    this.#changes++
+    const lifted = this.#registered.clone().intersect(wholeAreas(this.#map, runs))
+    lifted.forEachRun((first, nr) => this.#unregister(first, nr))
+    this.#skeleton.all(calls)
+    lifted.forEachRun((first, nr) => this.#register(first, nr))
+  }
+
+  /**
+   * When all pages are installed: takes away what was allowed for that, puts up the guards, and locks what the workload
+   * had locked, in this order: no guard can be put into a locked area (madvise(2)).
+   */
+  finish(guards: PageSet): void {
+    const { areas } = this.#map
+    this.#skeleton.all(
+      areas
+        .filter((area) => installProt(area, area.prot) !== area.prot)
+        .map((area) => ({
+          name: 'mprotect',
+          args: [addressOf(area.start), area.nrPages * pageBytes, area.prot],
+        })),
+    )
+    this.#skeleton.all(guardCalls(guards))
+    const locked = areas.filter((area) => (area.flags & memory.MAP_LOCKED) !== 0)
+    const results = this.#skeleton.batch(
+      locked.map((area) => ({ name: 'mlock', args: [addressOf(area.start), area.nrPages * pageBytes] })),
+    )
+    for (const [i, result] of results.entries()) {
+      // An area that cannot be read, or not everywhere, is locked all the same, but not filled (mlock(2): ENOMEM).
+      const { prot, start, nrPages } = locked[i]
+      const unreadable = prot === 0 || guards.countRange(start, nrPages) > 0
+      if (result < 0n && !(result === -ENOMEM && unreadable)) {
+        throw remoteError('mlock', Number(-result), this.#skeleton.pid)
+      }
+    }
+  }
+
+  #isKernelArea(page: number): boolean {
+    const area = this.#map.find(page)
+    return area !== undefined && kernelKinds.has(area.kind)
+  }
+
+  #register(first: number, nr: number): void {
+    uffd.register(this.#uffd, addressOf(first), BigInt(nr * pageBytes), uffd.UFFDIO_REGISTER_MODE_MISSING)
+    this.#registered.addRange(first, nr)
+  }
+
+  #unregister(first: number, nr: number): void {
+    uffd.unregister(this.#uffd, addressOf(first), BigInt(nr * pageBytes))
+    this.#registered.removeRange(first, nr)
+  }
+
+  #unmap(changes: { first: number; nr: number }[]): void {
+    const doomed = new PageSet()
+    for (const { first, nr } of changes) doomed.addRange(first, nr)
+    this.#registered
+      .clone()
+      .intersect(doomed)
+      .forEachRun((first, nr) => this.#unregister(first, nr))
+    this.#skeleton.all(
+      changes.map(({ first, nr }) => ({ name: 'munmap', args: [addressOf(first), nr * pageBytes] })),
+    )
+  }
+
+  #mapAreas(changes: { first: number; nr: number; area: Area }[]): void {
+    const descriptors = this.#openFiles(changes.map(({ area }) => area))
+    this.#skeleton.all(
+      changes.map(({ first, nr, area }): RemoteCall => {
+        const flags = (area.flags & ~memory.MAP_LOCKED) | memory.MAP_FIXED_NOREPLACE
+        const fd = area.path === undefined ? -1 : (descriptors.get(fileKey(area)) ?? -1)
+        // Offsets of anonymous areas mean nothing to mmap; of shared memory they are kept by mapping it whole.
+        const offset = area.path === undefined ? 0n : area.offset
+        return {
+          name: 'mmap',
+          args: [addressOf(first), nr * pageBytes, installProt(area, area.prot), flags, fd, offset],
+        }
+      }),
+    )
+    for (const { first, nr, area } of changes) if (area.lazyEligible) this.#register(first, nr)
+    this.#skeleton.all([
+      ...changes.flatMap(({ first, nr, area }) => adviseCalls(first, nr, 0, area.madv)),
+      ...[...descriptors.values()].map((fd): RemoteCall => ({ name: 'close', args: [fd] })),
+    ])
+  }
+
+  #openFiles(areas: Area[]): Map<string, number> {
+    const descriptors = new Map<string, number>()
+    for (const area of areas) {
+      if (area.path === undefined || descriptors.has(fileKey(area))) continue
+      const path = this.#skeleton.write(Buffer.from(`${area.path}\0`))
+      descriptors.set(fileKey(area), Number(this.#skeleton.call('open', path, area.fileFlags ?? 0, 0)))
+    }
+    return descriptors
+  }
+
+  /** vdso and its data are the kernel's: the skeleton's own are moved to where the workload had them. */
+  #mapKernelAreas(changes: { area: Area }[]): void {
+    const names: Partial<Record<AreaKind, string>> = {
+      vdso: '[vdso]',
+      vvar: '[vvar]',
+      'vvar-vclock': '[vvar_vclock]',
+    }
+    const wanted = changes.flatMap(({ area }) => {
+      const name = names[area.kind]
+      return name === undefined ? [] : [{ name, start: area.start, nrPages: area.nrPages }]
+    })
+    if (wanted.length === 0) return
+    const own = readMaps(this.#skeleton.pid)
+    const moves = wanted.map(({ name, start, nrPages }) => {
+      const from = own.find((line) => line.name === name)
+      if (from === undefined || from.nrPages !== nrPages) {
+        throw new PageferryError('REFUSED', `this kernel has no ${name} of ${nrPages} pages`)
+      }
+      return { from: from.start, to: start, nrPages }
+    })
+    if (moves.every(({ from, to }) => from === to)) return
+    // Via a place that is neither: targets of one may overlap the present place of another.
+    const total = moves.reduce((sum, { nrPages }) => sum + nrPages, 0)
+    let via = this.#skeleton.findGap(total, wanted)
+    const calls: RemoteCall[] = []
+    const second: RemoteCall[] = []
+    for (const { from, to, nrPages } of moves) {
+      calls.push(mremapCall(from, via, nrPages))
+      second.push(mremapCall(via, to, nrPages))
+      via += nrPages
+    }
+    this.#skeleton.all([...calls, ...second])
+  }
+}
+
+function mremapCall(from: number, to: number, nrPages: number): RemoteCall {
+  const length = nrPages * pageBytes
+  return {
+    name: 'mremap',
+    args: [addressOf(from), length, length, memory.MREMAP_MAYMOVE | memory.MREMAP_FIXED, addressOf(to)],
+  }
+}
+
+/**
+ * Protection while pages are installed. /proc/PID/mem writes private memory whatever its protection is, shared
+ * memory only where the process itself could (FOLL_FORCE in mm/gup.c).
+ */
+function installProt(area: Area | undefined, prot: number): number {
+  return area?.kind === 'shared-anon' ? prot | memory.PROT_READ | memory.PROT_WRITE : prot
+}
+
+function fileKey(area: Area): string {
+  return `${area.fileFlags}:${area.path}`
+}
+
+/** Pages of every area that contains at least one of the given pages. */
+function wholeAreas(map: AreaMap, pages: PageSet): PageSet {
+  const whole = new PageSet()
+  for (const area of map.areas) {
+    if (pages.countRange(area.start, area.nrPages) > 0) whole.addRange(area.start, area.nrPages)
+  }
+  return whole
+}
