@@ -1,15 +1,16 @@
-import { pageOf } from '@pageferry/base'
 import { type CoreEntry, encodeImage, IMG_VERSION, imageFileName, Lsm, type MmEntry } from '@pageferry/images'
-import { type AreaMap, carriesPages, PageSet } from '@pageferry/pages'
+import type { AreaMap, PageSet } from '@pageferry/pages'
 import type { CaptureContext } from './capture-context.js'
-import { askAddressSpace, dumpAddressSpace, dumpFutureLocks, shownPages } from './kinds/address-space.js'
+import { askAddressSpace, dumpAddressSpace, dumpFutureLocks } from './kinds/address-space.js'
 import { clocksOf, toTimens } from './kinds/clocks.js'
 import { DumpedFiles } from './kinds/descriptors/open-files.js'
 import { dumpTable } from './kinds/descriptors/table.js'
 import type { FileTable } from './kinds/file-table.js'
+import { dumpFs } from './kinds/fs.js'
 import { guardsToVmas } from './kinds/guard-regions.js'
-import { askProcess, dumpFs, dumpProcessState } from './kinds/process-state.js'
-import { askThread, dumpThread, untouchableAddresses } from './kinds/threads.js'
+import { neverLazyPages } from './kinds/never-lazy.js'
+import { askProcess, dumpProcessState } from './kinds/process-state.js'
+import { askThread, dumpThread } from './kinds/threads.js'
 import type { FdInfo } from './proc/fdinfo.js'
 import { readStat } from './proc/stat.js'
 import { readStatus } from './proc/status.js'
@@ -23,11 +24,11 @@ export interface NamedImage {
 }
 
 export interface CapturedProcess {
-  /** All but that of the memory map. */
+  /** All images but that of the memory map. */
   images: NamedImage[]
-  /** That of the memory map. Guard regions are found by the scan of the memory, which comes later. */
+  /** The image of the memory map. The scan of the memory, which comes later, finds guard regions. */
   mapImage(guards: PageSet): NamedImage
-  /** Pages that threads need to run and to exit: never lazy. */
+  /** Pages that must be there when the process resumes. */
   neverLazy: PageSet
 }
 
@@ -35,8 +36,8 @@ export interface CapturedProcess {
 const ownIds = { vmId: 1, filesId: 1, fsId: 1, sighandId: 1 }
 
 /**
- * Everything about the stopped process but the contents of its memory, as image files. Its threads go on
- * being stopped, with injection ended or not: the caller ends it.
+ * Everything about the stopped process but the contents of its memory, as image files. Its threads stay stopped. The
+ * caller ends the injection of calls.
  *
  * @param descriptors read when it was stopped
  */
@@ -53,7 +54,6 @@ export function captureProcess(
   const nsPid = status.nsTgid
   const futureLocks = dumpFutureLocks(context, map)
   const cores = new Map<number, CoreEntry>()
-  const neverLazy = new PageSet()
   const askedProcess = new CallBatch(process, process.leader, status)
   const processAnswers = askProcess(context, askedProcess)
   const addressSpaceAnswers = askAddressSpace(askedProcess)
@@ -63,12 +63,9 @@ export function captureProcess(
     const batch = thread === process.leader ? askedProcess : new CallBatch(process, thread, status)
     const threadAnswers = askThread(batch)
     batch.run()
-    const core = dumpThread(context, thread, threadAnswers())
-    cores.set(nsTid, core)
-    for (const address of untouchableAddresses(context, core)) neverLazy.addRange(pageOf(address), 1)
+    cores.set(nsTid, dumpThread(context, thread, threadAnswers()))
   }
-  for (const [first, nr] of shownPages(stat)) neverLazy.addRange(first, nr)
-  neverLazy.intersect(map.pages(carriesPages))
+  const neverLazy = neverLazyPages(context, cores.values(), stat, map)
   const leader = cores.get(nsPid)
   if (leader !== undefined) {
     leader.tc = dumpProcessState(context, processAnswers(), stat)

@@ -1,18 +1,17 @@
-import { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSync, statSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
 import { requireAreaCount } from '@pageferry/pages'
 import type { Problem } from './capture-context.js'
 import { Freezer } from './freezer.js'
 import { checkDescriptors } from './kinds/descriptors/check.js'
+import { checkFs } from './kinds/fs.js'
 import { dumpMemoryMap } from './kinds/memory-map/read.js'
-import { maxTimerId } from './kinds/timers.js'
+import { checkTimers } from './kinds/timers.js'
 import { readVmFlags } from './proc/maps.js'
 import { readStat } from './proc/stat.js'
 import { readStatus } from './proc/status.js'
 import { readTids } from './proc/tasks.js'
-import { isText } from './proc/text.js'
-import { readTimers } from './proc/timers.js'
 
 export interface Preflight {
   workload: { pid: number; comm: string; threads: number; residentPages: number }
@@ -85,21 +84,17 @@ function inspect(pid: number): Preflight {
       problems: [{ what: `process ${pid}`, reason: 'it has exited and waits to be reaped' }],
     }
   }
-  const problems: Problem[] = [
+  const problems = [
     ...checkTask(pid, stat, status),
     ...checkNamespaces(pid),
     ...checkThreads(pid),
     ...checkFamily(pid),
-    ...checkDirectories(pid),
+    ...checkFs(pid),
     ...checkMemoryMap(pid),
     ...checkDescriptors(pid),
     ...checkFreezer(pid),
+    ...checkTimers(pid),
   ]
-  for (const timer of readTimers(pid)) {
-    if (timer.id > maxTimerId) {
-      problems.push({ what: `POSIX timer ${timer.id}`, reason: 'its id is too high to be created again' })
-    }
-  }
   return { workload, problems }
 }
 
@@ -170,20 +165,6 @@ function checkThreads(pid: number): Problem[] {
     }
   }
   return problems
-}
-
-/** What restoring them by path would miss, as for descriptors. */
-function checkDirectories(pid: number): Problem[] {
-  const directories = { cwd: 'working directory', root: 'root directory' }
-  return Object.entries(directories).flatMap(([link, name]) => {
-    const path = readlinkSync(`/proc/${pid}/${link}`)
-    const what = `the ${name} ${path}`
-    if (!isText(path)) return [{ what, reason: 'its path is not valid UTF-8, which images require' }]
-    const there = statSync(path, { bigint: true, throwIfNoEntry: false })
-    const real = statSync(`/proc/${pid}/${link}`, { bigint: true })
-    if (there !== undefined && there.dev === real.dev && there.ino === real.ino) return []
-    return [{ what, reason: 'the path no longer leads to it: it was removed, renamed or mounted over' }]
-  })
 }
 
 /** Namespaces of its own (but for time, which is rebuilt) would have to be moved with it. */

@@ -10,8 +10,9 @@ import { areasFromVmas } from './kinds/memory-map/vmas.js'
 import { decodePagemapEntries, encodePagemapEntries } from './pagemap-image.js'
 import { readFds } from './proc/fdinfo.js'
 import { readVmFlags } from './proc/maps.js'
+import { ProcessImages } from './process-images.js'
 import { StoppedProcess } from './remote/stopped-process.js'
-import { ProcessImages, Restorer } from './restore.js'
+import { Restorer } from './restore.js'
 
 /**
  * Measured, on an idle machine: the capture of a dummy takes 17 ms, then 5, and after a dozen passes 3.3; its restore 19,

@@ -1,25 +1,13 @@
 import { closeSync } from 'node:fs'
 import { addressOf, PageferryError, pageBytes } from '@pageferry/base'
-import {
-  type CoreEntry,
-  decodeImage,
-  type FdinfoEntry,
-  type FileEntry,
-  type FsEntry,
-  type ImageContent,
-  type ImageKindName,
-  imageFileName,
-  type MmEntry,
-  type PstreeEntry,
-  type TaskCoreEntry,
-} from '@pageferry/images'
+import type { CoreEntry, TaskCoreEntry } from '@pageferry/images'
 import { fds, type KeeperClient, memory, ptrace, uffd } from '@pageferry/kernel'
 import type { AreaMap, PageSet } from '@pageferry/pages'
 import type { Freezer } from './freezer.js'
 import { restoreAddressSpace, restoreDumpable, restoreFutureLocks } from './kinds/address-space.js'
 import { restoreCredentials } from './kinds/credentials.js'
-import type { ListImage, ListMessage } from './kinds/descriptors/kind.js'
 import { restoreDescriptors } from './kinds/descriptors/table.js'
+import { restoreFs } from './kinds/fs.js'
 import { guardsFromVmas } from './kinds/guard-regions.js'
 import { SkeletonMap } from './kinds/memory-map/apply.js'
 import { areasFromVmas } from './kinds/memory-map/vmas.js'
@@ -33,6 +21,7 @@ import {
 } from './kinds/threads.js'
 import { restoreTimers } from './kinds/timers.js'
 import { readStatus } from './proc/status.js'
+import type { ProcessImages } from './process-images.js'
 import { SkeletonProcess, skeletonScratchPages } from './remote/skeleton-process.js'
 import { SYS } from './remote/syscalls.js'
 import { scanPresent } from './trackers/open.js'
@@ -49,71 +38,6 @@ const uffdFeatures =
   uffd.UFFD_FEATURE_EVENT_REMOVE |
   uffd.UFFD_FEATURE_EVENT_UNMAP |
   uffd.UFFD_FEATURE_THREAD_ID
-
-/** The image files of one process, by name. They come from a peer: decoding checks their form. */
-export class ProcessImages {
-  readonly #bytes = new Map<string, Uint8Array>()
-  /** What is asked for more than once in a freeze: the map of memory, the files. */
-  readonly #decoded = new Map<string, unknown>()
-
-  set(name: string, bytes: Uint8Array): void {
-    this.#bytes.set(name, bytes)
-    this.#decoded.delete(name)
-  }
-
-  get(name: string): Uint8Array {
-    const bytes = this.#bytes.get(name)
-    if (bytes === undefined) throw new PageferryError('PROTOCOL', `the image ${name} is missing`)
-    return bytes
-  }
-
-  get names(): string[] {
-    return [...this.#bytes.keys()]
-  }
-
-  mm(pid: number): MmEntry {
-    return this.#decode('mm', pid)
-  }
-
-  core(tid: number): CoreEntry {
-    return this.#decode('core', tid)
-  }
-
-  files(): FileEntry[] {
-    return this.#decode('files')
-  }
-
-  fdinfo(id: number): FdinfoEntry[] {
-    return this.#decode('fdinfo', id)
-  }
-
-  fs(pid: number): FsEntry {
-    return this.#decode('fs', pid)
-  }
-
-  /** Of an image that belongs to one kind of open files. */
-  messages<K extends ListImage>(kind: K): ListMessage<K>[] {
-    const messages: unknown = this.#decode(kind)
-    return messages as ListMessage<K>[]
-  }
-
-  #decode<K extends ImageKindName>(kind: K, id?: number): ImageContent<K> {
-    const name = imageFileName(kind, id)
-    const known = this.#decoded.get(name) as ImageContent<K> | undefined
-    if (known !== undefined) return known
-    const content = decodeImage(kind, this.get(name))
-    this.#decoded.set(name, content)
-    return content
-  }
-
-  pstree(): PstreeEntry {
-    const [root, ...more] = this.#decode('pstree')
-    if (root === undefined || more.length > 0) {
-      throw new PageferryError('PROTOCOL', 'the process tree has not exactly one process')
-    }
-    return root
-  }
-}
 
 interface RestoredThread {
   /** As the tracer sees it. */
@@ -195,8 +119,8 @@ export class Restorer {
   }
 
   /**
-   * What does not look at the contents of the memory: threads, descriptors, and what the process has beside them. So it is
-   * done while the last pages are found and sent. The memory map must be the final one.
+   * State that does not depend on the contents of the memory: threads, descriptors, and what belongs to the process. So
+   * this runs while the source finds and sends the last pages. The memory map must be the final one.
    */
   beginState(images: ProcessImages): void {
     const { skeleton } = this
@@ -219,15 +143,27 @@ export class Restorer {
     // What is queued in the skeleton runs together, thread by thread: each run costs two stops.
     restoreAddressSpace(skeleton, mm, files)
     restoreDescriptors(skeleton, fdinfo, images, tids)
-    restoreProcessState(skeleton, leader.tc, images.fs(this.nsPid), files)
+    restoreFs(skeleton, images.fs(this.nsPid), files)
+    restoreProcessState(skeleton, leader.tc)
     restoreSignalActions(skeleton, leader.tc.sigactions)
     skeleton.flush()
     this.#begun = { task: leader.tc, threads }
   }
 
   /**
-   * The rest, behind `beginState`. Every page that the kernel touches on behalf of these calls (TLS, rseq) must be
-   * installed: nobody would serve a fault that we cause ourselves. Guard regions may have become known since.
+   * What is left behind `beginState`, when all pages are installed: the kernel touches some (TLS, rseq) on behalf of these
+   * calls, and this process cannot serve a fault that it causes itself. Guard regions may have become known since.
+   *
+   * This is no list of kinds, because kinds interleave. What one call takes away, another must still have:
+   *
+   *   guards, then locks        no guard can be put into a locked area
+   *   locks of the future       from here nothing may be mapped for ourselves
+   *   limits                    the memory is mapped and locked by now, and the thread is still privileged
+   *   thread state              before credentials, which may take the right to it away
+   *   death signal, dumpable    behind credentials, which reset them
+   *   pending signals           behind everything that a signal could interrupt
+   *   timers                    last of the calls: the time that the restore takes counts against none
+   *   registers                 behind the last call that a thread makes
    */
   finishState(images: ProcessImages): void {
     const { skeleton } = this

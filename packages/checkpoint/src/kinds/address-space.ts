@@ -107,24 +107,6 @@ export function restoreFutureLocks(skeleton: SkeletonProcess, mm: MmEntry): void
   if (mm.mlockall !== undefined && mm.mlockall !== 0) skeleton.queue(skeleton.pid, 'mlockall', [mm.mlockall])
 }
 
-/** Longest arguments and longest environment that travel in the freeze; both may be megabytes. */
-const maxShownPages = 64
-
-/**
- * Where arguments and environment lie, as [first page, number of pages]. Whoever reads /proc/PID/cmdline or environ
- * (ps, or the program itself) gets nothing for a page that is missing: the kernel does not wait for a userfault there.
- */
-export function shownPages({ argStart, argEnd, envStart, envEnd }: ProcStat): [first: number, nr: number][] {
-  return [
-    [argStart, argEnd],
-    [envStart, envEnd],
-  ].flatMap(([start, end]) => {
-    if (start === 0n || end <= start) return []
-    const first = pageOf(start)
-    return [[first, Math.min(pageOf(end - 1n) - first + 1, maxShownPages)]]
-  })
-}
-
 /**
  * PR_SET_MM_MAP checks that the areas exist, so the map must be final; nothing may map the old executable. It comes before
  * the descriptors: the workload's table may have no room for the executable's.

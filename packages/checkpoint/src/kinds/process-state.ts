@@ -1,24 +1,16 @@
-import { readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
-import {
-  type FileEntry,
-  type FsEntry,
-  type RlimitEntry,
-  TASK_STATE,
-  type TaskCoreEntry,
-  type TaskTimersEntry,
-} from '@pageferry/images'
+import { type RlimitEntry, TASK_STATE, type TaskCoreEntry, type TaskTimersEntry } from '@pageferry/images'
 import type { CaptureContext } from '../capture-context.js'
 import { readComm } from '../proc/comm.js'
 import { readLimits } from '../proc/limits.js'
 import type { ProcStat } from '../proc/stat.js'
 import type { CallBatch } from '../remote/call-batch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
-import { type FileTable, requiredPath } from './file-table.js'
 import { askSignalActions, dumpPendingSignals } from './signals.js'
 import { askIntervalTimers, dumpPosixTimers } from './timers.js'
 
-/** What belongs to the process as a whole: limits, scores, names, directories, signal actions, timers. */
+/** What belongs to the process as a whole: limits, scores, names, signal actions, timers. */
 
 const prGetChildSubreaper = 37
 const prSetChildSubreaper = 36
@@ -83,31 +75,9 @@ export function restoreLimits(skeleton: SkeletonProcess, state: TaskCoreEntry): 
   }
 }
 
-/** Directories and umask; the directories are entered into the file table as CRIU does. */
-export function dumpFs({ pid, status }: CaptureContext, files: FileTable): FsEntry {
-  const cwd = readlinkSync(`/proc/${pid}/cwd`)
-  const root = readlinkSync(`/proc/${pid}/root`)
-  return {
-    cwdId: files.mappedFile(cwd, `cwd:${cwd}`, 0o200000),
-    rootId: files.mappedFile(root, `root:${root}`, 0o200000),
-    umask: status.umask,
-  }
-}
-
 /** From the skeleton itself, with the privileges it still has. */
-export function restoreProcessState(
-  skeleton: SkeletonProcess,
-  state: TaskCoreEntry,
-  fs: FsEntry,
-  files: FileEntry[],
-): void {
-  const path = (id: number, what: string): bigint =>
-    skeleton.put(Buffer.from(`${requiredPath(files, id, what)}\0`))
-  const root = requiredPath(files, fs.rootId, 'the root directory')
+export function restoreProcessState(skeleton: SkeletonProcess, state: TaskCoreEntry): void {
   const { pid } = skeleton
-  skeleton.queue(pid, 'chdir', [path(fs.cwdId, 'the working directory')])
-  if (root !== '/') skeleton.queue(pid, 'chroot', [path(fs.rootId, 'the root directory')])
-  if (fs.umask !== undefined) skeleton.queue(pid, 'umask', [fs.umask])
   skeleton.queue(pid, 'personality', [state.personality])
   if (state.childSubreaper === true) skeleton.queue(pid, 'prctl', [prSetChildSubreaper, 1, 0, 0, 0])
 }

@@ -26,7 +26,6 @@ const prGetTidAddress = 40
 const prGetPdeathsig = 2
 const prSetPdeathsig = 1
 const ssDisable = 2
-const robustListHeadBytes = 24
 /** struct stack_t: ss_sp, ss_flags, ss_size */
 const stackBytes = 24
 
@@ -117,55 +116,6 @@ function movableRegisters({ process }: CaptureContext, thread: WorkloadThread): 
   )
   if (timespec !== undefined) process.write(timespec.address, timespecBytes(timespec.ns))
   return regs
-}
-
-/**
- * Addresses that the kernel itself touches when threads run or exit, without a fault that could be waited
- * for: thread pointers, rseq areas, tid words, robust lists with the futexes on them, stacks, instructions.
- * Their pages are never lazy.
- */
-export function untouchableAddresses({ process }: CaptureContext, core: CoreEntry): bigint[] {
-  const regs = core.threadInfo?.gpregs
-  const thread = core.threadCore
-  if (regs === undefined || thread === undefined) return []
-  const addresses = [
-    regs.ip,
-    regs.fsBase,
-    regs.fsBase - 4096n,
-    regs.fsBase + 4096n,
-    core.threadInfo?.clearTidAddr ?? 0n,
-  ]
-  // The red zone, a signal frame, the timespec of an interrupted sleep, and what the next calls push.
-  for (let below = -8192n; below <= 4096n; below += 4096n) addresses.push(regs.sp + below)
-  if (thread.rseqEntry !== undefined) addresses.push(thread.rseqEntry.rseqAbiPointer)
-  if (thread.futexRla !== 0n)
-    addresses.push(...robustListAddresses(process.read.bind(process), thread.futexRla))
-  return addresses.filter((address) => address > 0n)
-}
-
-/** ROBUST_LIST_LIMIT in the kernel */
-const maxRobustNodes = 2048
-
-function robustListAddresses(read: (address: bigint, length: number) => Buffer, head: bigint): bigint[] {
-  const addresses = [head]
-  try {
-    // struct robust_list_head: list.next, futex_offset, list_op_pending (linux/futex.h); bit 0 marks PI futexes.
-    const bytes = read(head, robustListHeadBytes)
-    const offset = bytes.readBigInt64LE(8)
-    const note = (node: bigint): void => {
-      addresses.push(node, node + offset)
-    }
-    const pending = bytes.readBigUInt64LE(16) & ~1n
-    if (pending !== 0n) note(pending)
-    let node = bytes.readBigUInt64LE(0) & ~1n
-    for (let i = 0; i < maxRobustNodes && node !== head && node !== 0n; i++) {
-      note(node)
-      node = read(node, 8).readBigUInt64LE(0) & ~1n
-    }
-  } catch {
-    // A list that cannot be followed is one that the kernel will not follow either.
-  }
-  return addresses
 }
 
 /** What needs the thread to make calls of its own; before credentials, which may take the right to them away. */

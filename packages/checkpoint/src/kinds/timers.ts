@@ -1,5 +1,5 @@
 import type { ItimerEntry, PosixTimerEntry, TaskTimersEntry } from '@pageferry/images'
-import type { CaptureContext } from '../capture-context.js'
+import type { CaptureContext, Problem } from '../capture-context.js'
 import { readTimers } from '../proc/timers.js'
 import { CallBatch, maxBatchCalls } from '../remote/call-batch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
@@ -11,7 +11,13 @@ const itimerVirtual = 1
 const itimerProf = 2
 const prTimerCreateRestoreIds = 77
 /** Ids are handed out in ascending order; a process that made and deleted more timers than this is refused. */
-export const maxTimerId = 100_000
+const maxTimerId = 100_000
+
+export function checkTimers(pid: number): Problem[] {
+  return readTimers(pid)
+    .filter(({ id }) => id > maxTimerId)
+    .map(({ id }) => ({ what: `POSIX timer ${id}`, reason: 'its id is too high to be created again' }))
+}
 
 /** Of POSIX timers in one batch: each has two calls and one struct. */
 const timersPerBatch = maxBatchCalls >> 1

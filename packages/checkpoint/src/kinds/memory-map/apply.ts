@@ -1,19 +1,18 @@
-import { addressOf, PageferryError, pageBytes } from '@pageferry/base'
+import { addressOf, pageBytes } from '@pageferry/base'
 import { memory, uffd } from '@pageferry/kernel'
-import { type Area, type AreaChange, type AreaKind, AreaMap, diffAreas, PageSet } from '@pageferry/pages'
-import { readMaps } from '../../proc/maps.js'
+import { type Area, type AreaChange, AreaMap, diffAreas, PageSet } from '@pageferry/pages'
 import type { RemoteCall, SkeletonProcess } from '../../remote/skeleton-process.js'
 import { remoteError } from '../../remote/workload-thread.js'
 import { guardCalls } from '../guard-regions.js'
 import { adviseCalls } from './advice.js'
+import { isKernelArea, moveKernelAreas } from './kernel-areas.js'
 
 const ENOMEM = 12n
-const kernelKinds = new Set<AreaKind>(['vdso', 'vvar', 'vvar-vclock', 'vsyscall'])
 
 /**
- * Brings a skeleton's map to the workload's. Every eligible area is registered with userfaultfd before
- * anything can be installed in it (a huge page could fill its neighbours), and unregistered before we change
- * it ourselves: otherwise our own munmap would wait for somebody to read its event.
+ * Brings a skeleton's map to that of a round. Every eligible area is registered with userfaultfd before anything is
+ * installed in it: a huge page could fill its neighbours. It is unregistered before we change it ourselves: our own
+ * munmap(2) would wait until its event was read, and we are the reader.
  */
 export class SkeletonMap {
   readonly #skeleton: SkeletonProcess
@@ -47,9 +46,12 @@ export class SkeletonMap {
     this.#changes += changes.length
     const of = <K extends AreaChange['op']>(op: K): Extract<AreaChange, { op: K }>[] =>
       changes.filter((change): change is Extract<AreaChange, { op: K }> => change.op === op)
-    this.#unmap(of('unmap').filter((change) => !this.#isKernelArea(change.first)))
-    this.#mapKernelAreas(of('map').filter(({ area }) => kernelKinds.has(area.kind)))
-    this.#mapAreas(of('map').filter(({ area }) => !kernelKinds.has(area.kind)))
+    this.#unmap(of('unmap').filter(({ first }) => !isKernelArea(this.#map.find(first))))
+    moveKernelAreas(
+      this.#skeleton,
+      of('map').map(({ area }) => area),
+    )
+    this.#mapAreas(of('map').filter(({ area }) => !isKernelArea(area)))
     this.#skeleton.all([
       ...of('protect').map(({ first, nr, prot }): RemoteCall => {
         return {
@@ -81,8 +83,8 @@ export class SkeletonMap {
   }
 
   /**
-   * When all pages are installed: takes away what was allowed for that, puts up the guards, and locks what the workload
-   * had locked, in this order: no guard can be put into a locked area (madvise(2)).
+   * When all pages are installed: takes away the rights that this took, puts up the guards, then locks the areas that
+   * were locked. Guards come first: none can be put into a locked area (madvise(2)).
    */
   finish(guards: PageSet): void {
     const { areas } = this.#map
@@ -107,11 +109,6 @@ export class SkeletonMap {
         throw remoteError('mlock', Number(-result), this.#skeleton.pid)
       }
     }
-  }
-
-  #isKernelArea(page: number): boolean {
-    const area = this.#map.find(page)
-    return area !== undefined && kernelKinds.has(area.kind)
   }
 
   #register(first: number, nr: number): void {
@@ -165,48 +162,6 @@ export class SkeletonMap {
       descriptors.set(fileKey(area), Number(this.#skeleton.call('open', path, area.fileFlags ?? 0, 0)))
     }
     return descriptors
-  }
-
-  /** vdso and its data are the kernel's: the skeleton's own are moved to where the workload had them. */
-  #mapKernelAreas(changes: { area: Area }[]): void {
-    const names: Partial<Record<AreaKind, string>> = {
-      vdso: '[vdso]',
-      vvar: '[vvar]',
-      'vvar-vclock': '[vvar_vclock]',
-    }
-    const wanted = changes.flatMap(({ area }) => {
-      const name = names[area.kind]
-      return name === undefined ? [] : [{ name, start: area.start, nrPages: area.nrPages }]
-    })
-    if (wanted.length === 0) return
-    const own = readMaps(this.#skeleton.pid)
-    const moves = wanted.map(({ name, start, nrPages }) => {
-      const from = own.find((line) => line.name === name)
-      if (from === undefined || from.nrPages !== nrPages) {
-        throw new PageferryError('REFUSED', `this kernel has no ${name} of ${nrPages} pages`)
-      }
-      return { from: from.start, to: start, nrPages }
-    })
-    if (moves.every(({ from, to }) => from === to)) return
-    // Via a place that is neither: targets of one may overlap the present place of another.
-    const total = moves.reduce((sum, { nrPages }) => sum + nrPages, 0)
-    let via = this.#skeleton.findGap(total, wanted)
-    const calls: RemoteCall[] = []
-    const second: RemoteCall[] = []
-    for (const { from, to, nrPages } of moves) {
-      calls.push(mremapCall(from, via, nrPages))
-      second.push(mremapCall(via, to, nrPages))
-      via += nrPages
-    }
-    this.#skeleton.all([...calls, ...second])
-  }
-}
-
-function mremapCall(from: number, to: number, nrPages: number): RemoteCall {
-  const length = nrPages * pageBytes
-  return {
-    name: 'mremap',
-    args: [addressOf(from), length, length, memory.MREMAP_MAYMOVE | memory.MREMAP_FIXED, addressOf(to)],
   }
 }
 
