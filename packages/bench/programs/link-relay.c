@@ -1,10 +1,10 @@
 /*
  * A slower link: passes TCP connections on with a delay, a jitter and a common rate in each direction.
  *
- * usage: link-relay ADDRESS PORT TARGET-PORT DELAY-us JITTER-us RATE-bytes/s     (rate 0: no limit)
+ * usage: link-relay ADDRESS TARGET-ADDRESS PORT[:TARGET-PORT],... DELAY-us JITTER-us RATE-bytes/s     (rate 0: no limit)
  *
- * Listens on ADDRESS:PORT, connects to ADDRESS:TARGET-PORT, says "listening". For each connection and direction one
- * thread reads and one writes. The reader waits for its turn on the wire, whose rate all connections of a direction
+ * Listens on each PORT of ADDRESS, says "listening", and connects to TARGET-PORT of TARGET-ADDRESS, by default the same
+ * port. One thread accepts for each port. For each connection and direction one thread reads and one writes. The reader waits for its turn on the wire, whose rate all connections of a direction
  * share; connections take turns chunk by chunk, as behind a fair queue, so that one with few bytes does not wait behind
  * the buffers of another. A chunk is written DELAY after its last byte left the wire, up to JITTER later or earlier, but
  * never before the chunk in front of it: TCP would not deliver it sooner either.
@@ -60,7 +60,12 @@ struct pipe {
 
 static struct wire wires[2] = { { PTHREAD_MUTEX_INITIALIZER, 0 }, { PTHREAD_MUTEX_INITIALIZER, 0 } };
 static uint64_t delay_ns, jitter_ns, rate;
-static struct sockaddr_in here, target;
+
+/* What listens, and what is connected to; and for a connection, the near end of it. */
+struct door {
+	int fd;
+	struct sockaddr_in target;
+};
 
 static _Noreturn void fail(const char *what)
 {
@@ -219,10 +224,31 @@ static void start_pipe(int from, int to, struct wire *wire)
 		fail("pthread_create");
 }
 
+static struct door *new_door(int fd, struct sockaddr_in target)
+{
+	struct door *door = malloc(sizeof(*door));
+
+	if (door == NULL)
+		fail("malloc");
+	*door = (struct door){ fd, target };
+	return door;
+}
+
+static void start(void *(*run)(void *), void *argument)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, run, argument) != 0)
+		fail("pthread_create");
+}
+
 static void *serve(void *argument)
 {
-	int near = (int)(intptr_t)argument, far = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+	struct door *door = argument;
+	struct sockaddr_in target = door->target;
+	int near = door->fd, far = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
 
+	free(door);
 	if (far < 0)
 		fail("socket");
 	if (connect(far, (struct sockaddr *)&target, sizeof(target)) != 0) {
@@ -235,6 +261,29 @@ static void *serve(void *argument)
 	start_pipe(near, far, &wires[0]);
 	start_pipe(far, near, &wires[1]);
 	return NULL;
+}
+
+static void *accept_all(void *argument)
+{
+	struct door *door = argument;
+
+	for (;;) {
+		int near = accept4(door->fd, NULL, NULL, SOCK_CLOEXEC);
+
+		if (near < 0)
+			fail("accept");
+		start(serve, new_door(near, door->target));
+	}
+}
+
+static struct door *listen_on(struct sockaddr_in here, struct sockaddr_in target)
+{
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+
+	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	if (bind(listener, (struct sockaddr *)&here, sizeof(here)) != 0 || listen(listener, 64) != 0)
+		fail("listen");
+	return new_door(listener, target);
 }
 
 static uint64_t number(const char *text)
@@ -251,34 +300,31 @@ static uint64_t number(const char *text)
 
 int main(int argc, char **argv)
 {
-	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+	struct sockaddr_in here = { .sin_family = AF_INET }, target = here;
 
-	if (argc != 7 || inet_pton(AF_INET, argv[1], &here.sin_addr) != 1) {
-		fprintf(stderr, "usage: link-relay ADDRESS PORT TARGET-PORT DELAY-us JITTER-us RATE-bytes/s\n");
+	if (argc != 7 || inet_pton(AF_INET, argv[1], &here.sin_addr) != 1 ||
+	    inet_pton(AF_INET, argv[2], &target.sin_addr) != 1) {
+		fprintf(stderr, "usage: link-relay ADDRESS TARGET-ADDRESS PORT[:TARGET-PORT],... "
+				"DELAY-us JITTER-us RATE-bytes/s\n");
 		return 2;
 	}
-	here.sin_family = AF_INET;
-	here.sin_port = htons(number(argv[2]));
-	target = here;
-	target.sin_port = htons(number(argv[3]));
 	delay_ns = number(argv[4]) * 1000;
 	jitter_ns = number(argv[5]) * 1000;
 	rate = number(argv[6]);
 	signal(SIGPIPE, SIG_IGN);
 	/* Inherited by the threads: sleeps end when they should. */
 	prctl(PR_SET_TIMERSLACK, 1);
-	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	if (bind(listener, (struct sockaddr *)&here, sizeof(here)) != 0 || listen(listener, 64) != 0)
-		fail("listen");
+	for (char *pair = strtok(argv[3], ","); pair != NULL; pair = strtok(NULL, ",")) {
+		char *colon = strchr(pair, ':');
+
+		if (colon != NULL)
+			*colon = '\0';
+		here.sin_port = htons(number(pair));
+		target.sin_port = colon == NULL ? here.sin_port : htons(number(colon + 1));
+		start(accept_all, listen_on(here, target));
+	}
 	printf("listening\n");
 	fflush(stdout);
-	for (;;) {
-		int near = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-		pthread_t thread;
-
-		if (near < 0)
-			fail("accept");
-		if (pthread_create(&thread, NULL, serve, (void *)(intptr_t)near) != 0)
-			fail("pthread_create");
-	}
+	for (;;)
+		pause();
 }

@@ -90,7 +90,8 @@ async function measureLink(lab: Lab, link?: LinkOptions, relayed = false): Promi
     stops.push(() => lab.b.run(['kill', '-KILL', String(server.pid)], { cwd: '/' }))
     if (link !== undefined && relayed) {
       for (const transport of ['tcp', 'ws'] as const) {
-        stops.push(await startRelay(lab.b, relayPorts[transport], linkPorts[transport], link))
+        const ports = [`${relayPorts[transport]}:${linkPorts[transport]}`]
+        stops.push(await startRelay(lab.b, { ports }, link))
       }
     }
     const measured = await runIn(lab, [process.execPath, program('measure.js'), JSON.stringify(plan)])

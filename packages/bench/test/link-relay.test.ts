@@ -26,7 +26,7 @@ async function startRelay(
   await once(server, 'listening')
   const target = (server.address() as AddressInfo).port
   const port = await freePort()
-  const args = ['127.0.0.1', String(port), String(target), ...link.map(String)]
+  const args = ['127.0.0.1', '127.0.0.1', `${port}:${target}`, ...link.map(String)]
   const relay = spawn(nativeProgram('link-relay'), args, { stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => {
     relay.kill('SIGKILL')
@@ -72,7 +72,14 @@ t.test('a connection that breaks breaks on the other side', async (t) => {
 })
 
 t.test('wrong arguments', async (t) => {
-  for (const args of [[], ['127.0.0.1', '1', '2', '3', '4', 'x'], ['nowhere', '1', '2', '3', '4', '5']]) {
+  const here = '127.0.0.1'
+  for (const args of [
+    [],
+    [here, here, '1', '2', '3', 'x'],
+    [here, here, '7000:', '2', '3', '4'],
+    ['nowhere', here, '1', '2', '3', '4'],
+    [here, 'nowhere', '1', '2', '3', '4'],
+  ]) {
     t.equal(spawnSync(nativeProgram('link-relay'), args, { timeout: 10_000 }).status, 2)
   }
 })

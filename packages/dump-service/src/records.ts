@@ -4,13 +4,14 @@ import type { SourceReport } from '@pageferry/migration'
 import type { PageSet } from '@pageferry/pages'
 import type { DumpRequest } from '@pageferry/service'
 import type { WorkerChannel, WorkerSpec } from '@pageferry/service/worker'
+import type { LanePorts } from './lanes/lanes.js'
 import type { OriginalRecord } from './process.js'
 import { contentsOfImage, lazyPagesOf } from './rounds/frozen-dump.js'
 
 /** Kept by the service, which outlives its workers: all is known before the workload is touched. */
 interface Known extends OriginalRecord {
   /** Where the destination looks for the next worker, too. */
-  port?: number
+  ports?: LanePorts
 }
 
 const pagemapFile = 'pagemap.img'
@@ -25,7 +26,7 @@ interface DumpEnd {
 /**
  * What must be known after kill -9 of this worker, besides the decisions in the journal:
  *
- *   records of the service  how to find the workload, its cgroup and the port
+ *   records of the service  how to find the workload, its cgroup and the ports
  *   scratch                 where the scratch area lies, written before it is mapped
  *   pagemap.img             which pages are lazy
  *   final.json              number of the final round, and the report so far
@@ -58,8 +59,8 @@ export class SourceRecords {
     await this.#channel.record({ ...known })
   }
 
-  get port(): number | undefined {
-    return this.#known.port
+  get ports(): LanePorts | undefined {
+    return this.#known.ports
   }
 
   get original(): OriginalRecord {

@@ -218,9 +218,9 @@ export class SourceWorker {
     requireCapabilities('source')
     const original = this.#original
     original.open()
-    const { port, url } = await this.#lanes.listen(0)
+    const { ports, url } = await this.#lanes.listen()
     const freezer = original.chooseFreezer(this.#spec.id)
-    await this.#records.save({ ...original.identity, port, freezer })
+    await this.#records.save({ ...original.identity, ports, freezer })
     this.#channel.send({
       type: 'listening',
       dataUrl: url,
@@ -338,10 +338,10 @@ export class SourceWorker {
     await this.#push.run(signal)
   }
 
-  /** After a takeover nobody listens yet on the port that the destination knows. */
+  /** After a takeover: on the ports that the destination knows. */
   async #listenAgain(): Promise<void> {
-    const { port } = this.#records
-    if (!this.#lanes.isListening && port !== undefined) await this.#lanes.listen(port)
+    const { ports } = this.#records
+    if (!this.#lanes.isListening && ports !== undefined) await this.#lanes.listen(ports)
   }
 
   #onFrame(frame: Frame): void {

@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import type { PageferryError } from '@pageferry/base'
 import { PageSet } from '@pageferry/pages'
 import { eventually } from '@pageferry/testing/eventually'
@@ -6,12 +7,12 @@ import {
   decodeFrame,
   encodeFrame,
   type Frame,
-  faultLanePath,
+  type FrameOf,
   faultPendingMax,
   supportedCompressions,
   supportedVersions,
 } from '@pageferry/wire'
-import { Lane, LaneServer } from '@pageferry/wire/sockets'
+import { Lane } from '@pageferry/wire/sockets'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { FaultLane } from '../src/lanes/fault-lane.js'
@@ -23,21 +24,21 @@ const round = 2
 const [migrationId, token] = ['c0ffee', 'the-right-token']
 
 interface Served {
-  server: LaneServer
   fault: FaultLane
+  port: number
   connected: boolean[]
   losses: PageferryError[]
   served: [page: number, nrPages: number][]
   discarded: number[]
 }
 
-async function serve(test: Test): Promise<Served> {
+async function serve(test: Test, at = 0): Promise<Served> {
   const connected: boolean[] = []
   const losses: PageferryError[] = []
   const served: [number, number][] = []
   const discarded: number[] = []
-  const fault = new FaultLane(
-    { migrationId, token, nrBulkLanes: 1 },
+  const { lane: fault, port } = await FaultLane.listen(
+    { host: '127.0.0.1', port: at, migrationId, token, nrBulkLanes: 1 },
     {
       onConnected: (resumed) => connected.push(resumed),
       onLost: (error) => losses.push(error),
@@ -45,26 +46,17 @@ async function serve(test: Test): Promise<Served> {
       onDiscarded: (runs) => discarded.push(...runs),
     },
   )
-  const server = await LaneServer.listen({
-    ...{ host: '127.0.0.1', port: 0, migrationId, token, nrBulkLanes: 1 },
-    onLane: () => {},
-    onFaultUpgrade: (request, socket, head) => fault.upgrade(request, socket, head),
-  })
-  test.teardown(() => {
-    server.close()
-    fault.close()
-  })
-  return { server, fault, connected, losses, served, discarded }
+  test.teardown(() => fault.close())
+  return { fault, port, connected, losses, served, discarded }
 }
 
 /** Dials as the destination does, and answers its end of the lane. */
 async function dial(
   test: Test,
-  { server }: Served,
-  path: string = faultLanePath,
-  resume = false,
+  { port }: Served,
+  hello: Partial<FrameOf<'hello'>> = {},
 ): Promise<{ socket: WebSocket; first: Frame }> {
-  const socket = new WebSocket(new URL(path, server.url))
+  const socket = new WebSocket(`ws://127.0.0.1:${port}`)
   test.teardown(() => socket.terminate())
   socket.on('error', () => {})
   const first = new Promise<Frame>((resolve) => {
@@ -76,8 +68,8 @@ async function dial(
   socket.once('open', () =>
     socket.send(
       encodeFrame({
-        ...{ type: 'hello', versions: [...supportedVersions], migrationId, token, laneIndex: 0, resume },
-        ...{ lane: 'fault', compressions: [...supportedCompressions] },
+        ...{ type: 'hello', versions: [...supportedVersions], migrationId, token, laneIndex: 0 },
+        ...{ lane: 'fault', resume: false, compressions: [...supportedCompressions], ...hello },
       }),
     ),
   )
@@ -96,7 +88,7 @@ t.test('the fault lane, in its thread', async (t) => {
   await t.test('requests are answered, also those that came before it was told what to serve', async (t) => {
     const setup = await serve(t)
     const { socket, first: welcome } = await dial(t, setup)
-    t.match(welcome, { type: 'welcome', nrBulkLanes: 1 })
+    t.match(welcome, { type: 'welcome', nrBulkLanes: 1, faultPort: setup.port })
     await eventually('it is announced', () => setup.connected.length === 1)
     t.same(setup.connected, [false])
     const lane = new Lane(socket, 'fault', 0, 'to-destination')
@@ -125,7 +117,7 @@ t.test('the fault lane, in its thread', async (t) => {
 
     socket.terminate()
     await eventually('its loss is said', () => setup.losses.length === 1)
-    const again = await dial(t, setup, faultLanePath, true)
+    const again = await dial(t, setup, { resume: true })
     t.match(again.first, { type: 'welcome' })
     await eventually('and that it is back', () => setup.connected.length === 2)
     t.same(setup.connected, [false, true])
@@ -161,15 +153,47 @@ t.test('the fault lane, in its thread', async (t) => {
     t.match(await closed, { code: 4109 })
   })
 
-  await t.test('it is dialled at its own path only, and says Hello in time', async (t) => {
+  await t.test('no other lane is dialled at its port, and it says Hello in time', async (t) => {
     const setup = await serve(t)
-    const elsewhere = await dial(t, setup, '/')
-    t.match(elsewhere.first, { type: 'refusal', code: 'BAD_REQUEST' })
+    for (const lane of ['control', 'bulk'] as const) {
+      const other = await dial(t, setup, { lane })
+      t.match(other.first, { type: 'refusal', code: 'BAD_REQUEST' }, lane)
+    }
+    t.match((await dial(t, setup, { token: 'guessed' })).first, { type: 'refusal', code: 'UNAUTHORIZED' })
     t.same(setup.connected, [])
-    const silent = new WebSocket(new URL(faultLanePath, setup.server.url))
+    const silent = new WebSocket(`ws://127.0.0.1:${setup.port}`)
     t.teardown(() => silent.terminate())
     silent.on('error', () => {})
     const { code } = await closing(silent)
     t.equal(code, 4110)
+  })
+
+  await t.test('only so many may keep it waiting for their Hello', async (t) => {
+    const setup = await serve(t)
+    const silent = Array.from({ length: 32 }, () => new WebSocket(`ws://127.0.0.1:${setup.port}`))
+    t.teardown(() => {
+      for (const socket of silent) socket.terminate()
+    })
+    for (const socket of silent) socket.on('error', () => {})
+    await Promise.all(silent.map((socket) => once(socket, 'open')))
+    const refused = new WebSocket(`ws://127.0.0.1:${setup.port}`)
+    refused.on('error', () => {})
+    t.match(await closing(refused), { code: 1006 }, 'one more is turned away')
+    silent[3].terminate()
+    await eventually('there is room again', () => silent[3].readyState === WebSocket.CLOSED)
+    t.match((await dial(t, setup)).first, { type: 'welcome' })
+  })
+
+  await t.test('a successor takes its port, and says so when it cannot', async (t) => {
+    const setup = await serve(t)
+    await t.rejects(serve(t, setup.port), { message: /EADDRINUSE/ })
+    const { socket } = await dial(t, setup)
+    socket.resume()
+    const closed = closing(socket)
+    setup.fault.close()
+    await closed
+    const successor = await serve(t, setup.port)
+    t.equal(successor.port, setup.port)
+    t.match((await dial(t, successor, { resume: true })).first, { type: 'welcome', faultPort: setup.port })
   })
 })

@@ -23,7 +23,7 @@ async function connected(test: Test) {
     onFault: { onServed: () => {}, onDiscarded: () => {} },
     onEvent: ({ type }) => events.push(type),
   })
-  const { url } = await lanes.listen(0)
+  const { url } = await lanes.listen()
   test.teardown(() => lanes.close())
   const socket = new WebSocket(url)
   test.teardown(() => socket.terminate())

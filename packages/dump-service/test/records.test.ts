@@ -32,14 +32,14 @@ function channelTo(spec: WorkerSpec): WorkerChannel {
 t.test('what a successor knows', async (t) => {
   const spec = specOf(t)
   const records = new SourceRecords(spec, channelTo(spec))
-  t.same([records.port, records.original.comm, records.dumpEnd], [undefined, undefined, null])
+  t.same([records.ports, records.original.comm, records.dumpEnd], [undefined, undefined, null])
   t.throws(() => records.finalRound, { code: 'INTERNAL' })
   await records.save({ comm: 'odd', threads: 3, startTime: '99' })
-  await records.save({ port: 7, freezer: { version: 2, path: '/a/b', home: '/a' } })
+  await records.save({ ports: { main: 7, fault: 8 }, freezer: { version: 2, path: '/a/b', home: '/a' } })
   records.saveScratch(0x7000_0000)
 
   const killedEarly = new SourceRecords(spec, channelTo(spec))
-  t.equal(killedEarly.port, 7)
+  t.same(killedEarly.ports, { main: 7, fault: 8 })
   t.match(killedEarly.original, {
     comm: 'odd',
     startTime: '99',

@@ -6,8 +6,9 @@ import type { WorkerChannel, WorkerSpec } from '@pageferry/service/worker'
 
 /** What a successor must know beyond the journal and what the keeper holds. Each from the step named on. */
 export interface Remembered {
-  /** connect: how many bulk lanes are dialled again. */
+  /** connect: how many bulk lanes are dialled again, and the port of the fault lane. */
   nrBulkLanes?: number
+  faultPort?: number
   /** prepare, before the cgroup exists: what has to be removed. */
   freezer?: FreezerRecord
   /** prepare: the workload as the source calls it, and its threads of that moment. */

@@ -114,7 +114,7 @@ export class DestinationWorker {
       this.#rounds.imageCame(name)
     })
     const source = { url: request.source, migrationId: id, token }
-    this.#lanes = new DestinationLanes(source, this.#records.known.nrBulkLanes ?? 1, log, {
+    this.#lanes = new DestinationLanes(source, this.#records.known, log, {
       onFrame: (frame, payload) => this.#onFrame(frame, payload),
       onLost: (lane, index) => this.#driver.post({ type: 'laneLost', lane, index }),
       onInstalled: (index, round, pages) => this.#rounds.receiver.installed(index, round, pages),
@@ -213,8 +213,7 @@ export class DestinationWorker {
   }
 
   async #connect(): Promise<void> {
-    const nrBulkLanes = await this.#lanes.connectControl()
-    await this.#records.keep({ nrBulkLanes })
+    await this.#records.keep(await this.#lanes.connectControl())
     await this.#lanes.connectPages()
     this.#driver.post({ type: 'connected' })
   }

@@ -30,7 +30,6 @@ export { hashesToPayload, payloadToHashes } from './frames/hashes.js'
 export {
   type Direction,
   type FrameOn,
-  faultLanePath,
   isAllowed,
   isFrameOn,
   LANES,

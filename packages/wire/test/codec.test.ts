@@ -61,8 +61,11 @@ const literals: [string, Frame, Buffer][] = [
   ['commit', { type: 'commit' }, hexFrame('5a 00')],
   [
     'welcome',
-    { type: 'welcome', version: 1, nrBulkLanes: 2, compression: 'none', windowBytes: 2 ** 20 },
-    hexFrame('12 0e 08 01 10 02 1a 04 6e6f6e65 20 808040'),
+    {
+      ...{ type: 'welcome', version: 2, nrBulkLanes: 2, compression: 'none', windowBytes: 2 ** 20 },
+      faultPort: 0x1f90,
+    },
+    hexFrame('12 11 08 02 10 02 1a 04 6e6f6e65 20 808040 28 903f'),
   ],
   [
     'hello',

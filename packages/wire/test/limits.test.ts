@@ -75,7 +75,8 @@ const hello: FrameOf<'hello'> = {
   ...{ lane: 'control', laneIndex: 0, resume: false, compressions: ['zstd', 'of-the-future'] },
 }
 const welcome: FrameOf<'welcome'> = {
-  ...{ type: 'welcome', version: 1, nrBulkLanes: 1, compression: 'zstd', windowBytes: bulkWindowBytes },
+  ...{ type: 'welcome', version: 2, nrBulkLanes: 1, compression: 'zstd', windowBytes: bulkWindowBytes },
+  faultPort: 1,
 }
 const ns = 2n ** 63n
 const facts = {
@@ -96,6 +97,7 @@ const valid: Frame[] = [
   welcome,
   { ...welcome, compression: 'none', windowBytes: minBulkWindowBytes },
   { ...welcome, windowBytes: maxBulkWindowBytes },
+  { ...welcome, faultPort: 65_535 },
   { ...batch, runs: at(1, 1, 2, 1), zeroRuns: at(0, 1, 3, 1) },
   { ...batch, runs: scattered(maxBatchPages), zeroRuns: at(2 ** 20, maxZeroPagesPerBatch) },
   { ...batch, runs: none, zeroRuns: scattered(maxZeroRunsPerBatch) },
@@ -197,6 +199,8 @@ const refused: [what: string, fault: WireFault, frame: Frame, payloadBytes?: num
   ['a window for less than a batch', 'BAD_VALUE', { ...welcome, windowBytes: minBulkWindowBytes - 1 }],
   ['a window beyond all memory', 'BAD_VALUE', { ...welcome, windowBytes: maxBulkWindowBytes + 1 }],
   ['no window', 'BAD_VALUE', { ...welcome, windowBytes: 0 }],
+  ['no port for the fault lane', 'BAD_VALUE', { ...welcome, faultPort: 0 }],
+  ['a port that TCP does not have', 'BAD_VALUE', { ...welcome, faultPort: 65_536 }],
   ['pages that became no smaller', 'BAD_VALUE', { ...batch, zstdBytes: 4 * pageBytes }, 4 * pageBytes],
   ['compressed zeros', 'BAD_VALUE', { ...batch, runs: none, zeroRuns: at(1, 1), zstdBytes: 9 }, 9],
   ['a reply that became no smaller', 'BAD_VALUE', { ...reply, zstdBytes: 8 * pageBytes }, 8 * pageBytes],

@@ -6,8 +6,8 @@ import { nativeProgram } from '../native.js'
 import { type LinkOptions, rateBytes } from './options.js'
 
 /**
- * Everything between the two hosts passes programs/link-relay.c: for kernels without netem (link/qdisc.ts), and for tests,
- * which shall find the same link everywhere.
+ * All that passes between the two hosts goes through programs/link-relay.c: for kernels without netem (link/qdisc.ts), and
+ * for tests, which find the same link everywhere.
  */
 
 /** The relay alone: what it costs by itself. */
@@ -16,17 +16,23 @@ export const bareRelay: Readonly<LinkOptions> = { rttMs: 0, jitterMs: 0, rateMbi
 const listenTimeoutMs = 10_000
 const pollMs = 5
 
-/** Starts a relay on a host, in front of a port of that host. Returns what ends it. */
+export interface RelayPlan {
+  /** Where it listens. Default: the host's own address. */
+  address?: string
+  /** `PORT` or `PORT:TARGET-PORT` of the host each. They share the rate of the link, as connections on one cable do. */
+  ports: (number | string)[]
+}
+
+/** Starts a relay on a host, in front of ports of that host. Returns a function that ends it. */
 export async function startRelay(
   host: LabHost,
-  port: number,
-  targetPort: number,
+  { address = host.address, ports }: RelayPlan,
   link: LinkOptions,
 ): Promise<() => Promise<void>> {
   const microseconds = (ms: number): string => String(Math.round((ms / 2) * 1000))
   const { pid, output } = await host.start(
     [
-      ...[nativeProgram('link-relay'), host.address, String(port), String(targetPort)],
+      ...[nativeProgram('link-relay'), address, host.address, ports.join(',')],
       ...[microseconds(link.rttMs), microseconds(link.jitterMs), String(rateBytes(link))],
     ],
     { cwd: '/' },
@@ -43,24 +49,52 @@ export async function startRelay(
   }
 }
 
-/** Outside of what the services use. */
-const dataRelayPort = 7500
+/** What a host's second address has more than its own, in the last number. */
+const secondAddressOffset = 100
 
-/** Puts a relay in front of the source's data address while `use` runs. `via` is an option of migrate. */
+/**
+ * Puts a relay in front of all ports of the source while `use` runs: it gives the host a second address, at which each
+ * port that is open at its own address is reached over the link. So a source may say which of its ports to dial, and what
+ * is dialled there goes over the link too. `via` is an option of migrate.
+ */
 export async function withRelay<T>(
   host: LabHost,
   link: LinkOptions,
   use: (via: (dataUrl: string) => Promise<string>) => Promise<T>,
 ): Promise<T> {
+  const address = host.address.replace(/\d+$/, (last) => String(Number(last) + secondAddressOffset))
+  const changeAddress = async (action: 'add' | 'del'): Promise<void> => {
+    const command = ['ip', 'address', action, `${address}/32`, 'dev', 'eth0']
+    const { status, stderr } = await host.run(command, { cwd: '/' })
+    if (status !== 0) throw new PageferryError('KERNEL', `${command.join(' ')} failed: ${stderr.trim()}`)
+  }
   let stop: (() => Promise<void>) | undefined
+  await changeAddress('add')
   try {
     return await use(async (dataUrl) => {
       const url = new URL(dataUrl)
-      stop = await startRelay(host, dataRelayPort, Number(url.port), link)
-      url.port = String(dataRelayPort)
+      stop = await startRelay(host, { address, ports: await openPorts(host) }, link)
+      url.hostname = address
       return url.href
     })
   } finally {
     await stop?.()
+    await changeAddress('del')
   }
+}
+
+/** TCP ports that something listens on at the host's address (/proc/net/tcp, see proc_net_tcp.rst of the kernel). */
+async function openPorts(host: LabHost): Promise<number[]> {
+  const { stdout } = await host.run(['cat', '/proc/net/tcp'], { cwd: '/' })
+  const own = host.address
+    .split('.')
+    .reverse()
+    .map((byte) => Number(byte).toString(16).padStart(2, '0').toUpperCase())
+    .join('')
+  const listening = '0A'
+  return stdout
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/))
+    .filter(([, local, , state]) => state === listening && local.startsWith(`${own}:`))
+    .map(([, local]) => Number.parseInt(local.slice(own.length + 1), 16))
 }

@@ -1,11 +1,7 @@
-import type { Socket } from 'node:net'
-import type { Duplex } from 'node:stream'
 import type { Worker } from 'node:worker_threads'
 import { Batcher, PageferryError } from '@pageferry/base'
-import { fds } from '@pageferry/kernel'
 import { startLaneThread } from '@pageferry/service/worker'
 import type { CompressionCounts } from '@pageferry/wire'
-import type { UpgradeRequest } from '@pageferry/wire/sockets'
 import type { FaultEvents } from '../lazy/fault-server.js'
 import type { FaultTarget, FaultThreadData, FromFaultThread, ToFaultThread } from './fault-messages.js'
 
@@ -18,22 +14,43 @@ export interface FaultLaneEvents extends FaultEvents {
 }
 
 /**
- * The fault lane, in a thread of its own: no batch that is read and sent, and no garbage collection of whoever does
- * that, comes between a request and its reply.
+ * The fault lane, in a thread of its own that listens by itself. No batch that is read and sent, and no garbage collection
+ * that batches cause, comes between a request and its reply.
  */
 export class FaultLane {
   readonly #thread: Worker
   readonly #events: FaultLaneEvents
+  #listening: { resolve(port: number): void; reject(error: Error): void } | null = null
   readonly #pushed = new Batcher<ToFaultThread>(pushedDelayMs, (messages) =>
     this.#thread.postMessage(messages),
   )
   #bytesSent = 0
   #compressed: CompressionCounts = { pages: 0, bytes: 0 }
 
-  constructor(data: FaultThreadData, events: FaultLaneEvents) {
+  private constructor(data: FaultThreadData, events: FaultLaneEvents) {
     this.#events = events
     this.#thread = startLaneThread(new URL('./fault-thread.js', import.meta.url), { workerData: data })
     this.#thread.on('message', (message: FromFaultThread) => this.#on(message))
+  }
+
+  /**
+   * Starts the thread; `port` is where it listens.
+   * @throws as listen(2) does, such as EADDRINUSE
+   */
+  static async listen(
+    data: FaultThreadData,
+    events: FaultLaneEvents,
+  ): Promise<{ lane: FaultLane; port: number }> {
+    const lane = new FaultLane(data, events)
+    try {
+      const port = await new Promise<number>((resolve, reject) => {
+        lane.#listening = { resolve, reject }
+      })
+      return { lane, port }
+    } catch (error) {
+      lane.close()
+      throw error
+    }
   }
 
   /** As of the last page that was asked for. */
@@ -43,20 +60,6 @@ export class FaultLane {
 
   get compressed(): CompressionCounts {
     return this.#compressed
-  }
-
-  /** A connection for this lane. The thread gets a descriptor of its own, and this socket is forgotten. */
-  upgrade({ method, url, headers }: UpgradeRequest, socket: Duplex, head: Buffer): void {
-    // Node has no public way to give a connection to a thread, and none to learn its descriptor.
-    const { fd } = (socket as Socket & { _handle: { fd: number } })._handle
-    this.#post({
-      type: 'upgrade',
-      fd: fds.dup(fd),
-      request: { method, url, headers },
-      head: Uint8Array.from(head),
-    })
-    // Closes a descriptor, not the connection: nobody called shutdown(2).
-    socket.destroy()
   }
 
   serve(target: FaultTarget): void {
@@ -89,6 +92,12 @@ export class FaultLane {
 
   #on(message: FromFaultThread): void {
     switch (message.type) {
+      case 'listening':
+        this.#listening?.resolve(message.port)
+        return
+      case 'notListening':
+        this.#listening?.reject(PageferryError.fromInfo(message.error))
+        return
       case 'connected':
         this.#events.onConnected(message.resumed)
         return

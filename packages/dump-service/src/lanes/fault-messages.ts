@@ -1,14 +1,13 @@
 import type { ErrorInfo } from '@pageferry/base'
 import type { CompressionCounts, LaneTerms } from '@pageferry/wire'
-import type { UpgradeRequest } from '@pageferry/wire/sockets'
 
 /*
  * What the worker and the thread of the fault lane say to each other.
  *
  *   worker                                        thread
- *      | upgrade                                    |     a connection for the fault lane, before its handshake
- *      |------------------------------------------->|
- *      |                  connected                 |     it said a good Hello
+ *      |                  listening or notListening |     on the port that it was started with
+ *      |<-------------------------------------------|
+ *      |                  connected                 |     the destination said a good Hello
  *      |<-------------------------------------------|
  *      | serve                                      |     the workload was handed over
  *      |------------------------------------------->|
@@ -18,7 +17,7 @@ import type { UpgradeRequest } from '@pageferry/wire/sockets'
  *      |------------------------------------------->|
  *      | compress                                   |     it was measured there that it gains, or not any more
  *      |------------------------------------------->|
- *      |                  lost                      |     and upgrade again
+ *      |                  lost                      |     and connected again
  *      |<-------------------------------------------|
  */
 
@@ -33,13 +32,13 @@ export interface FaultTarget {
 }
 
 export type ToFaultThread =
-  /** `fd` is the thread's to close; `head`: what was read behind the request. */
-  | { type: 'upgrade'; fd: number; request: UpgradeRequest; head: Uint8Array }
   | { type: 'serve'; target: FaultTarget }
   | { type: 'pushed' | 'lost'; runs: Float64Array }
   | { type: 'compress'; isOn: boolean }
 
 export type FromFaultThread =
+  | { type: 'listening'; port: number }
+  | { type: 'notListening'; error: ErrorInfo }
   | { type: 'connected'; resumed: boolean }
   | { type: 'lost'; error: ErrorInfo }
   /** Pairs of page and number of pages, in the order in which they were asked for. */
@@ -48,6 +47,9 @@ export type FromFaultThread =
 
 /** Of the thread. */
 export interface FaultThreadData {
+  host: string
+  /** 0: any. A successor takes the port of its predecessor. */
+  port: number
   migrationId: string
   token: string
   nrBulkLanes: number

@@ -1,9 +1,8 @@
 /** Program of a worker thread: the fault lane, see fault-messages.ts. */
-import { Socket } from 'node:net'
 import { parentPort, workerData } from 'node:worker_threads'
 import { Batcher, PageferryError, toErrorInfo } from '@pageferry/base'
 import type { Lane } from '@pageferry/wire/sockets'
-import { LaneGreeter } from '@pageferry/wire/sockets'
+import { LaneServer } from '@pageferry/wire/sockets'
 import { FaultServer } from '../lazy/fault-server.js'
 import type { FaultThreadData, FromFaultThread, ToFaultThread } from './fault-messages.js'
 
@@ -28,37 +27,31 @@ const server = new FaultServer({
   onDiscarded: (runs) => post({ type: 'discarded', runs }),
 })
 
-const { compress = false, ...greeting } = workerData as FaultThreadData
+const { compress = false, ...listening } = workerData as FaultThreadData
 server.compress(compress)
 
-const greeter = new LaneGreeter({
-  ...greeting,
-  kinds: ['fault'],
-  onLane: (lane, resumed) => {
-    bytesBefore += current?.bytesSent ?? 0
-    current = lane
-    post({ type: 'connected', resumed })
-    lane.open({
-      onFrame: (frame) => {
-        // The codec lets nothing else through on the fault lane to the source.
-        if (frame.type === 'pageRequest' || frame.type === 'discard') server.onFrame(lane, frame)
-      },
-      onLost: (error) => post({ type: 'lost', error: toErrorInfo(error) }),
-    })
-  },
-})
+function onLane(lane: Lane, resumed: boolean): void {
+  bytesBefore += current?.bytesSent ?? 0
+  current = lane
+  post({ type: 'connected', resumed })
+  lane.open({
+    onFrame: (frame) => {
+      // The codec lets nothing else through on the fault lane to the source.
+      if (frame.type === 'pageRequest' || frame.type === 'discard') server.onFrame(lane, frame)
+    },
+    onLost: (error) => post({ type: 'lost', error: toErrorInfo(error) }),
+  })
+}
+
+LaneServer.listen({ ...listening, kinds: ['fault'], onLane }).then(
+  ({ port: faultPort }) => post({ type: 'listening', port: faultPort }),
+  (error: unknown) => post({ type: 'notListening', error: toErrorInfo(error) }),
+)
 
 port.on('message', (messages: ToFaultThread[]) => messages.forEach(onMessage))
 
 function onMessage(message: ToFaultThread): void {
   switch (message.type) {
-    case 'upgrade': {
-      const socket = new Socket({ fd: message.fd, readable: true, writable: true })
-      // Until ws has its own handlers.
-      socket.on('error', () => socket.destroy())
-      greeter.upgrade(message.request, socket, Buffer.from(message.head))
-      return
-    }
     case 'serve':
       server.serve(message.target)
       return

@@ -19,6 +19,13 @@ const lingerMs = 30_000
 /** How long a broken control lane must be down before it counts as hung up: until then it may be dialled again. */
 const hangUpMs = 1_500
 
+/** Where the destination dials, on the host of the source. */
+export interface LanePorts {
+  /** Of the control lane and the bulk lanes. */
+  main: number
+  fault: number
+}
+
 export type LaneEvent = Extract<SourceEvent, { type: 'connected' | 'laneLost' | 'reconnected' }>
 
 export interface SourceLanesOptions {
@@ -61,32 +68,34 @@ export class SourceLanes {
     this.bulk = Array.from({ length: bulkLanes }, () => new BulkLane(lane))
   }
 
-  /** `port` 0: any. A successor takes the port of its predecessor, the only one that the destination knows. */
-  async listen(port: number): Promise<{ port: number; url: string }> {
+  /**
+   * Without ports: any. A successor takes those of its predecessor: the destination dials each lane again by itself, in any
+   * order, and knows no others.
+   */
+  async listen(ports: LanePorts = { main: 0, fault: 0 }): Promise<{ ports: LanePorts; url: string }> {
     const { spec, settings, onFault } = this.#options
-    const nrBulkLanes = settings.bulkLanes
-    const terms = this.#terms
-    const compress = settings.compression === 'zstd'
-    const fault = new FaultLane(
-      { migrationId: spec.id, token: spec.token, nrBulkLanes, terms, compress },
+    const common = {
+      ...{ host: spec.host, migrationId: spec.id, token: spec.token },
+      ...{ nrBulkLanes: settings.bulkLanes, terms: this.#terms },
+    }
+    const fault = await FaultLane.listen(
+      { ...common, port: ports.fault, compress: settings.compression === 'zstd' },
       {
         ...onFault,
         onConnected: (resumed) => this.#announce('fault', 0, resumed),
         onLost: (error) => this.#noteLost('fault', 0, error),
       },
     )
-    this.#fault = fault
-    this.#server = await LaneServer.listen({
-      host: spec.host,
-      port,
-      migrationId: spec.id,
-      token: spec.token,
-      nrBulkLanes,
-      terms,
+    this.#fault = fault.lane
+    const server = await LaneServer.listen({
+      ...common,
+      port: ports.main,
+      kinds: ['control', 'bulk'],
+      faultPort: fault.port,
       onLane: (lane, resumed) => this.#onLane(lane, resumed),
-      onFaultUpgrade: (request, socket, head) => fault.upgrade(request, socket, head),
     })
-    return this.#server
+    this.#server = server
+    return { ports: { main: server.port, fault: fault.port }, url: server.url }
   }
 
   get isListening(): boolean {

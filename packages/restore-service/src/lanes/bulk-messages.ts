@@ -78,7 +78,7 @@ export interface Pushed {
 }
 
 export type FromBulkThread =
-  | { type: 'dialled'; nrBulkLanes: number }
+  | { type: 'dialled' }
   | { type: 'notDialled'; error: ErrorInfo }
   | { type: 'lost'; error: ErrorInfo }
   | { type: 'installed'; round: number; pages: number }

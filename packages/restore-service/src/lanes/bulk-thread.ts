@@ -25,7 +25,7 @@ function carryLane(port: MessagePort): void {
 
   const connect = async (options: DialOptions): Promise<void> => {
     try {
-      const { lane, nrBulkLanes } = await dial(options)
+      const { lane } = await dial(options)
       current = lane
       lane.open({
         onFrame: (frame, payload) => {
@@ -34,7 +34,7 @@ function carryLane(port: MessagePort): void {
         },
         onLost: (error) => post({ type: 'lost', error: toErrorInfo(error) }),
       })
-      post({ type: 'dialled', nrBulkLanes })
+      post({ type: 'dialled' })
     } catch (error) {
       post({ type: 'notDialled', error: toErrorInfo(error) })
     }

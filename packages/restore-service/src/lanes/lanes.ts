@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type ErrorInfo, type Logger, PageferryError } from '@pageferry/base'
 import { errorToFrame, type Frame, type Lane as LaneKind } from '@pageferry/wire'
 import type { Lane } from '@pageferry/wire/sockets'
-import { type DialOptions, dial } from '@pageferry/wire/sockets'
+import { type Dialled, type DialOptions, dial } from '@pageferry/wire/sockets'
 import { BulkLane, BulkThreads } from './bulk-lane.js'
 import type { Pushed, Target } from './bulk-messages.js'
 import { FaultLane } from './fault-lane.js'
@@ -15,6 +15,9 @@ const lingerMs = 10_000
 /** Attempts to reach a source that has lost us: its next worker is there within a second or two, on a busy host five. */
 const farewells = 8
 const farewellPauseMs = 800
+
+/** What the source says of all lanes when the control lane is dialled. A successor must know it. */
+export type Welcomed = Pick<Dialled, 'nrBulkLanes' | 'faultPort'>
 
 /** Who owns the lanes hears what comes on them, and what becomes of them. */
 export interface LaneEvents {
@@ -40,6 +43,7 @@ export class DestinationLanes {
   readonly #events: LaneEvents
   readonly #redialling = new Set<string>()
   #nrBulkLanes: number
+  #faultPort: number | undefined
   readonly #bulk: BulkLane[] = []
   readonly #bulkThreads = new BulkThreads()
   #target: Target | null = null
@@ -48,15 +52,16 @@ export class DestinationLanes {
   #over = false
   #wasConnected = false
 
-  /** @param nrBulkLanes what the source said to a worker before this one; 1 until somebody was told */
+  /** @param welcomed what the source said to a worker before this one */
   constructor(
     source: Pick<DialOptions, 'url' | 'migrationId' | 'token'>,
-    nrBulkLanes: number,
+    { nrBulkLanes = 1, faultPort }: Partial<Welcomed>,
     log: Logger,
     events: LaneEvents,
   ) {
     this.#source = source
     this.#nrBulkLanes = nrBulkLanes
+    this.#faultPort = faultPort
     this.#log = log
     this.#events = events
   }
@@ -71,10 +76,10 @@ export class DestinationLanes {
     this.#control?.send(frame)
   }
 
-  /** Answers the number of bulk lanes that the source wants. */
-  async connectControl(): Promise<number> {
-    this.#nrBulkLanes = await this.#dial('control', 0, false)
-    return this.#nrBulkLanes
+  async connectControl(): Promise<Welcomed> {
+    const { nrBulkLanes, faultPort } = await this.#dialHere('control', false)
+    this.#nrBulkLanes = nrBulkLanes
+    return { nrBulkLanes, faultPort }
   }
 
   /** The other lanes, once the control lane is up. */
@@ -111,19 +116,21 @@ export class DestinationLanes {
     this.#redialling.delete(key)
   }
 
-  /** Answers the number of bulk lanes. */
-  async #dial(kind: LaneKind, index: number, resume: boolean): Promise<number> {
-    const options = { ...this.#source, kind, index, resume }
-    if (kind === 'bulk') {
-      await this.#bulkLane(index).dial(options)
-      return this.#nrBulkLanes
-    }
-    const { lane, nrBulkLanes } = await dial(options)
+  async #dial(kind: LaneKind, index: number, resume: boolean): Promise<void> {
+    if (kind === 'bulk') await this.#bulkLane(index).dial({ ...this.#source, kind, index, resume })
+    else await this.#dialHere(kind, resume)
+  }
+
+  /** A lane that lives on this thread. */
+  async #dialHere(kind: 'control' | 'fault', resume: boolean): Promise<Welcomed> {
+    const url = kind === 'fault' ? this.#faultUrl : this.#source.url
+    const { lane, ...welcomed } = await dial({ ...this.#source, url, kind, index: 0, resume })
     if (kind === 'control') {
       this.#control = lane
       this.#wasConnected = true
-    }
-    if (kind === 'fault') this.fault.attach(lane)
+      // Of this connection: a new worker of the source may listen elsewhere.
+      this.#faultPort = welcomed.faultPort
+    } else this.fault.attach(lane)
     lane.open({
       onFrame: (frame, payload) => {
         if (kind === 'fault') this.fault.onFrame(frame, payload)
@@ -131,10 +138,19 @@ export class DestinationLanes {
       },
       onLost: (error) => {
         if (this.#control === lane) this.#control = null
-        this.#onLost(kind, index, error)
+        this.#onLost(kind, 0, error)
       },
     })
-    return nrBulkLanes
+    return welcomed
+  }
+
+  get #faultUrl(): string {
+    if (this.#faultPort === undefined) {
+      throw new PageferryError('PEER_UNREACHABLE', 'the source has not said yet where its fault lane is')
+    }
+    const url = new URL(this.#source.url)
+    url.port = String(this.#faultPort)
+    return url.href
   }
 
   #bulkLane(index: number): BulkLane {

@@ -35,6 +35,7 @@ import {
   maxPathChars,
   maxPayloadBytes,
   maxPid,
+  maxPort,
   maxRunsPerBatch,
   maxRunsPerDiscard,
   maxRunsPerHashes,
@@ -101,6 +102,7 @@ export const FRAMES = {
     nrBulkLanes: count(1, maxBulkLanes),
     compression: word(...COMPRESSIONS),
     windowBytes: count(minBulkWindowBytes, maxBulkWindowBytes),
+    faultPort: count(1, maxPort),
   },
   refusal: errorFields,
 

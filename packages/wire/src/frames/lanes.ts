@@ -15,9 +15,6 @@ export const LANES = ['control', 'fault', 'bulk'] as const
  */
 export type Lane = (typeof LANES)[number]
 
-/** Of the URL that the fault lane is dialled at; the others take any. The source gives it to a thread before its Hello. */
-export const faultLanePath = '/fault'
-
 /** The source is the WebSocket server, the destination dials. */
 export type Direction = 'to-source' | 'to-destination'
 

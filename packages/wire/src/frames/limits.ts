@@ -60,6 +60,8 @@ export const maxThreads = 16_384
 export const maxNeededFiles = 16_384
 /** PID_MAX_LIMIT of 64-bit Linux. */
 export const maxPid = 4_194_304
+/** Of TCP: 16 bits. */
+export const maxPort = 65_535
 /** PATH_MAX. */
 export const maxPathChars = 4096
 /** TASK_COMM_LEN. */

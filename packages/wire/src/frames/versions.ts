@@ -1,7 +1,10 @@
 import { PageferryError } from '@pageferry/base'
 
-/** Protocol versions that this build speaks, best last. */
-export const supportedVersions: readonly number[] = [1]
+/**
+ * Protocol versions that this build speaks, best last. proto/README.md says what changed with each. Version 1 had the fault
+ * lane on the port of the others, where the source does not listen for it any more.
+ */
+export const supportedVersions: readonly number[] = [2]
 
 /**
  * The source's choice among the versions that the destination offers: the highest that both speak.

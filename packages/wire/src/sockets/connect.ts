@@ -7,7 +7,6 @@ import {
   decodeFrame,
   describeCloseCode,
   encodeFrame,
-  faultLanePath,
   frameToError,
   helloTimeoutMs,
   type Lane as LaneKind,
@@ -17,8 +16,10 @@ import {
 } from '../index.js'
 import { FrameSocket } from './frame-socket.js'
 import { Lane, mustBeBinary, webSocketOptions } from './lane.js'
+import { connect } from './transport.js'
 
 export interface DialOptions {
+  /** `ws://host:port` of the listener that has this lane. */
   url: string
   migrationId: string
   token: string
@@ -30,23 +31,25 @@ export interface DialOptions {
 export interface Dialled {
   lane: Lane
   nrBulkLanes: number
+  /** Where the source listens for the fault lane, on the same host. */
+  faultPort: number
 }
 
 /**
  * Connects one lane and says Hello. The lane is paused until it is opened.
- * @throws RemoteError with what the source refused, PEER_UNREACHABLE when nobody answers
+ * @throws RemoteError with the source's refusal, PEER_UNREACHABLE when there is no answer
  */
 export function dial(options: DialOptions): Promise<Dialled> {
   const { url, kind, index } = options
   const what = `${kind} lane to ${url}`
   return new Promise((resolve, reject) => {
-    const { hostname, port } = new URL(url)
-    const frames = kind === 'bulk' ? new FrameSocket(hostname, Number(port)) : null
-    const socket = new WebSocket(kind === 'fault' ? new URL(faultLanePath, url) : url, {
+    const endpoint = new URL(url)
+    const frames = kind === 'bulk' ? new FrameSocket(endpoint) : null
+    const socket = new WebSocket(url, {
       ...webSocketOptions(kind, 'to-destination'),
       handshakeTimeout: helloTimeoutMs,
-      // Any Duplex will do (the documentation of http.request), whatever the types say.
-      ...(frames === null ? {} : { createConnection: () => frames as unknown as Socket }),
+      // Any Duplex will do (the documentation of http.request); the types say less.
+      createConnection: () => (frames ?? connect(endpoint).socket) as unknown as Socket,
     })
     const timer = setTimeout(
       () => fail(new PageferryError('TIMEOUT', `${what}: no answer to Hello`)),
@@ -100,9 +103,9 @@ export function dial(options: DialOptions): Promise<Dialled> {
         clearTimeout(timer)
         socket.off('error', onError)
         socket.off('close', onClose)
-        const { nrBulkLanes, compression, windowBytes } = frame
-        const terms = { compression, windowBytes }
-        resolve({ lane: new Lane(socket, kind, index, 'to-destination', terms), nrBulkLanes })
+        const { nrBulkLanes, faultPort, compression, windowBytes } = frame
+        const lane = new Lane(socket, kind, index, 'to-destination', { compression, windowBytes })
+        resolve({ lane, nrBulkLanes, faultPort })
       } catch (error) {
         fail(error as Error)
       }

@@ -1,7 +1,6 @@
-import { connect, type Socket } from 'node:net'
 import { Duplex } from 'node:stream'
-import { fds } from '@pageferry/kernel'
 import { lengthPrefixBytes, maxPageHeaderBytes, maxPayloadBytes } from '../index.js'
+import { type Connection, connect } from './transport.js'
 
 /** Bytes in front of a message that a server sends: it does not mask (RFC 6455, section 5.2). */
 const maxWebSocketHeaderBytes = 10
@@ -12,17 +11,17 @@ const bufferBytes = 2 * maxFrameBytes
 const minReadBytes = 64 * 1024
 
 /**
- * A TCP connection for the ws client of a bulk lane that receives into one buffer, over and over, and hands ws whole
- * WebSocket frames. ws then has nothing to join: no memory is allocated for a batch, and none is copied. (A net.Socket
- * allocates 64 KiB for each read, and ws another MiB for the message: fresh memory every time, which costs a page fault
- * for each 4 KiB of it.)
+ * The connection of a bulk lane's ws client. It receives into one buffer, over and over, and hands ws whole WebSocket
+ * frames. ws then has nothing to join: no memory is allocated for a batch, and none is copied. (A net.Socket allocates
+ * 64 KiB for each read, and ws another MiB for the message: fresh memory every time, which costs a page fault for each
+ * 4 KiB of it.)
  *
- * What it hands out is overwritten by what comes later: whoever keeps it beyond its event copies it.
+ * Later bytes overwrite what it hands out. A reader that keeps them beyond their event copies them.
  *
- * It only looks at lengths. Whatever is no frame, or too long for the buffer, goes to ws as it comes.
+ * It only looks at lengths. Bytes that are no frame, or belong to one too long for the buffer, go to ws as they come.
  */
 export class FrameSocket extends Duplex {
-  readonly #socket: Socket
+  readonly #connection: Connection
   readonly #buffer = Buffer.allocUnsafeSlow(bufferBytes)
   /** Where what was not handed out begins, and ends. */
   #start = 0
@@ -30,17 +29,16 @@ export class FrameSocket extends Duplex {
   #isAligned = false
   #lowWater = 1
 
-  constructor(host: string, port: number) {
+  constructor(url: URL) {
     super({ allowHalfOpen: false })
-    this.#socket = connect({
-      host,
-      port,
-      noDelay: true,
-      onread: { buffer: () => this.#room(), callback: (nrBytes) => this.#onReceived(nrBytes) },
+    this.#connection = connect(url, {
+      buffer: () => this.#room(),
+      callback: (nrBytes) => this.#onReceived(nrBytes),
     })
-    this.#socket.on('end', () => this.push(null))
-    this.#socket.on('error', (error) => this.destroy(error))
-    this.#socket.on('close', () => this.destroy())
+    const { socket } = this.#connection
+    socket.on('end', () => this.push(null))
+    socket.on('error', (error) => this.destroy(error))
+    socket.on('close', () => this.destroy())
   }
 
   /** From here on only WebSocket frames come. Until then it is the handshake's HTTP, which goes through at once. */
@@ -97,30 +95,28 @@ export class FrameSocket extends Duplex {
     }
   }
 
-  /** Not to be woken for every piece of it. */
+  /** Asks to be woken once for the rest of a frame, and not for every piece of it. */
   #waitForFrame(): void {
     const missing = Math.max(this.#frameBytes() - (this.#end - this.#start), 1)
     if (missing === this.#lowWater) return
-    const { _handle } = this.#socket as Socket & { _handle?: { fd: number } }
-    if (_handle === undefined) return
-    fds.setReceiveLowWater(_handle.fd, missing)
+    this.#connection.setReceiveLowWater?.(missing)
     this.#lowWater = missing
   }
 
   override _read(): void {
-    this.#socket.resume()
+    this.#connection.socket.resume()
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
-    this.#socket.write(chunk, done)
+    this.#connection.socket.write(chunk, done)
   }
 
   override _final(done: (error?: Error | null) => void): void {
-    this.#socket.end(done)
+    this.#connection.socket.end(done)
   }
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    this.#socket.destroy()
+    this.#connection.socket.destroy()
     done(error)
   }
 }

@@ -18,71 +18,73 @@ import {
 } from '../index.js'
 import { Lane, mustBeBinary, webSocketOptions } from './lane.js'
 
-/** Connections that have not said Hello yet, or were refused and are closing; a peer needs one per lane. */
-export const maxGreeting = 32
+/** Connections that have not said Hello yet, or were refused and are closing. A peer needs one per lane. */
+export const maxUnfinished = 32
 
-/** What the thread that greets needs to know of an HTTP request for a WebSocket. */
-export type UpgradeRequest = Pick<IncomingMessage, 'method' | 'url' | 'headers'>
-
-export interface GreeterOptions {
+export interface HandshakeOptions {
   migrationId: string
   token: string
   nrBulkLanes: number
-  /** Lanes of other kinds are refused: they belong to another thread. */
+  /** Where the fault lane is dialled; Welcome says so. */
+  faultPort: number
+  /** Lanes of other kinds are refused: another thread listens for them. */
   kinds: readonly LaneKind[]
-  /** As far as the destination can. */
+  /** Offered to the destination, as far as it can. */
   terms?: LaneTerms
   onLane(lane: Lane, resumed: boolean): void
 }
 
-/** Makes lanes of connections: checks Hello, answers Welcome or Refusal, hands the lane over. */
-export class LaneGreeter {
+/**
+ * The source's half of the handshake: checks Hello, answers Welcome or Refusal, and makes a lane of the connection.
+ * `dial` is the other half.
+ */
+export class Handshake {
   readonly #wss: WebSocketServer
-  readonly #options: GreeterOptions
+  readonly #options: HandshakeOptions
   readonly #lanes = new Map<string, Lane>()
-  readonly #greeting = new Set<WebSocket>()
+  readonly #unfinished = new Set<WebSocket>()
 
-  constructor(options: GreeterOptions) {
+  constructor(options: HandshakeOptions) {
     this.#options = options
-    // The largest of the three: which lane a connection becomes is known after its Hello, and checked then.
+    // The largest limit of the three: Hello says which lane it is, and the lane checks each frame.
     this.#wss = new WebSocketServer({ noServer: true, ...webSocketOptions('control', 'to-source') })
   }
 
-  /** A connection asks to become a WebSocket; `head`: what it has said already. */
-  upgrade(request: UpgradeRequest, socket: Duplex, head: Buffer): void {
-    this.#wss.handleUpgrade(request as IncomingMessage, socket, head, (webSocket) => this.#greet(webSocket))
+  /** A connection asks to become a WebSocket. `head`: bytes that came behind the request. */
+  upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    this.#wss.handleUpgrade(request, socket, head, (webSocket) => this.#awaitHello(webSocket))
   }
 
   close(): void {
     for (const lane of this.#lanes.values()) lane.close()
-    for (const socket of this.#greeting) socket.terminate()
+    for (const socket of this.#unfinished) socket.terminate()
     this.#wss.close()
   }
 
-  #greet(socket: WebSocket): void {
-    if (this.#greeting.size >= maxGreeting) {
+  #awaitHello(socket: WebSocket): void {
+    if (this.#unfinished.size >= maxUnfinished) {
       socket.terminate()
       return
     }
-    this.#greeting.add(socket)
+    this.#unfinished.add(socket)
     const timer = setTimeout(() => {
       const error = new WireError('HELLO_TIMEOUT', 'no Hello arrived')
       socket.close(error.closeCode, closeReason(error.message))
     }, helloTimeoutMs)
     socket.once('close', () => {
       clearTimeout(timer)
-      this.#greeting.delete(socket)
+      this.#unfinished.delete(socket)
     })
-    // ws closes the connection itself, with the code of what was wrong.
+    // ws closes the connection itself, with a code that says what was wrong.
     socket.on('error', () => {})
     socket.once('message', (data: Buffer, isBinary: boolean) => {
       clearTimeout(timer)
-      // What the peer sends behind its Hello waits until the lane has its handlers.
+      // Frames behind the Hello wait until the lane has its handlers.
       socket.pause()
       try {
         mustBeBinary(isBinary)
         this.#accept(socket, data)
-        this.#greeting.delete(socket)
+        this.#unfinished.delete(socket)
       } catch (error) {
         socket.resume()
         socket.send(encodeFrame(errorToFrame('refusal', toErrorInfo(error))), { binary: true })
@@ -92,7 +94,7 @@ export class LaneGreeter {
   }
 
   #accept(socket: WebSocket, data: Buffer): void {
-    const { migrationId, token, nrBulkLanes, kinds, terms: wanted = defaultTerms } = this.#options
+    const { migrationId, token, nrBulkLanes, faultPort, kinds, terms: wanted = defaultTerms } = this.#options
     const hello = decodeHello(data)
     if (hello.migrationId !== migrationId) {
       throw new PageferryError('NOT_FOUND', `this worker serves another migration than ${hello.migrationId}`)
@@ -101,7 +103,7 @@ export class LaneGreeter {
       throw new PageferryError('UNAUTHORIZED', 'the migration token is wrong')
     const version = negotiate(hello.versions)
     if (!kinds.includes(hello.lane)) {
-      throw new PageferryError('BAD_REQUEST', `the ${hello.lane} lane is dialled at another path`)
+      throw new PageferryError('BAD_REQUEST', `the ${hello.lane} lane has another port`)
     }
     if (hello.lane === 'bulk' && hello.laneIndex >= nrBulkLanes) {
       throw new PageferryError(
@@ -117,7 +119,7 @@ export class LaneGreeter {
     // The peer knows that its old connection is dead before we do. Its loss is reported before the new lane.
     old?.terminate()
     const terms = agree(hello.compressions, wanted)
-    socket.send(encodeFrame({ type: 'welcome', version, nrBulkLanes, ...terms }), { binary: true })
+    socket.send(encodeFrame({ type: 'welcome', version, nrBulkLanes, faultPort, ...terms }), { binary: true })
     const lane = new Lane(socket, hello.lane, hello.laneIndex, 'to-source', terms)
     this.#lanes.set(key, lane)
     this.#options.onLane(lane, hello.resume)

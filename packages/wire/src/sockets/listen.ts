@@ -1,69 +1,68 @@
-import { createServer, type IncomingMessage, type Server } from 'node:http'
+import type { Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import type { Duplex } from 'node:stream'
-import { faultLanePath, helloTimeoutMs, LANES, type LaneTerms } from '../index.js'
-import { LaneGreeter, maxGreeting } from './handshake.js'
-import type { Lane } from './lane.js'
+import { helloTimeoutMs, LANES, type Lane as LaneKind } from '../index.js'
+import { Handshake, type HandshakeOptions, maxUnfinished } from './handshake.js'
+import { createLaneListener } from './transport.js'
 
-/** How often connections are looked for that say nothing at all, not even a line of HTTP. */
+/** How often the server looks for connections that say nothing at all, not even a line of HTTP. */
 const silenceCheckMs = 1_000
 
-export interface LaneServerOptions {
+export interface LaneServerOptions extends Omit<HandshakeOptions, 'faultPort' | 'kinds'> {
   host: string
-  /** 0: any; a successor takes the port of its predecessor. */
+  /** 0: any. A successor takes the port of its predecessor. */
   port: number
-  migrationId: string
-  token: string
-  nrBulkLanes: number
-  terms?: LaneTerms
-  onLane(lane: Lane, resumed: boolean): void
-  /** Takes what asks for the fault lane; without this it is a lane like the others. */
-  onFaultUpgrade?(request: IncomingMessage, socket: Duplex, head: Buffer): void
+  /** Which lanes are dialled here. Default: all. */
+  kinds?: readonly LaneKind[]
+  /** Default: the fault lane is dialled here. */
+  faultPort?: number
 }
 
-/** Accepts the destination's connections. */
+/** Accepts the destination's connections, for the thread that serves their lanes. */
 export class LaneServer {
   readonly #http: Server
-  readonly #greeter: LaneGreeter
-  readonly #options: LaneServerOptions
+  readonly #host: string
+  readonly #handshake: Handshake
 
-  private constructor(options: LaneServerOptions) {
-    const { onFaultUpgrade, nrBulkLanes } = options
-    this.#options = options
-    this.#http = createServer(
-      { headersTimeout: helloTimeoutMs, connectionsCheckingInterval: silenceCheckMs },
-      (_request, response) => response.writeHead(426).end(),
-    )
+  private constructor(http: Server, options: LaneServerOptions) {
+    const { host, nrBulkLanes, kinds = LANES, faultPort = portOf(http) } = options
+    this.#http = http
+    this.#host = host
+    const nrLanes = kinds.length + (kinds.includes('bulk') ? nrBulkLanes - 1 : 0)
     // Every lane twice: its dead connection may still be there when the peer comes back.
-    this.#http.maxConnections = maxGreeting + 2 * (nrBulkLanes + 2)
-    const kinds = onFaultUpgrade === undefined ? LANES : LANES.filter((kind) => kind !== 'fault')
-    this.#greeter = new LaneGreeter({ ...options, kinds })
-    this.#http.on('upgrade', (request, socket, head) => {
-      if (onFaultUpgrade !== undefined && request.url === faultLanePath) onFaultUpgrade(request, socket, head)
-      else this.#greeter.upgrade(request, socket, head)
-    })
+    http.maxConnections = maxUnfinished + 2 * nrLanes
+    this.#handshake = new Handshake({ ...options, kinds, faultPort })
+    http.on('upgrade', (request, socket, head) => this.#handshake.upgrade(request, socket, head))
   }
 
+  /** @throws as listen(2) does, such as EADDRINUSE */
   static async listen(options: LaneServerOptions): Promise<LaneServer> {
-    const server = new LaneServer(options)
-    await new Promise<void>((resolve, reject) => {
-      server.#http.once('error', reject)
-      server.#http.listen(options.port, options.host, resolve)
+    const http = createLaneListener({
+      headersTimeout: helloTimeoutMs,
+      connectionsCheckingInterval: silenceCheckMs,
     })
-    return server
+    await new Promise<void>((resolve, reject) => {
+      http.once('error', reject)
+      http.listen(options.port, options.host, resolve)
+    })
+    // In the turn in which it begins to listen: no connection was accepted yet.
+    return new LaneServer(http, options)
   }
 
   get port(): number {
-    return (this.#http.address() as AddressInfo).port
+    return portOf(this.#http)
   }
 
   get url(): string {
-    return `ws://${this.#options.host}:${this.port}`
+    return `ws://${this.#host}:${this.port}`
   }
 
   close(): void {
-    this.#greeter.close()
+    this.#handshake.close()
     this.#http.close()
     this.#http.closeAllConnections()
   }
+}
+
+function portOf(http: Server): number {
+  return (http.address() as AddressInfo).port
 }

@@ -19,7 +19,10 @@ import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 
 const common = { migrationId: 'c0ffee', token: 'secret', kind: 'control', index: 0, resume: false } as const
-const welcome: FrameOf<'welcome'> = { type: 'welcome', version: 1, nrBulkLanes: 3, ...defaultTerms }
+const welcome: FrameOf<'welcome'> = {
+  ...{ type: 'welcome', version: Math.max(...supportedVersions), nrBulkLanes: 3, faultPort: 4711 },
+  ...defaultTerms,
+}
 
 /** A source that answers a Hello with whatever a test wants. */
 async function fakeSource(test: Test, answer: (socket: WebSocket, hello: Buffer) => void): Promise<string> {
@@ -126,7 +129,12 @@ t.test('both ends of a lane go by what its Welcome says', async (t) => {
   await once(old, 'open')
   old.send(
     encodeFrame({
-      ...{ type: 'hello', versions: [1], migrationId: common.migrationId, token: common.token },
+      ...{
+        type: 'hello',
+        versions: [...supportedVersions],
+        migrationId: common.migrationId,
+        token: common.token,
+      },
       ...{ lane: 'bulk', laneIndex: 1, resume: false, compressions: ['of-the-future'] },
     }),
   )

@@ -39,7 +39,7 @@ async function connected(test: Test): Promise<{ peer: Socket; socket: FrameSocke
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   const { port } = server.address() as { port: number }
-  const socket = new FrameSocket('127.0.0.1', port)
+  const socket = new FrameSocket(new URL(`ws://127.0.0.1:${port}`))
   socket.on('error', () => {})
   await eventually('it is accepted', () => peer !== null)
   test.teardown(() => {

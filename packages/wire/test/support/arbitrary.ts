@@ -11,6 +11,7 @@ import {
   maxFaultPages,
   maxImageBytes,
   maxPid,
+  maxPort,
   minBulkWindowBytes,
   pageBytesOf,
   pageLimit,
@@ -114,6 +115,7 @@ export const arbitraryFrames: Record<FrameType, Arbitrary<Frame>> = {
     nrBulkLanes: fc.integer({ min: 1, max: maxBulkLanes }),
     compression: fc.constantFrom(...COMPRESSIONS),
     windowBytes: fc.integer({ min: minBulkWindowBytes, max: maxBulkWindowBytes }),
+    faultPort: fc.integer({ min: 1, max: maxPort }),
   }),
   refusal: plain('refusal', errorFields),
   begin: plain('begin', {
