@@ -77,11 +77,11 @@ t.test('a close reason is cut between characters', async (t) => {
 })
 
 t.test('negotiation', async (t) => {
-  t.equal(negotiate([1]), 1)
-  t.equal(negotiate([3, 1, 2]), 1)
-  t.throws(() => negotiate([2, 3]), {
+  t.equal(negotiate([2]), 2)
+  t.equal(negotiate([3, 1, 2]), 2)
+  t.throws(() => negotiate([1, 3]), {
     code: 'VERSION_MISMATCH',
-    details: { offered: [2, 3], supported: [1] },
+    details: { offered: [1, 3], supported: [2] },
   })
   t.throws(() => negotiate([]), { code: 'VERSION_MISMATCH' })
 })
