@@ -46,6 +46,7 @@ import {
 import { type Frame, type FrameOf, WireError } from '@pageferry/wire'
 import { asId, SourceLanes } from './lanes/lanes.js'
 import { Push } from './lazy/push.js'
+import { SentBitmap } from './lazy/sent-bitmap.js'
 import { frameOf, messageOf } from './messages.js'
 import { OriginalProcess } from './process.js'
 import { SourceRecords } from './records.js'
@@ -125,10 +126,6 @@ export class SourceWorker {
       log: this.#log,
       onFrame: (frame) => this.#onFrame(frame),
       onBatchesLost: (batches) => this.#push?.requeue(batches),
-      onFault: {
-        onServed: (page, nrPages) => this.#push?.served(page, nrPages),
-        onDiscarded: (runs) => this.#push?.discarded(runs),
-      },
       onEvent: (event) => this.#driver.post(event),
     })
     this.#journal = RecordFile.open(`${spec.stateDir}/journal`)
@@ -320,19 +317,20 @@ export class SourceWorker {
     const { pid, memFd } = this.#original
     const round = this.#records.finalRound + 1
     const lazy = this.#lazy ?? this.#records.lazyPages()
-    this.#lanes.serveFaults({ pid, asId, round, lazy: lazy.runTable() })
+    const sent = new SentBitmap(lazy.runTable())
+    const faults = this.#lanes.serveFaults({ pid, asId, round, sent: sent.shared })
     this.#push = new Push({
       pid,
       memFd,
       asId,
       round,
-      lazy,
+      sent,
+      faults,
       history: this.#rounds?.history,
       lanes: this.#lanes.bulk,
       hold: { until: this.#isRunning, atMostMs: pushHoldMs },
       pushDelayMs: this.#spec.request.pushDelayMs,
       pacing: this.#pacing,
-      onSent: (batch, lost) => this.#lanes.notePushed(batch, lost),
       log: this.#log,
     })
     await this.#push.run(signal)

@@ -1,6 +1,5 @@
 import { once } from 'node:events'
 import type { PageferryError } from '@pageferry/base'
-import { PageSet } from '@pageferry/pages'
 import { eventually } from '@pageferry/testing/eventually'
 import { closing, Recorder } from '@pageferry/testing/sockets'
 import {
@@ -16,6 +15,8 @@ import { Lane } from '@pageferry/wire/sockets'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { FaultLane } from '../src/lanes/fault-lane.js'
+import type { FaultTarget } from '../src/lanes/fault-messages.js'
+import { SentBitmap } from '../src/lazy/sent-bitmap.js'
 import { Receiver, startPages } from './fixtures/workload.js'
 
 const nrPages = 200
@@ -28,26 +29,20 @@ interface Served {
   port: number
   connected: boolean[]
   losses: PageferryError[]
-  served: [page: number, nrPages: number][]
-  discarded: number[]
 }
 
 async function serve(test: Test, at = 0): Promise<Served> {
   const connected: boolean[] = []
   const losses: PageferryError[] = []
-  const served: [number, number][] = []
-  const discarded: number[] = []
   const { lane: fault, port } = await FaultLane.listen(
     { host: '127.0.0.1', port: at, migrationId, token, nrBulkLanes: 1 },
     {
       onConnected: (resumed) => connected.push(resumed),
       onLost: (error) => losses.push(error),
-      onServed: (page, nr) => served.push([page, nr]),
-      onDiscarded: (runs) => discarded.push(...runs),
     },
   )
   test.teardown(() => fault.close())
-  return { fault, port, connected, losses, served, discarded }
+  return { fault, port, connected, losses }
 }
 
 /** Dials as the destination does, and answers its end of the lane. */
@@ -83,7 +78,8 @@ const request = (page: number, nr = 1): Frame => {
 t.test('the fault lane, in its thread', async (t) => {
   const workload = await startPages(t, nrPages)
   const { pid, first } = workload
-  const target = { pid, asId, round, lazy: PageSet.of([first, nrPages]).runTable() }
+  const lazy = Float64Array.of(first, nrPages)
+  const target = (): FaultTarget => ({ pid, asId, round, sent: new SentBitmap(lazy).shared })
 
   await t.test('requests are answered, also those that came before it was told what to serve', async (t) => {
     const setup = await serve(t)
@@ -98,7 +94,8 @@ t.test('the fault lane, in its thread', async (t) => {
     lane.send({ type: 'discard', asId, round, runs: Float64Array.of(first + 50, 5) })
     await new Promise((resolve) => setTimeout(resolve, 50))
     t.same(replies.frames, [])
-    setup.fault.serve(target)
+    const sent = new SentBitmap(lazy)
+    setup.fault.serve({ pid, asId, round, sent: sent.shared })
     lane.send(request(first + 20))
     await eventually('both are answered', () => replies.frames.length === 2)
     const answered = new Receiver(first)
@@ -107,13 +104,19 @@ t.test('the fault lane, in its thread', async (t) => {
       answered.note(frame.runs, frame.zeroRuns, replies.payloads[i])
     }
     t.same(answered.wrong([10, 11, 12, 20]), [])
-    await eventually('whoever pushes hears of it', () => setup.served.length === 2)
-    t.same(setup.served, [
-      [first + 10, 3],
-      [first + 20, 1],
-    ])
-    t.same(setup.discarded, [first + 50, 5])
-    t.ok(setup.fault.bytesSent > 3 * 4096)
+    const faults: number[] = []
+    await eventually('the worker can see it', () => {
+      setup.fault.feed.takeFaults((page) => faults.push(page))
+      return faults.length === 2
+    })
+    t.same(faults, [first + 10, first + 20])
+    const done = [10, 11, 12, 20, ...[50, 51, 52, 53, 54]]
+    t.same(
+      Array.from({ length: nrPages }, (_, i) => i).filter((i) => sent.has(first + i)),
+      done,
+      'what was sent or discarded need not be pushed',
+    )
+    t.ok(setup.fault.feed.bytesSent > 3 * 4096)
 
     socket.terminate()
     await eventually('its loss is said', () => setup.losses.length === 1)
@@ -134,7 +137,7 @@ t.test('the fault lane, in its thread', async (t) => {
       ['another round', { ...request(first), round: 9 }, 4107],
     ] as [string, Frame, number][]) {
       const setup = await serve(t)
-      setup.fault.serve(target)
+      setup.fault.serve(target())
       const { socket } = await dial(t, setup)
       socket.resume()
       const closed = closing(socket)

@@ -20,7 +20,6 @@ async function connected(test: Test) {
     log: createLogger('test', 'silent'),
     onFrame: () => {},
     onBatchesLost: () => {},
-    onFault: { onServed: () => {}, onDiscarded: () => {} },
     onEvent: ({ type }) => events.push(type),
   })
   const { url } = await lanes.listen()

@@ -1,14 +1,13 @@
 import type { Worker } from 'node:worker_threads'
-import { Batcher, PageferryError } from '@pageferry/base'
+import { PageferryError } from '@pageferry/base'
 import { startLaneThread } from '@pageferry/service/worker'
-import type { CompressionCounts } from '@pageferry/wire'
-import type { FaultEvents } from '../lazy/fault-server.js'
+import { FaultFeed } from '../lazy/fault-feed.js'
 import type { FaultTarget, FaultThreadData, FromFaultThread, ToFaultThread } from './fault-messages.js'
 
-/** What is asked for ahead meanwhile may be sent twice. */
-const pushedDelayMs = 4
+/** `port` 0: any. A successor takes the port of its predecessor. */
+export type FaultLaneOptions = Omit<FaultThreadData, 'feed'>
 
-export interface FaultLaneEvents extends FaultEvents {
+export interface FaultLaneEvents {
   onConnected(resumed: boolean): void
   onLost(error: PageferryError): void
 }
@@ -21,15 +20,13 @@ export class FaultLane {
   readonly #thread: Worker
   readonly #events: FaultLaneEvents
   #listening: { resolve(port: number): void; reject(error: Error): void } | null = null
-  readonly #pushed = new Batcher<ToFaultThread>(pushedDelayMs, (messages) =>
-    this.#thread.postMessage(messages),
-  )
-  #bytesSent = 0
-  #compressed: CompressionCounts = { pages: 0, bytes: 0 }
+  /** What its thread has done. */
+  readonly feed = new FaultFeed()
 
-  private constructor(data: FaultThreadData, events: FaultLaneEvents) {
+  private constructor(options: FaultLaneOptions, events: FaultLaneEvents) {
     this.#events = events
-    this.#thread = startLaneThread(new URL('./fault-thread.js', import.meta.url), { workerData: data })
+    const workerData: FaultThreadData = { ...options, feed: this.feed.buffer }
+    this.#thread = startLaneThread(new URL('./fault-thread.js', import.meta.url), { workerData })
     this.#thread.on('message', (message: FromFaultThread) => this.#on(message))
   }
 
@@ -38,10 +35,10 @@ export class FaultLane {
    * @throws as listen(2) does, such as EADDRINUSE
    */
   static async listen(
-    data: FaultThreadData,
+    options: FaultLaneOptions,
     events: FaultLaneEvents,
   ): Promise<{ lane: FaultLane; port: number }> {
-    const lane = new FaultLane(data, events)
+    const lane = new FaultLane(options, events)
     try {
       const port = await new Promise<number>((resolve, reject) => {
         lane.#listening = { resolve, reject }
@@ -53,27 +50,8 @@ export class FaultLane {
     }
   }
 
-  /** As of the last page that was asked for. */
-  get bytesSent(): number {
-    return this.#bytesSent
-  }
-
-  get compressed(): CompressionCounts {
-    return this.#compressed
-  }
-
   serve(target: FaultTarget): void {
     this.#post({ type: 'serve', target })
-  }
-
-  /** These are being pushed: asked for ahead of a fault, they need not be sent twice. */
-  notePushed(runs: Float64Array): void {
-    this.#pushed.add({ type: 'pushed', runs })
-  }
-
-  /** They were, and did not arrive. */
-  noteLost(runs: Float64Array): void {
-    this.#post({ type: 'lost', runs })
   }
 
   /** Replies of several pages, from here on. */
@@ -82,12 +60,11 @@ export class FaultLane {
   }
 
   close(): void {
-    this.#pushed.take()
     void this.#thread.terminate()
   }
 
   #post(message: ToFaultThread): void {
-    this.#thread.postMessage([...this.#pushed.take(), message])
+    this.#thread.postMessage(message)
   }
 
   #on(message: FromFaultThread): void {
@@ -103,16 +80,6 @@ export class FaultLane {
         return
       case 'lost':
         this.#events.onLost(PageferryError.fromInfo(message.error))
-        return
-      case 'served':
-        this.#bytesSent = message.bytesSent
-        this.#compressed = message.compressed
-        for (let i = 0; i < message.pages.length; i += 2) {
-          this.#events.onServed(message.pages[i], message.pages[i + 1])
-        }
-        return
-      case 'discarded':
-        this.#events.onDiscarded(message.runs)
     }
   }
 }

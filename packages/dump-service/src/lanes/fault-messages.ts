@@ -1,5 +1,6 @@
 import type { ErrorInfo } from '@pageferry/base'
-import type { CompressionCounts, LaneTerms } from '@pageferry/wire'
+import type { LaneTerms } from '@pageferry/wire'
+import type { SharedPages } from '../lazy/sent-bitmap.js'
 
 /*
  * What the worker and the thread of the fault lane say to each other.
@@ -11,14 +12,13 @@ import type { CompressionCounts, LaneTerms } from '@pageferry/wire'
  *      |<-------------------------------------------|
  *      | serve                                      |     the workload was handed over
  *      |------------------------------------------->|
- *      |                  served, discarded         |
- *      |<-------------------------------------------|
- *      | pushed, lost                               |     on the bulk lanes
- *      |------------------------------------------->|
- *      | compress                                   |     it was measured there that it gains, or not any more
+ *      | compress                                   |     the bulk lanes measured that it gains, or not any more
  *      |------------------------------------------->|
  *      |                  lost                      |     and connected again
  *      |<-------------------------------------------|
+ *
+ * Which pages were sent they tell each other by a SentBitmap, and what the replies were by a FaultFeed: memory that both
+ * look at.
  */
 
 /** What is served. */
@@ -27,23 +27,17 @@ export interface FaultTarget {
   asId: number
   /** The round number of everything that is sent now. */
   round: number
-  /** A run table of PE_LAZY pages of the final pagemap: nothing else may be asked for. */
-  lazy: Float64Array
+  /** Of the PE_LAZY pages of the final pagemap: no others may be asked for. */
+  sent: SharedPages
 }
 
-export type ToFaultThread =
-  | { type: 'serve'; target: FaultTarget }
-  | { type: 'pushed' | 'lost'; runs: Float64Array }
-  | { type: 'compress'; isOn: boolean }
+export type ToFaultThread = { type: 'serve'; target: FaultTarget } | { type: 'compress'; isOn: boolean }
 
 export type FromFaultThread =
   | { type: 'listening'; port: number }
   | { type: 'notListening'; error: ErrorInfo }
   | { type: 'connected'; resumed: boolean }
   | { type: 'lost'; error: ErrorInfo }
-  /** Pairs of page and number of pages, in the order in which they were asked for. */
-  | { type: 'served'; pages: Float64Array; bytesSent: number; compressed: CompressionCounts }
-  | { type: 'discarded'; runs: Float64Array }
 
 /** Of the thread. */
 export interface FaultThreadData {
@@ -54,6 +48,8 @@ export interface FaultThreadData {
   token: string
   nrBulkLanes: number
   terms?: LaneTerms
+  /** Of the FaultFeed that it writes. */
+  feed: SharedArrayBuffer
   /** Whether replies of several pages are compressed until the worker says otherwise. Default false. */
   compress?: boolean
 }

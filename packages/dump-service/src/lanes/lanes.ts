@@ -1,4 +1,4 @@
-import { type Logger, MiB } from '@pageferry/base'
+import { type Logger, MiB, PageferryError } from '@pageferry/base'
 import type { NamedImage } from '@pageferry/checkpoint'
 import type { Settings, SourceEvent } from '@pageferry/migration'
 import type { WorkerSpec } from '@pageferry/service/worker'
@@ -6,7 +6,7 @@ import type { CompressionCounts } from '@pageferry/wire'
 import { type Frame, imagePieceBytes, type Lane as LaneKind, type LaneTerms } from '@pageferry/wire'
 import type { Lane } from '@pageferry/wire/sockets'
 import { LaneServer } from '@pageferry/wire/sockets'
-import type { FaultEvents } from '../lazy/fault-server.js'
+import type { FaultFeed } from '../lazy/fault-feed.js'
 import { type BatchPages, BulkLane } from './bulk-lane.js'
 import { FaultLane } from './fault-lane.js'
 import type { FaultTarget } from './fault-messages.js'
@@ -36,8 +36,6 @@ export interface SourceLanesOptions {
   onFrame(frame: Frame): void
   /** Batches that a broken connection took along. */
   onBatchesLost(batches: BatchPages[]): void
-  /** What the fault lane, which answers by itself, has done. */
-  onFault: FaultEvents
   onEvent(event: LaneEvent): void
 }
 
@@ -73,7 +71,7 @@ export class SourceLanes {
    * order, and knows no others.
    */
   async listen(ports: LanePorts = { main: 0, fault: 0 }): Promise<{ ports: LanePorts; url: string }> {
-    const { spec, settings, onFault } = this.#options
+    const { spec, settings } = this.#options
     const common = {
       ...{ host: spec.host, migrationId: spec.id, token: spec.token },
       ...{ nrBulkLanes: settings.bulkLanes, terms: this.#terms },
@@ -81,7 +79,6 @@ export class SourceLanes {
     const fault = await FaultLane.listen(
       { ...common, port: ports.fault, compress: settings.compression === 'zstd' },
       {
-        ...onFault,
         onConnected: (resumed) => this.#announce('fault', 0, resumed),
         onLost: (error) => this.#noteLost('fault', 0, error),
       },
@@ -177,14 +174,14 @@ export class SourceLanes {
 
   /** Of all lanes, over all their connections. */
   get bytesSent(): number {
-    const others = (this.#control?.bytesSent ?? 0) + (this.#fault?.bytesSent ?? 0)
+    const others = (this.#control?.bytesSent ?? 0) + (this.#fault?.feed.bytesSent ?? 0)
     return this.bulk.reduce((sum, lane) => sum + lane.bytesSent, this.#bytesBefore + others)
   }
 
   /** On all lanes. */
   get compressed(): CompressionCounts {
     const { pages, bytes } = this.#compression.counts
-    const faults = this.#fault?.compressed ?? { pages: 0, bytes: 0 }
+    const faults = this.#fault?.feed.compressed ?? { pages: 0, bytes: 0 }
     return { pages: pages + faults.pages, bytes: bytes + faults.bytes }
   }
 
@@ -203,17 +200,14 @@ export class SourceLanes {
     if (this.#control === null) this.#whenHungUp?.()
   }
 
-  /** Who answers faults should know of it; `lost`: it did not arrive. */
-  notePushed({ runs, zeroRuns }: BatchPages, lost: boolean): void {
-    for (const table of [runs, zeroRuns]) {
-      if (lost) this.#fault?.noteLost(table)
-      else this.#fault?.notePushed(table)
-    }
-  }
-
-  /** Faults are answered from here on. */
-  serveFaults(target: FaultTarget): void {
-    this.#fault?.serve(target)
+  /**
+   * Faults are answered from here on. Returns what the thread that answers them tells of it.
+   * @throws INTERNAL before `listen`
+   */
+  serveFaults(target: FaultTarget): FaultFeed {
+    if (this.#fault === null) throw new PageferryError('INTERNAL', 'there is no fault lane yet')
+    this.#fault.serve(target)
+    return this.#fault.feed
   }
 
   close(): void {

@@ -1,6 +1,5 @@
 import { closeSync, openSync } from 'node:fs'
 import { pageBytes } from '@pageferry/base'
-import { PageSet } from '@pageferry/pages'
 import type { CompressionCounts } from '@pageferry/wire'
 import {
   encodeFrameInto,
@@ -16,31 +15,23 @@ import type { Lane } from '@pageferry/wire/sockets'
 import { PageCompressor } from '@pageferry/wire/sockets'
 import type { FaultTarget } from '../lanes/fault-messages.js'
 import { PageReader } from '../rounds/page-reader.js'
+import type { FaultFeed } from './fault-feed.js'
+import { SentBitmap } from './sent-bitmap.js'
 
 /** Fewer pages take less time on any link that pages are compressed for than it takes to be answered. */
 const minCompressedPages = 4
 
 type Request = FrameOf<'pageRequest'> | FrameOf<'discard'>
 
-/** Who pushes the other pages. */
-export interface FaultEvents {
-  /** These were sent: they need not be pushed. */
-  onServed(page: number, nrPages: number): void
-  /** The workload does not want them any more. */
-  onDiscarded(runs: Float64Array): void
-}
-
 /**
  * Answers the page requests of the fault lane, in a thread that does nothing else. The original is frozen, so pages can
  * be read at any time and any number of times.
  */
 export class FaultServer {
-  readonly #events: FaultEvents
+  readonly #feed: FaultFeed
   readonly #buffer = Buffer.allocUnsafeSlow(frameBufferBytes)
   #target: FaultTarget | null = null
-  #lazy = new PageSet()
-  /** What nobody has sent, as far as this thread knows: asked for ahead, the others are left out. */
-  #unsent = new PageSet()
+  #sent = new SentBitmap(new Float64Array(0))
   #reader: PageReader | null = null
   #memFd = -1
   /** The destination may be faster than the message that tells this thread to serve. */
@@ -51,8 +42,8 @@ export class FaultServer {
   /** Replies that the kernel has not taken yet. */
   #replying = 0
 
-  constructor(events: FaultEvents) {
-    this.#events = events
+  constructor(feed: FaultFeed) {
+    this.#feed = feed
   }
 
   get compressed(): CompressionCounts {
@@ -70,8 +61,7 @@ export class FaultServer {
   /** The workload was handed over. */
   serve(target: FaultTarget): void {
     this.#target = target
-    this.#lazy = PageSet.fromRuns(target.lazy)
-    this.#unsent = this.#lazy.clone()
+    this.#sent = SentBitmap.of(target.sent)
     for (const { lane, frame } of this.#early.splice(0)) {
       try {
         this.onFrame(lane, frame)
@@ -104,8 +94,7 @@ export class FaultServer {
     }
     if (frame.type === 'discard') {
       for (let r = 0; r < frame.runs.length; r += 2) this.#mustBeKnown(frame.runs[r], frame.runs[r + 1])
-      this.#unsent.removeRuns(frame.runs)
-      this.#events.onDiscarded(frame.runs)
+      this.#sent.claim(frame.runs)
       return
     }
     this.#mustBeKnown(frame.page, frame.nrPages)
@@ -114,27 +103,19 @@ export class FaultServer {
   }
 
   #mustBeKnown(page: number, nrPages: number): void {
-    if (this.#lazy.countRange(page, nrPages) !== nrPages) {
+    if (!this.#sent.covers(page, nrPages)) {
       throw new WireError('OUTSIDE_PROCESS', `page 0x${page.toString(16)} is not a lazy page of the process`)
     }
-  }
-
-  /** These are being pushed. */
-  notePushed(runs: Float64Array): void {
-    this.#unsent.removeRuns(runs)
-  }
-
-  /** These did not arrive. */
-  noteLost(runs: Float64Array): void {
-    this.#unsent.addRuns(runs)
   }
 
   #reply(lane: Lane, reader: PageReader, request: FrameOf<'pageRequest'>): void {
     const { asId, round, requestId, page, nrPages, ahead } = request
     if (this.#replying >= faultPendingMax) tooManyRequests()
     const buffer = this.#buffer
-    // A page that somebody waits for is sent again even if it was pushed: it may stand behind a full window.
-    const wanted = ahead ? this.#unsentIn(page, nrPages) : Float64Array.of(page, nrPages)
+    const window = Float64Array.of(page, nrPages)
+    const unsent = this.#sent.claim(window)
+    // A page that a thread waits for is sent again even if it was pushed: it may stand behind a full window.
+    const wanted = ahead ? unsent : window
     const read = reader.read(wanted, wanted.length >> 1, buffer.subarray(headerReserveBytes), false)
     const { runs, zeroRuns } = read
     const zstdBytes = this.#compress(lane, read.nrPages)
@@ -151,12 +132,12 @@ export class FaultServer {
     }
     const from = zstdBytes > 0 && this.#compressed !== null ? this.#compressed : buffer
     // Copied: ws may still be sending the reply before, and 4 KiB cost nothing.
+    const message = Buffer.from(encodeFrameInto(frame, from, zstdBytes || read.nrPages * pageBytes))
     this.#replying++
-    lane.sendBytes(Buffer.from(encodeFrameInto(frame, from, zstdBytes || read.nrPages * pageBytes)), () => {
+    lane.sendBytes(message, () => {
       this.#replying--
     })
-    this.#unsent.removeRange(page, nrPages)
-    this.#events.onServed(page, nrPages)
+    this.#feed.noteReply(page, message.length, this.compressed)
   }
 
   /** The pages of `#buffer` into `#compressed`; 0: they are sent as they are. */
@@ -166,12 +147,6 @@ export class FaultServer {
     this.#compressed ??= Buffer.allocUnsafeSlow(headerReserveBytes + maxFaultPages * pageBytes)
     const pages = this.#buffer.subarray(headerReserveBytes, headerReserveBytes + nrPages * pageBytes)
     return this.#compressor.compress(pages, this.#compressed.subarray(headerReserveBytes))
-  }
-
-  #unsentIn(page: number, nrPages: number): Float64Array {
-    const runs: number[] = []
-    this.#unsent.forEachRunIn(page, nrPages, (first, nr) => runs.push(first, nr))
-    return Float64Array.from(runs)
   }
 
   close(): void {

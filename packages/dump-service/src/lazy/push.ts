@@ -1,10 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Logger, pageBytes } from '@pageferry/base'
-import { type PageSet, PushOrder, type WriteHistory } from '@pageferry/pages'
+import { PageSet, PushOrder, type WriteHistory } from '@pageferry/pages'
 import { maxBatchPages, maxRunsPerBatch } from '@pageferry/wire'
 import { type BatchPages, BulkLane } from '../lanes/bulk-lane.js'
 import type { Pace } from '../rounds/pacing.js'
 import { PageReader } from '../rounds/page-reader.js'
+import type { FaultFeed } from './fault-feed.js'
+import type { SentBitmap } from './sent-bitmap.js'
 
 export interface PushOptions {
   pid: number
@@ -12,8 +14,10 @@ export interface PushOptions {
   asId: number
   /** The round number of everything that is sent now. */
   round: number
-  /** PE_LAZY pages of the final pagemap. */
-  lazy: PageSet
+  /** Of the PE_LAZY pages of the final pagemap. */
+  sent: SentBitmap
+  /** Where the destination faults. */
+  faults: Pick<FaultFeed, 'takeFaults'>
   history?: WriteHistory
   lanes: readonly BulkLane[]
   /**
@@ -25,14 +29,12 @@ export interface PushOptions {
   pushDelayMs?: number
   /** Of what is pushed; what is asked for never waits. */
   pacing?: Pace
-  /** A batch is on its way, or did not arrive. */
-  onSent?(batch: BatchPages, lost: boolean): void
   log: Logger
 }
 
 /**
- * Post-copy on the source, but for the faults: pushes what nobody has asked for over the bulk lanes, in the order of
- * PushOrder. The original is frozen, so pages can be read at any time and any number of times.
+ * Post-copy on the source, but for the faults: pushes the pages that were not asked for over the bulk lanes, in the order
+ * of PushOrder. The original is frozen, so pages can be read at any time and any number of times.
  */
 export class Push {
   readonly #options: PushOptions
@@ -43,29 +45,19 @@ export class Push {
 
   constructor(options: PushOptions) {
     this.#options = options
-    this.#order = new PushOrder(options.lazy.clone(), options.history)
+    this.#order = new PushOrder(PageSet.fromRuns(options.sent.shared.lazy), options.history)
     this.#reader = new PageReader(options.pid, options.memFd, null)
   }
 
-  /** What was on its way when a bulk lane broke goes back to the queue. */
+  /** A bulk lane broke: the batches that were on their way go back to the queue. */
   requeue(batches: BatchPages[]): void {
-    for (const batch of batches) {
-      this.#order.requeue(batch.runs)
-      this.#order.requeue(batch.zeroRuns)
-      this.#options.onSent?.(batch, true)
+    for (const { runs, zeroRuns } of batches) {
+      for (const table of [runs, zeroRuns]) {
+        this.#options.sent.clear(table)
+        this.#order.requeue(table)
+      }
     }
     this.#more()
-  }
-
-  /** A fault was answered with these. */
-  served(page: number, nrPages: number): void {
-    this.#order.remove(Float64Array.of(page, nrPages))
-    this.#order.noteFault(page)
-  }
-
-  /** The workload has given them back. */
-  discarded(runs: Float64Array): void {
-    this.#order.remove(runs)
   }
 
   /** Pushes until told to stop; the destination says when it has everything. */
@@ -79,17 +71,18 @@ export class Push {
     if (pushDelayMs > 0) await sleep(pushDelayMs, undefined, { signal }).catch(() => {})
     const table = new Float64Array(2 * maxRunsPerBatch)
     while (!signal.aborted) {
-      const { lanes, pacing } = this.#options
+      const { lanes, pacing, faults, sent } = this.#options
       if (await pacing?.turn(signal)) for (const each of lanes) each.noteHeldBack()
       const lane = lanes.find((each) => each.hasRoomToPush)
       if (this.#order.isEmpty) await this.#moreToPush(signal)
       else if (lane === undefined) await BulkLane.changed(lanes, signal)
       else {
-        const { nrRuns, nrPages } = this.#order.next(
-          table,
-          Math.min(lane.pushPages, pacing?.batchPages ?? maxBatchPages),
-        )
-        if (nrPages > 0) this.#push(lane, sorted(table, nrRuns))
+        faults.takeFaults((page) => this.#order.noteFault(page))
+        const atMost = Math.min(lane.pushPages, pacing?.batchPages ?? maxBatchPages)
+        const { nrRuns } = this.#order.next(table, atMost)
+        // The order does not hear of what the fault lane has sent, or the workload given up: here it is left out.
+        const runs = sent.claim(sorted(table, nrRuns))
+        if (runs.length > 0) this.#push(lane, runs)
         // One batch a turn: requests that came in meanwhile are answered first.
         await new Promise((resolve) => setImmediate(resolve))
       }
@@ -103,7 +96,6 @@ export class Push {
     const batch = { asId, round, runs: read.runs, zeroRuns: read.zeroRuns }
     const bytes = lane.send(batch, buffer, read.nrPages * pageBytes)
     this.#options.pacing?.sent(bytes)
-    this.#options.onSent?.(read, false)
     this.pushedPages += read.nrPages + read.nrZeroPages
   }
 

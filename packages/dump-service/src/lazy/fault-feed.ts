@@ -1,0 +1,66 @@
+import type { CompressionCounts } from '@pageferry/wire'
+
+/** Places in the buffer, in 64-bit words. */
+const nrFaultsAt = 0
+const bytesSentAt = 1
+const compressedPagesAt = 2
+const compressedBytesAt = 3
+const ringAt = 4
+/** Faults that the reader may be behind. It only wants to know where the latest were. */
+const ringFaults = 64
+
+/**
+ * What the thread of the fault lane has done, in memory that it shares with the worker: where the last faults were, and
+ * what the replies weigh. One thread writes. The worker reads when it likes, and no message has to be sent and taken for
+ * a fault.
+ */
+export class FaultFeed {
+  readonly buffer: SharedArrayBuffer
+  readonly #words: BigUint64Array
+  /** Faults that `takeFaults` has passed. */
+  #taken = 0
+
+  constructor(buffer = new SharedArrayBuffer(8 * (ringAt + ringFaults))) {
+    this.buffer = buffer
+    this.#words = new BigUint64Array(buffer)
+  }
+
+  /**
+   * A request was answered.
+   * @param page the first that was asked for
+   * @param bytes of the reply, header included
+   * @param compressed pages that replies had compressed, all in all
+   */
+  noteReply(page: number, bytes: number, compressed: CompressionCounts): void {
+    const words = this.#words
+    const nr = Number(Atomics.load(words, nrFaultsAt))
+    Atomics.store(words, ringAt + (nr % ringFaults), BigInt(page))
+    Atomics.add(words, bytesSentAt, BigInt(bytes))
+    Atomics.store(words, compressedPagesAt, BigInt(compressed.pages))
+    Atomics.store(words, compressedBytesAt, BigInt(compressed.bytes))
+    // Last: a reader that sees the number sees the page.
+    Atomics.store(words, nrFaultsAt, BigInt(nr + 1))
+  }
+
+  /** Calls back with the faults since the last call, oldest first; with the latest `ringFaults` if there were more. */
+  takeFaults(callback: (page: number) => void): void {
+    const end = Number(Atomics.load(this.#words, nrFaultsAt))
+    // The writer may overtake us in the ring meanwhile. What is read then is a later fault, which is as good.
+    for (let nr = Math.max(this.#taken, end - ringFaults); nr < end; nr++) {
+      callback(Number(Atomics.load(this.#words, ringAt + (nr % ringFaults))))
+    }
+    this.#taken = end
+  }
+
+  /** Of all replies, over all connections. */
+  get bytesSent(): number {
+    return Number(Atomics.load(this.#words, bytesSentAt))
+  }
+
+  get compressed(): CompressionCounts {
+    return {
+      pages: Number(Atomics.load(this.#words, compressedPagesAt)),
+      bytes: Number(Atomics.load(this.#words, compressedBytesAt)),
+    }
+  }
+}
