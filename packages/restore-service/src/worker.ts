@@ -47,7 +47,6 @@ import { RestoredProcess } from './process.js'
 import { DestinationRecords } from './records.js'
 import { destinationStatus, emptyReport } from './report.js'
 import { ImageReceiver } from './rounds/images.js'
-import { RoundInlet } from './rounds/inlet.js'
 import { type FinalSets, RoundReceiver } from './rounds/receiver.js'
 import { StoredImages } from './rounds/stored-images.js'
 import { watchSilence } from './timeouts.js'
@@ -77,13 +76,7 @@ export class DestinationWorker {
   readonly #images = new ProcessImages()
   readonly #imageReceiver: ImageReceiver
   readonly #stored: StoredImages | null
-  readonly #rounds = new RoundInlet({
-    onRoundApplied: (frame) => this.#lanes.send(frame),
-    onFinalMap: () => this.#beginRestore(),
-    onFinalPagemap: (sets) => this.#noteLazy(sets),
-    onRoundFailed: (error) =>
-      this.#driver.post({ type: 'stepFailed', step: 'prepare', error: error.toInfo() }),
-  })
+  readonly #rounds: RoundReceiver
   #begin: FrameOf<'begin'> | null = null
   #verifier: Verifier | null = null
   /** The address spaces with lazy pages, from the restore on; those of a worker before this one are with the keeper. */
@@ -117,16 +110,18 @@ export class DestinationWorker {
     this.#lanes = new DestinationLanes(source, this.#records.known, log, {
       onFrame: (frame, payload) => this.#onFrame(frame, payload),
       onLost: (lane, index) => this.#driver.post({ type: 'laneLost', lane, index }),
-      onInstalled: (index, round, pages) => this.#rounds.receiver.installed(index, round, pages),
-      onPushed: (lane, batch) => {
-        this.#lazy?.onPushed(batch)
-        if (batch.payload !== undefined) lane.taken(batch, batch.payload.length)
-      },
       onRedialled: (lane, index) => {
         if (lane === 'control') this.#verifier?.reconnected()
         this.#driver.post({ type: 'reconnected', lane, index })
       },
       onPeerUnknown: () => this.#driver.post({ type: 'peerUnknown' }),
+    })
+    this.#rounds = new RoundReceiver(this.#images, this.#lanes.bulk, {
+      onRoundApplied: (frame) => this.#lanes.send(frame),
+      onFinalMap: () => this.#beginRestore(),
+      onFinalPagemap: (sets) => this.#noteLazy(sets),
+      onRoundFailed: (error) =>
+        this.#driver.post({ type: 'stepFailed', step: 'prepare', error: error.toInfo() }),
     })
     this.#journal = RecordFile.open(`${stateDir}/journal`)
     const records = this.#journal.records as { type: string }[]
@@ -294,13 +289,8 @@ export class DestinationWorker {
     appointHeir(keeper, this.#heir)
     holdSkeleton(keeper, begin.asId, restorer.uffd)
     this.#records.createFile()
-    const hashLog = this.#verifier?.roundLog
-    const receiver = new RoundReceiver(restorer, this.#images, begin.asId, {
-      open: (target) => this.#lanes.openTarget({ ...target, hashLog }),
-      close: () => this.#lanes.closeTarget(),
-    })
-    this.#rounds.fillSkeleton(receiver)
-    const all = this.#phases.run('receive', () => receiver.finalSets(signal))
+    this.#rounds.fillSkeleton(restorer, begin.asId, this.#verifier?.roundLog)
+    const all = this.#phases.run('receive', () => this.#rounds.finalSets(signal))
     all.catch((cause: unknown) => {
       if (signal.aborted) return
       this.#driver.post({ type: 'stepFailed', step: 'prepare', error: toErrorInfo(cause) })
@@ -329,8 +319,7 @@ export class DestinationWorker {
   async #restore(signal: AbortSignal): Promise<void> {
     const { restorer } = this.#process
     if (restorer === null) throw new PageferryError('INTERNAL', 'no skeleton')
-    const rounds = this.#rounds.receiver
-    const sets = await rounds.finalSets(signal)
+    const sets = await this.#rounds.finalSets(signal)
     const began = performance.now()
     await this.#phases.run('reconcile', () => this.#verifier?.checkSkeleton(restorer, sets, signal))
     if (this.#verifier !== null) this.#report.verify = this.#verifier.report
@@ -345,7 +334,7 @@ export class DestinationWorker {
     const { nrThreads } = readStat(pid)
     this.#records.saveRestore({
       ...{ pid, threads: nrThreads },
-      ...{ finalRound: rounds.round, report: this.#report },
+      ...{ finalRound: this.#rounds.round, report: this.#report },
     })
     const ended = performance.now()
     this.#report.blackout.restoreMs = ended - began
@@ -398,7 +387,8 @@ export class DestinationWorker {
       const { uffd, gate } = workload
       if (gate === null) continue
       const hashLog = this.#verifier?.lazyLog
-      this.#lanes.openTarget({ kind: 'lazy', asId, round, uffd, gate: gate.buffer, hashLog })
+      const target = { kind: 'lazy', asId, round, uffd, gate: gate.buffer, hashLog } as const
+      this.#lanes.bulk.openLazy(target, phase)
     }
     if (this.#process.exit !== undefined) phase.processGone(rootAsId)
     await running

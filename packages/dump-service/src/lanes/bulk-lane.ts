@@ -58,7 +58,7 @@ export class BulkLane {
   /** Frames with their headers, over all connections. */
   bytesSent = 0
   readonly #inFlight = new Map<number, Unacknowledged>()
-  /** Of the lazy phase, when somebody may wait behind what is on its way. */
+  /** Of the lazy phase, when the page of a fault may wait behind batches that are on their way. */
   readonly #window: FlightWindow
   /** Since the last batch the sender had to wait, for us or for the user's limit. */
   #heldBack = false
@@ -129,7 +129,7 @@ export class BulkLane {
     })
   }
 
-  /** Whoever sends has to wait before the next batch. */
+  /** The sender has to wait before the next batch. */
   noteHeldBack(): void {
     this.#heldBack = true
   }

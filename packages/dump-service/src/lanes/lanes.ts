@@ -136,7 +136,7 @@ export class SourceLanes {
     if (kind === 'control') this.#bytesBefore += lane.bytesSent
     if (this.#control === lane) {
       this.#control = null
-      // Only a lane that was there after the end can have carried the last word. Closed on purpose: nobody dials again.
+      // Only a lane that was there after the end can have carried the last word. One closed on purpose is not dialled again.
       if (this.#whenHungUp !== null) setTimeout(() => this.#checkHungUp(), lane.isDone ? 0 : hangUpMs)
     }
     if (kind === 'bulk') this.#options.onBatchesLost(this.bulk[index].lost())

@@ -25,8 +25,8 @@ interface Destination {
 
 /**
  * Installs what one bulk lane brings: round by round into the skeleton, then into the running workload. Lives in another
- * thread than the worker and knows neither the workload's state nor the other lanes; whoever does opens one target after
- * another. A batch may overtake the message that opens its target: it waits.
+ * thread than the worker and knows neither the workload's state nor the other lanes; the worker does, and opens one target
+ * after another. A batch may overtake the message that opens its target: it waits.
  */
 export class BulkInstaller {
   readonly #post: (message: FromBulkThread, transfer?: ArrayBuffer[]) => void
@@ -71,7 +71,7 @@ export class BulkInstaller {
     this.#destination = null
   }
 
-  /** The worker has dealt with a batch. Of a connection that is gone nobody waits for that. */
+  /** The worker has dealt with a batch. A closed connection needs no acknowledgement. */
   taken(sequence: number, bytes: number): void {
     this.#handedOver.get(sequence)?.send({ type: 'batchAck', sequence, bytes })
     this.#handedOver.delete(sequence)

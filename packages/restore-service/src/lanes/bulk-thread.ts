@@ -7,10 +7,10 @@ import { type DialOptions, dial } from '@pageferry/wire/sockets'
 import { BulkInstaller } from './bulk-installer.js'
 import type { FromBulkThread, ToBulkThread } from './bulk-messages.js'
 
-/** Of this thread only (setpriority(2), "C library/kernel differences"): whoever serves a fault goes first. */
+/** Of this thread only (setpriority(2), "C library/kernel differences"): the thread that serves faults goes first. */
 const niceness = 5
 
-/** The worker need not know at once of what is in its place: a page that is there is not faulted on. */
+/** The worker need not know at once that a page was installed: such a page is not faulted on. */
 const pushedDelayMs = 4
 
 /** One bulk lane, for as long as the worker lives. */

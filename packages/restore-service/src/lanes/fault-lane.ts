@@ -31,7 +31,7 @@ export class FaultLane {
     this.#lane?.send(frame)
   }
 
-  /** The lazy phase begins: replies go to the receiver from here on. Before, nobody has asked for a page. */
+  /** The lazy phase begins: replies go to the receiver from here on. No page was asked for before. */
   receive(receiver: FaultReceiver): void {
     this.#receiver = receiver
     if (this.#lane !== null) receiver.onUp()

@@ -3,8 +3,7 @@ import { type ErrorInfo, type Logger, PageferryError } from '@pageferry/base'
 import { errorToFrame, type Frame, type Lane as LaneKind } from '@pageferry/wire'
 import type { Lane } from '@pageferry/wire/sockets'
 import { type Dialled, type DialOptions, dial } from '@pageferry/wire/sockets'
-import { BulkLane, BulkThreads } from './bulk-lane.js'
-import type { Pushed, Target } from './bulk-messages.js'
+import { BulkLanes } from './bulk-lanes.js'
 import { FaultLane } from './fault-lane.js'
 
 /** Pause before a lost lane is dialled again, doubled after each failure. */
@@ -19,14 +18,10 @@ const farewellPauseMs = 800
 /** What the source says of all lanes when the control lane is dialled. A successor must know it. */
 export type Welcomed = Pick<Dialled, 'nrBulkLanes' | 'faultPort'>
 
-/** Who owns the lanes hears what comes on them, and what becomes of them. */
+/** What the worker hears. Pages do not pass it: `fault` and `bulk` have receivers of their own. */
 export interface LaneEvents {
   /** Of the control lane. May throw: the lane is closed with the error's code. */
   onFrame(frame: Frame, payload: Uint8Array): void
-  /** A bulk lane has installed a batch of a round. May throw, likewise. */
-  onInstalled(index: number, round: number, pages: number): void
-  /** A bulk lane has installed what it could of a batch of the lazy phase. May throw, likewise. */
-  onPushed(lane: BulkLane, batch: Pushed): void
   onLost(kind: LaneKind, index: number): void
   onRedialled(kind: LaneKind, index: number): void
   /** The source was reached and does not know this migration. Dialling goes on. */
@@ -34,8 +29,8 @@ export interface LaneEvents {
 }
 
 /**
- * The connections of one migration, all of which the destination dials. They carry frames and know no meaning. Bulk lanes
- * live in threads of their own: what comes on the others, a fault's page first of all, never waits for a batch.
+ * The connections of one migration, all of which the destination dials. Bulk lanes live in threads of their own: frames of
+ * the others, the page of a fault first of all, never wait for a batch.
  */
 export class DestinationLanes {
   readonly #source: Pick<DialOptions, 'url' | 'migrationId' | 'token'>
@@ -44,11 +39,9 @@ export class DestinationLanes {
   readonly #redialling = new Set<string>()
   #nrBulkLanes: number
   #faultPort: number | undefined
-  readonly #bulk: BulkLane[] = []
-  readonly #bulkThreads = new BulkThreads()
-  #target: Target | null = null
   #control: Lane | null = null
   readonly fault = new FaultLane()
+  readonly bulk = new BulkLanes((index, error) => this.#onLost('bulk', index, error))
   #over = false
   #wasConnected = false
 
@@ -117,7 +110,7 @@ export class DestinationLanes {
   }
 
   async #dial(kind: LaneKind, index: number, resume: boolean): Promise<void> {
-    if (kind === 'bulk') await this.#bulkLane(index).dial({ ...this.#source, kind, index, resume })
+    if (kind === 'bulk') await this.bulk.dial({ ...this.#source, kind, index, resume })
     else await this.#dialHere(kind, resume)
   }
 
@@ -153,43 +146,9 @@ export class DestinationLanes {
     return url.href
   }
 
-  #bulkLane(index: number): BulkLane {
-    this.#bulk[index] ??= this.#startBulkLane(index)
-    return this.#bulk[index]
-  }
-
-  #startBulkLane(index: number): BulkLane {
-    const lane = new BulkLane(index, this.#bulkThreads, {
-      onInstalled: (round, pages) => orRefuse(() => this.#events.onInstalled(index, round, pages)),
-      onPushed: (batch) => orRefuse(() => this.#events.onPushed(lane, batch)),
-      onLost: (error) => this.#onLost('bulk', index, error),
-    })
-    const orRefuse = (action: () => void): void => {
-      try {
-        action()
-      } catch (error) {
-        lane.refuse(error)
-      }
-    }
-    if (this.#target !== null) lane.open(this.#target)
-    return lane
-  }
-
   #onLost(kind: LaneKind, index: number, error: Error): void {
     this.#log.info(error.message)
     this.#events.onLost(kind, index)
-  }
-
-  /** Where the batches of all bulk lanes go from here on. */
-  openTarget(target: Target): void {
-    this.#target = target
-    for (const lane of this.#bulk) lane?.open(target)
-  }
-
-  /** Batches of the bulk lanes wait for the next target. */
-  closeTarget(): void {
-    this.#target = null
-    for (const lane of this.#bulk) lane?.close()
   }
 
   /**

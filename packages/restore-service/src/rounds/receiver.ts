@@ -5,7 +5,7 @@ import { imageFileName } from '@pageferry/images'
 import { type PageSet, readPagemapEntries, reconcile } from '@pageferry/pages'
 import { collectYoungGarbage } from '@pageferry/service/worker'
 import { type FrameOf, WireError } from '@pageferry/wire'
-import type { RoundTarget } from '../lanes/bulk-messages.js'
+import type { BulkLanes, RoundBatches } from '../lanes/bulk-lanes.js'
 import { installRanges } from './installer.js'
 
 export interface FinalSets {
@@ -14,24 +14,38 @@ export interface FinalSets {
   present: PageSet
 }
 
-/** Whoever installs the pages: the bulk lanes. */
-export interface RoundInstallers {
-  open(target: RoundTarget): void
-  /** The round is complete: nothing is installed until the next one is opened. */
-  close(): void
+export interface RoundEvents {
+  /** A whole round is installed. */
+  onRoundApplied(frame: FrameOf<'roundApplied'>): void
+  /** The memory map is the final one, and the images of the state are there. A throw fails the round. */
+  onFinalMap(): void
+  /** What becomes of each page is known, and the last ones are being installed. A throw fails the round. */
+  onFinalPagemap(sets: FinalSets): void
+  onRoundFailed(error: PageferryError): void
+}
+
+/** Where the rounds go. */
+interface Skeleton {
+  restorer: Restorer
+  asId: number
+  /** The authority on the contents: its image comes within the final round, behind those of the state. */
+  pagemapName: string
+  /** Where the threads of the bulk lanes log the hashes of what they install; undefined: nothing is verified. */
+  hashLog: string | undefined
 }
 
 /**
  * Applies rounds to the skeleton: first the round's memory map, then its pages, which the bulk lanes install. A round is
  * complete when each lane has installed as many batches as RoundEnd says; nothing of the next one is applied before.
+ *
+ * What the control lane says of rounds comes here directly, and so does each installed batch. An error in a frame of the
+ * control lane ends the migration with its own reason (`onRoundFailed`); one in a batch closes the lane that carried it.
  */
-export class RoundReceiver {
-  readonly #restorer: Restorer
+export class RoundReceiver implements RoundBatches {
   readonly #images: ProcessImages
-  readonly #asId: number
-  readonly #installers: RoundInstallers
-  /** The authority on the contents: its image comes within the final round, behind those of the state. */
-  readonly #pagemapName: string
+  readonly #bulk: Pick<BulkLanes, 'openRound' | 'close'>
+  readonly #events: RoundEvents
+  #skeleton: Skeleton | null = null
   #round = 0
   #isFinal = false
   #open = false
@@ -40,21 +54,23 @@ export class RoundReceiver {
   #expected: number[] | null = null
   #pages = 0
   #began = 0
-  #complete: () => void = () => {}
   /** What the page tables say since the last round, and the state of the map that this holds for. */
   #present: { pages: PageSet; changes: number } | null = null
   readonly #finalInstalled: Promise<FinalSets>
   #installed: (sets: FinalSets) => void = () => {}
 
-  constructor(restorer: Restorer, images: ProcessImages, asId: number, installers: RoundInstallers) {
-    this.#restorer = restorer
+  constructor(images: ProcessImages, bulk: Pick<BulkLanes, 'openRound' | 'close'>, events: RoundEvents) {
     this.#images = images
-    this.#asId = asId
-    this.#installers = installers
-    this.#pagemapName = imageFileName('pagemap', restorer.nsPid)
+    this.#bulk = bulk
+    this.#events = events
     this.#finalInstalled = new Promise((resolve) => {
       this.#installed = resolve
     })
+  }
+
+  /** Before the source is told that it may send rounds. */
+  fillSkeleton(restorer: Restorer, asId: number, hashLog?: string): void {
+    this.#skeleton = { restorer, asId, pagemapName: imageFileName('pagemap', restorer.nsPid), hashLog }
   }
 
   get round(): number {
@@ -71,60 +87,82 @@ export class RoundReceiver {
     })
   }
 
+  /** @throws PROTOCOL when there is no skeleton yet: the source was not told to send rounds */
+  #apply(action: (skeleton: Skeleton) => void): void {
+    const skeleton = this.#skeleton
+    if (skeleton === null) throw new PageferryError('PROTOCOL', 'a round before there is a skeleton')
+    try {
+      action(skeleton)
+    } catch (error) {
+      this.#events.onRoundFailed(
+        error instanceof PageferryError
+          ? error
+          : new PageferryError('KERNEL', (error as Error).message, { cause: error }),
+      )
+    }
+  }
+
   /** Brings the memory map to that of the round. */
   begin(frame: FrameOf<'roundBegin'>): void {
-    this.#checkSpace(frame.asId)
-    if (this.#open || this.#isFinal || frame.round !== this.#round + 1) {
-      throw new WireError('OUT_OF_ORDER', `round ${frame.round} begins after round ${this.#round}`)
-    }
-    this.#round = frame.round
-    this.#open = true
-    this.#isFinal = frame.final
-    this.#batches = []
-    this.#expected = null
-    this.#pages = 0
-    this.#began = performance.now()
-    this.#restorer.applyMap(this.#images)
-    if (!frame.final) this.#openInstallers()
+    this.#apply((skeleton) => {
+      checkSpace(skeleton, frame.asId)
+      if (this.#open || this.#isFinal || frame.round !== this.#round + 1) {
+        throw new WireError('OUT_OF_ORDER', `round ${frame.round} begins after round ${this.#round}`)
+      }
+      this.#round = frame.round
+      this.#open = true
+      this.#isFinal = frame.final
+      this.#batches = []
+      this.#expected = null
+      this.#pages = 0
+      this.#began = performance.now()
+      skeleton.restorer.applyMap(this.#images)
+      if (frame.final) this.#events.onFinalMap()
+      else this.#openBulk(skeleton)
+    })
   }
 
   /**
-   * An image is complete. That of the final round's pagemap says what becomes of each page: answers it, and discards what
-   * the source does not vouch for. null: it was another one.
+   * An image is complete. That of the final round's pagemap says what becomes of each page: discards what the source does
+   * not vouch for, and lets the last pages in.
    */
-  imageCame(name: string): FinalSets | null {
-    if (name !== this.#pagemapName) return null
-    if (!this.#open || !this.#isFinal || this.#final !== null) {
-      throw new WireError('OUT_OF_ORDER', `${name} in round ${this.#round}`)
-    }
-    const { map } = this.#restorer
-    const sets = readPagemapEntries(decodePagemapEntries(this.#images.get(name)))
-    const there = this.#present?.changes === map.changes ? this.#present.pages : this.#restorer.presentPages()
-    const { discard, missing } = reconcile(there, sets, map.map)
-    if (!missing.isEmpty) {
-      throw new PageferryError(
-        'INTERNAL',
-        `${missing.count} pages that the source calls unchanged are not here, the first is page 0x${missing.firstFrom(0).toString(16)}`,
-      )
-    }
-    map.discard(discard)
-    this.#final = sets
-    this.#openInstallers()
-    return sets
+  imageCame(name: string): void {
+    this.#apply((skeleton) => {
+      if (name !== skeleton.pagemapName) return
+      if (!this.#open || !this.#isFinal || this.#final !== null) {
+        throw new WireError('OUT_OF_ORDER', `${name} in round ${this.#round}`)
+      }
+      const { restorer } = skeleton
+      const { map } = restorer
+      const sets = readPagemapEntries(decodePagemapEntries(this.#images.get(name)))
+      const there = this.#present?.changes === map.changes ? this.#present.pages : restorer.presentPages()
+      const { discard, missing } = reconcile(there, sets, map.map)
+      if (!missing.isEmpty) {
+        throw new PageferryError(
+          'INTERNAL',
+          `${missing.count} pages that the source calls unchanged are not here, the first is page 0x${missing.firstFrom(0).toString(16)}`,
+        )
+      }
+      map.discard(discard)
+      this.#final = sets
+      this.#openBulk(skeleton)
+      this.#events.onFinalPagemap(sets)
+    })
   }
 
-  #openInstallers(): void {
+  #openBulk({ restorer, asId, hashLog }: Skeleton): void {
     this.#present = null
-    const { pid, uffd, map } = this.#restorer
+    const { pid, uffd, map } = restorer
     const ranges = installRanges(map)
-    this.#installers.open({ kind: 'round', asId: this.#asId, round: this.#round, pid, uffd, ranges })
+    const target = { kind: 'round', asId, round: this.#round, pid, uffd, ranges, hashLog } as const
+    this.#bulk.openRound(target, this)
   }
 
   /**
    * A lane has installed a batch.
    * @throws WireError OUT_OF_ORDER: the round has fewer
    */
-  installed(lane: number, round: number, pages: number): void {
+  onInstalled(lane: number, round: number, pages: number): void {
     if (!this.#open || round !== this.#round) {
       throw new WireError('OUT_OF_ORDER', `a batch of round ${round} behind the last one`)
     }
@@ -133,21 +171,22 @@ export class RoundReceiver {
     this.#finishIfComplete()
   }
 
-  /** Calls back when the whole round is installed. */
-  end(frame: FrameOf<'roundEnd'>, applied: (pages: number, durationMs: number) => void): void {
-    this.#checkSpace(frame.asId)
-    const known = this.#open && frame.round === this.#round && frame.final === (this.#final !== null)
-    if (!known || this.#expected !== null) {
-      throw new WireError('OUT_OF_ORDER', `round ${frame.round} ends in round ${this.#round}`)
-    }
-    this.#expected = frame.batchesPerLane
-    this.#complete = () => applied(this.#pages, performance.now() - this.#began)
-    this.#finishIfComplete()
+  end(frame: FrameOf<'roundEnd'>): void {
+    this.#apply((skeleton) => {
+      checkSpace(skeleton, frame.asId)
+      const known = this.#open && frame.round === this.#round && frame.final === (this.#final !== null)
+      if (!known || this.#expected !== null) {
+        throw new WireError('OUT_OF_ORDER', `round ${frame.round} ends in round ${this.#round}`)
+      }
+      this.#expected = frame.batchesPerLane
+      this.#finishIfComplete()
+    })
   }
 
   #finishIfComplete(): void {
     const expected = this.#expected
-    if (expected === null) return
+    const skeleton = this.#skeleton
+    if (expected === null || skeleton === null) return
     for (const [lane, count] of this.#batches.entries()) {
       if ((count ?? 0) > (expected[lane] ?? 0)) {
         throw new WireError(
@@ -159,27 +198,33 @@ export class RoundReceiver {
     if (!expected.every((want, lane) => (this.#batches[lane] ?? 0) === want)) return
     this.#expected = null
     this.#open = false
-    this.#installers.close()
-    this.#complete()
+    this.#bulk.close()
+    this.#events.onRoundApplied({
+      type: 'roundApplied',
+      asId: skeleton.asId,
+      round: this.#round,
+      pages: this.#pages,
+      durationMs: performance.now() - this.#began,
+    })
     if (this.#final !== null) this.#installed(this.#final)
-    else setImmediate(() => this.#lookAhead())
+    else setImmediate(() => this.#lookAhead(skeleton))
   }
 
   /**
    * Between two rounds there is time, and in the freeze there is none: the scan takes longer the more memory there is.
-   * Nothing is installed before the next round begins, and if that changes the map it is looked again.
+   * Nothing is installed before the next round begins. If that changes the map, the page tables are read again.
    */
-  #lookAhead(): void {
+  #lookAhead({ restorer }: Skeleton): void {
     if (this.#open || this.#isFinal) return
     try {
-      this.#present = { pages: this.#restorer.presentPages(), changes: this.#restorer.map.changes }
+      this.#present = { pages: restorer.presentPages(), changes: restorer.map.changes }
       collectYoungGarbage()
     } catch {
-      // The skeleton is gone: whoever needs it next says so.
+      // The skeleton is gone, which the next step that needs it says.
     }
   }
+}
 
-  #checkSpace(asId: number): void {
-    if (asId !== this.#asId) throw new WireError('OUTSIDE_PROCESS', `address space ${asId} is unknown`)
-  }
+function checkSpace(skeleton: Skeleton, asId: number): void {
+  if (asId !== skeleton.asId) throw new WireError('OUTSIDE_PROCESS', `address space ${asId} is unknown`)
 }

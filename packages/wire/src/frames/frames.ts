@@ -154,7 +154,7 @@ export const FRAMES = {
     requestId: u32(1),
     page: count(0, pageLimit - 1),
     nrPages: count(1, maxFaultPages),
-    /** Nobody waits for these pages yet: those that were sent already are left out of the reply. */
+    /** No thread waits for these pages yet: the reply leaves out those that were sent already. */
     ahead: flag,
   },
   pageReply: {

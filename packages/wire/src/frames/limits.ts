@@ -83,7 +83,7 @@ export const maxJsonChars = 64 * KiB
 /** Bulk lanes of a migration: one fills 10 Gbit/s, and each costs a thread on both sides. */
 export const maxBulkLanes = 16
 /**
- * Bytes of pages that a bulk lane may have sent without acknowledgement, when nobody wants otherwise: 10 Gbit/s times
+ * Bytes of pages that a bulk lane may have sent without acknowledgement, by default: 10 Gbit/s times
  * 3 ms, and no more queueing than that. Both sides count pages as they are installed, compressed or not: so the window
  * bounds what the destination may have to hold as well as what is on its way.
  */

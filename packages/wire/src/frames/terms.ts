@@ -16,7 +16,7 @@ export const defaultTerms: LaneTerms = { compression: 'none', windowBytes: bulkW
 /** What this build can undo, for Hello. */
 export const supportedCompressions: readonly string[] = ['zstd']
 
-/** The source's answer to what the destination can undo: what it would like itself, if that is among it. */
+/** The source's answer to the compressions that the destination can undo: its own choice, if that is one of them. */
 export function agree(offered: readonly string[], wanted: LaneTerms): LaneTerms {
   return offered.includes(wanted.compression) ? wanted : { ...wanted, compression: 'none' }
 }

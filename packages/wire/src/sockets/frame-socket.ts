@@ -80,7 +80,7 @@ export class FrameSocket extends Duplex {
     this.#waitForFrame()
     if (this.#start === from) return true
     const bytes = this.#buffer.subarray(from, this.#start)
-    // Nobody takes it now: it would be overwritten while it waits. False: the reader is behind; `_read` goes on.
+    // Bytes that wait would be overwritten: they are copied. False: the reader is behind, and `_read` goes on.
     const isTakenNow = this.#isAligned && this.readableFlowing === true && this.readableLength === 0
     return this.push(isTakenNow ? bytes : Buffer.from(bytes))
   }

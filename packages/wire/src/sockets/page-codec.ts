@@ -2,7 +2,7 @@ import { pageBytes } from '@pageferry/base'
 import { ZstdCompressor, ZstdDecompressor } from '@pageferry/kernel'
 import { type CompressionCounts, type FrameOf, maxPayloadBytes, pageBytesOf, WireError } from '../index.js'
 
-/** The fastest of zstd's own levels: beyond it, whoever sends becomes the slowest part of more links than it helps. */
+/** The fastest of zstd's own levels: beyond it the compressor is the slowest part of more links than it helps. */
 const level = 1
 
 /** Compresses batches of pages for one thread, and counts what that gave. */
