@@ -26,6 +26,12 @@ export interface LanePorts {
   fault: number
 }
 
+export interface Listening {
+  ports: LanePorts
+  /** Of the main port. */
+  url: string
+}
+
 export type LaneEvent = Extract<SourceEvent, { type: 'connected' | 'laneLost' | 'reconnected' }>
 
 export interface SourceLanesOptions {
@@ -45,6 +51,7 @@ export class SourceLanes {
   readonly #options: SourceLanesOptions
   readonly #terms: LaneTerms
   readonly #compression: BulkCompression
+  #listening: Promise<Listening> | null = null
   #server: LaneServer | null = null
   #fault: FaultLane | null = null
   #control: Lane | null = null
@@ -68,9 +75,14 @@ export class SourceLanes {
 
   /**
    * Without ports: any. A successor takes those of its predecessor: the destination dials each lane again by itself, in any
-   * order, and knows no others.
+   * order, and knows no others. Starting the thread takes a moment: a second call meanwhile gets the same answer.
    */
-  async listen(ports: LanePorts = { main: 0, fault: 0 }): Promise<{ ports: LanePorts; url: string }> {
+  listen(ports: LanePorts = { main: 0, fault: 0 }): Promise<Listening> {
+    this.#listening ??= this.#startListening(ports)
+    return this.#listening
+  }
+
+  async #startListening(ports: LanePorts): Promise<Listening> {
     const { spec, settings } = this.#options
     const common = {
       ...{ host: spec.host, migrationId: spec.id, token: spec.token },
@@ -95,8 +107,9 @@ export class SourceLanes {
     return { ports: { main: server.port, fault: fault.port }, url: server.url }
   }
 
+  /** Or about to. */
   get isListening(): boolean {
-    return this.#server !== null
+    return this.#listening !== null
   }
 
   /** Whether the destination can be told something right now. */
