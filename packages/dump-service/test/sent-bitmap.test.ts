@@ -1,8 +1,9 @@
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
+import { seededRandom } from '@pageferry/base'
+import { baseSeed } from '@pageferry/testing/seeds'
 import fc from 'fast-check'
 import t from 'tap'
-import { baseSeed, randomFrom } from '../../../test/seeds.js'
 import { FaultFeed } from '../src/lazy/fault-feed.js'
 import { SentBitmap } from '../src/lazy/sent-bitmap.js'
 import type { ClaimerData } from './fixtures/claimer.js'
@@ -95,7 +96,7 @@ t.test('only pages of the table are known', async (t) => {
 })
 
 t.test(`two threads never have the same page (seed ${baseSeed})`, async (t) => {
-  const random = randomFrom(baseSeed)
+  const random = seededRandom(baseSeed)
   let end = 1000
   // Three words of bits, over which they are at odds all the time.
   const lazy = Float64Array.from(
