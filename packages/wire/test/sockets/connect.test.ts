@@ -64,9 +64,10 @@ const clockReply = {
 
 t.test('a lane is connected, and carries what the source sends right behind its Welcome', async (t) => {
   const { server, recorder, opened } = await realSource(t)
-  const { lane, nrBulkLanes } = await dial({ ...common, url: server.url })
+  const { lane, nrBulkLanes, faultPort } = await dial({ ...common, url: server.url })
   t.teardown(() => lane.close())
   t.equal(nrBulkLanes, 3)
+  t.equal(faultPort, server.port)
   t.same(opened, [{ kind: 'control', index: 0, resumed: false }])
   const mine = new Recorder()
   lane.open(mine)

@@ -12,7 +12,7 @@ import {
   supportedVersions,
 } from '@pageferry/wire'
 import type { Lane } from '@pageferry/wire/sockets'
-import { LaneServer } from '@pageferry/wire/sockets'
+import { LaneServer, type LaneServerOptions } from '@pageferry/wire/sockets'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 
@@ -27,7 +27,10 @@ interface Served {
   lanes: { lane: Lane; resumed: boolean; recorder: Recorder }[]
 }
 
-async function serve(test: Test): Promise<Served> {
+async function serve(
+  test: Test,
+  more: Partial<Pick<LaneServerOptions, 'kinds' | 'faultPort'>> = {},
+): Promise<Served> {
   const lanes: Served['lanes'] = []
   const server = await LaneServer.listen({
     host: '127.0.0.1',
@@ -35,6 +38,7 @@ async function serve(test: Test): Promise<Served> {
     migrationId,
     token,
     nrBulkLanes,
+    ...more,
     onLane(lane, resumed) {
       const recorder = new Recorder()
       lanes.push({ lane, resumed, recorder })
@@ -84,6 +88,19 @@ t.test('a Hello is answered, and the lane handed over', async (t) => {
   t.same(frame, { type: 'welcome', version, nrBulkLanes, faultPort: server.port, ...defaultTerms })
   t.match(lanes, [{ lane: { kind: 'bulk', index: 1 }, resumed: false }])
   t.equal(server.url, `ws://127.0.0.1:${server.port}`)
+})
+
+t.test('a fault lane that another thread listens for', async (t) => {
+  const { server, lanes } = await serve(t, { kinds: ['control', 'bulk'], faultPort: 4711 })
+  const control = await open(t, server)
+  const answer = new Promise<Buffer>((resolve) => control.once('message', resolve))
+  control.send(encodeFrame(hello()))
+  const { frame } = decodeFrame(await answer, 'control', 'to-destination')
+  t.match(frame, { type: 'welcome', faultPort: 4711 })
+  const refused = await answerTo(await open(t, server), encodeFrame(hello({ lane: 'fault' })))
+  t.match(refused, { code: 4000, reason: 'the fault lane has another port' })
+  t.match(lanes, [{ lane: { kind: 'control' } }])
+  t.equal(lanes.length, 1)
 })
 
 t.test('frames right behind Hello are not lost', async (t) => {
