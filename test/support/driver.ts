@@ -64,7 +64,7 @@ export class Driver {
   worker(host: HostName, role: Role, id: string): number | undefined {
     const service = this.lab.host(host).services.get(role)
     if (service === undefined) return undefined
-    return childrenOf(service.process.pid).find((pid) => commandLine(pid).includes(id))
+    return childrenOf(service.process.pid).find((pid) => commandLine(pid).some((part) => part.includes(id)))
   }
 }
 

@@ -1,6 +1,7 @@
-import { closeSync, existsSync, readdirSync } from 'node:fs'
+import { closeSync } from 'node:fs'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { encodeImage } from '@pageferry/images'
-import { connectKeeper, fds, type KeeperClient, launchKeeper, ptrace } from '@pageferry/kernel'
+import { fds, type KeeperClient, launchKeeper, ptrace } from '@pageferry/kernel'
 import { AreaMap, diffAreas, PageSet, rehearseFreeze } from '@pageferry/pages'
 import { captureProcess } from './capture.js'
 import { ownImages } from './kinds/descriptors/registry.js'
@@ -26,25 +27,39 @@ const reapTimeoutMs = 5_000
 /**
  * Moves a dummy (a skeleton program) through capture and restore before the workload stands still. The code of
  * a freeze runs once per migration, and code that V8 meets for the first time takes five times as long to run:
- * measured, 30 ms of a 45 ms capture and restore. `dir` gets one directory per dummy.
+ * measured, 30 ms of a 45 ms capture and restore. The dummies die with this process, whatever ends it.
+ *
+ * @param dir gets one directory per dummy
+ * @param signal fires when something more urgent waits: the rehearsal ends after the pass that it is in
+ * @throws when this host cannot do it
  */
-export async function rehearse(dir: string, what: 'capture' | 'restore'): Promise<void> {
+export async function rehearse(
+  dir: string,
+  what: 'capture' | 'restore',
+  signal?: AbortSignal,
+): Promise<void> {
   rehearseFreeze((entries) => decodePagemapEntries(encodePagemapEntries(entries)))
-  const dummy = await launchKeeper({ dir: `${dir}/capture`, newPidNamespace: true })
+  const dummy = await launchDummyKeeper(`${dir}/capture`)
   let captured: CapturedDummy
   try {
-    captured = captureDummy(dummy, what === 'capture' ? capturePasses : 1)
+    captured = await captureDummy(dummy, what === 'capture' ? capturePasses : 1, signal)
   } finally {
     dismiss(dummy)
   }
   rehearseImages(captured.images, captured.nsPid)
-  if (what === 'restore') {
-    for (let pass = 0; pass < restorePasses; pass++) await rehearseRestore(`${dir}/restore-${pass}`, captured)
+  if (what === 'capture') return
+  for (let pass = 0; pass < restorePasses && !signal?.aborted; pass++) {
+    await rehearseRestore(`${dir}/restore-${pass}`, captured)
   }
 }
 
+/** Tied to this process: after kill -9 in the middle of a rehearsal nothing is left that a successor had to end. */
+function launchDummyKeeper(dir: string): Promise<KeeperClient> {
+  return launchKeeper({ dir, newPidNamespace: true, tied: true })
+}
+
 async function rehearseRestore(dir: string, { images, nsPid }: CapturedDummy): Promise<void> {
-  const target = await launchKeeper({ dir, newPidNamespace: true })
+  const target = await launchDummyKeeper(dir)
   let pid = 0
   try {
     pid = restoreDummy(target, images, nsPid)
@@ -71,32 +86,27 @@ function rehearseImages(images: ProcessImages, nsPid: number): void {
   }
 }
 
-/** Ends the dummies of a rehearsal whose worker was killed in the middle of it. */
-export function endRehearsal(dir: string): void {
-  if (!existsSync(dir)) return
-  for (const name of readdirSync(dir)) {
-    try {
-      dismiss(connectKeeper(`${dir}/${name}`))
-    } catch {
-      // It has ended.
-    }
-  }
-}
-
 interface CapturedDummy {
   images: ProcessImages
   nsPid: number
 }
 
 /** After each pass it runs on, as a workload does whose migration failed. */
-function captureDummy(keeper: KeeperClient, passes: number): CapturedDummy {
+async function captureDummy(
+  keeper: KeeperClient,
+  passes: number,
+  signal?: AbortSignal,
+): Promise<CapturedDummy> {
   const [ours, theirs] = fds.socketpair(fds.SOCK_SEQPACKET)
   const { pid, pidfd, innerPid } = keeper.spawn({ pid: 0, socketFd: theirs })
   closeSync(theirs)
   fds.recv(ours, 1, 0, 1000)
   try {
     closeSocket(pid)
-    for (let pass = 1; pass < passes; pass++) capture(pid)
+    for (let pass = 1; pass < passes && !signal?.aborted; pass++) {
+      capture(pid)
+      await nextTurn()
+    }
     return { images: capture(pid), nsPid: innerPid }
   } finally {
     closeSync(ours)
@@ -126,14 +136,17 @@ function capture(pid: number): ProcessImages {
 
 function restoreDummy(keeper: KeeperClient, images: ProcessImages, nsPid: number): number {
   const restorer = Restorer.create(keeper, nsPid)
-  const map = restorer.applyMap(images)
-  restorer.beginState(images)
-  restorer.presentPages()
-  restorer.map.discard(map.pages(({ lazyEligible }) => lazyEligible))
-  restorer.finishState(images)
-  closeSync(restorer.uffd)
-  closeSync(restorer.skeleton.pidfd)
-  return restorer.pid
+  try {
+    const map = restorer.applyMap(images)
+    restorer.beginState(images)
+    restorer.presentPages()
+    restorer.map.discard(map.pages(({ lazyEligible }) => lazyEligible))
+    restorer.finishState(images)
+    return restorer.pid
+  } finally {
+    restorer.skeleton.close()
+    for (const fd of [restorer.uffd, restorer.skeleton.pidfd]) closeSync(fd)
+  }
 }
 
 /** A killed tracee is a zombie until its tracer has seen it; its keeper, the real parent, waits for that. */

@@ -34,6 +34,7 @@ function addServiceCommand(program: Command, name: 'dump-service' | 'restore-ser
       '--insecure-listen-anywhere',
       'accept addresses that other machines can reach (there is no TLS yet)',
     )
+    .option('--spare-workers <n>', 'workers that wait for a migration, loaded and rehearsed', integer(0), 1)
     .action(async (options) => (await import('./commands/service.js')).runService(name, options))
 }
 

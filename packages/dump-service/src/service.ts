@@ -16,6 +16,8 @@ export interface DumpServiceOptions {
   stateDir?: string
   /** Accept addresses that other machines can reach, without TLS or authentication. */
   insecureListenAnywhere?: boolean
+  /** Workers that wait for a migration, loaded and rehearsed. Default 1; 0: none. */
+  spareWorkers?: number
 }
 
 /**
@@ -34,5 +36,6 @@ export function startDumpService(options: DumpServiceOptions): Promise<Service> 
     stateDir: options.stateDir ?? dumpServiceStateDir,
     insecureListenAnywhere: options.insecureListenAnywhere,
     logger: options.logger,
+    limits: options.spareWorkers === undefined ? {} : { spareWorkers: options.spareWorkers },
   })
 }

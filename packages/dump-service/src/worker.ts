@@ -8,7 +8,6 @@ import {
 } from '@pageferry/base'
 import {
   chooseScratch,
-  endRehearsal,
   exits,
   FileTable,
   readClocks,
@@ -144,7 +143,6 @@ export class SourceWorker {
 
   /** After kill -9 of the worker before. */
   #adopt(): void {
-    endRehearsal(this.#records.rehearsalDir)
     // The machine learns it from the first event; there is no driver to post it to yet.
     if (!this.#original.adopt(this.#records.original)) queueMicrotask(() => this.#exited())
   }
@@ -224,7 +222,7 @@ export class SourceWorker {
       workload: this.#report.workloadIn(this.#driver.state, original),
     })
     // Also proves that this host can do it, before the workload is touched.
-    await rehearse(this.#records.rehearsalDir, 'capture')
+    if (!this.#channel.isRehearsed) await rehearse(this.#records.rehearsalDir, 'capture')
     const timer = setTimeout(() => {
       if (!this.#driver.state.connected)
         this.#driver.post({ type: 'timeout', what: 'the destination did not connect' })

@@ -20,6 +20,7 @@ function specOf(t: Test): WorkerSpec<DumpRequest> {
 /** Like the service: what is recorded stands in the spec of the next worker. */
 function channelTo(spec: WorkerSpec): WorkerChannel {
   return {
+    isRehearsed: false,
     send: () => {},
     record: async (record) => {
       spec.records.push(record)

@@ -29,6 +29,7 @@ async function takeover(t: Test, pid: number, records: Record<string, unknown>[]
   const messages: Message[] = []
   let status: number | null = null
   new SourceWorker(spec, true, {
+    isRehearsed: false,
     send: (message) => messages.push(message),
     record: async () => {},
     onCancel: () => {},

@@ -49,6 +49,7 @@ void parse_options(int argc, char **argv, struct options *options)
 		{ "dir", required_argument, NULL, 'd' },
 		{ "skeleton", required_argument, NULL, 's' },
 		{ "new-pid-namespace", no_argument, NULL, 'p' },
+		{ "tied", no_argument, NULL, 't' },
 		{ "monotonic-offset-ns", required_argument, NULL, 'm' },
 		{ "boottime-offset-ns", required_argument, NULL, 'b' },
 		{ "cgroup", required_argument, NULL, 'c' },
@@ -71,6 +72,9 @@ void parse_options(int argc, char **argv, struct options *options)
 			break;
 		case 'p':
 			options->new_pid_namespace = true;
+			break;
+		case 't':
+			options->tied = true;
 			break;
 		case 'm':
 			offset = &options->monotonic_ns;

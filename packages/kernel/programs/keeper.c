@@ -2,13 +2,13 @@
  * The keeper of one restored process tree.
  *
  *   keeper --dir DIR --skeleton FILE [--new-pid-namespace] [--monotonic-offset-ns N] [--boottime-offset-ns N]
- *          [--cgroup PATH]... [--remove-cgroup PATH]...
+ *          [--cgroup PATH]... [--remove-cgroup PATH]... [--tied]
  *
  * It is parent and reaper of the tree, so that somebody knows how it ended; the first process of its pid
  * namespace, where it has one of its own; and it holds descriptors that must not be closed while the tree lives,
  * above all the userfaultfd (without it missing pages would silently read as zeros). It therefore outlives the
  * worker that started it and does next to nothing. The offsets are relative to the clocks of the host, as in
- * /proc/PID/timens_offsets.
+ * /proc/PID/timens_offsets. The keeper of a dummy is --tied: it ends with the last client, and its tree with it.
  */
 #include "keeper.h"
 
@@ -39,7 +39,7 @@ static struct {
 	int fd;
 } held[KEEPER_MAX_HELD];
 static int nr_held;
-static bool killing, quitting;
+static bool had_client, killing, quitting;
 
 static void prepare_signals(void)
 {
@@ -252,6 +252,7 @@ static void accept_client(void)
 		for (int i = 0; i < MAX_CLIENTS; i++)
 			if (clients[i] < 0) {
 				clients[i] = fd;
+				had_client = true;
 				return;
 			}
 	}
@@ -279,6 +280,13 @@ __attribute__((noreturn)) static void keep(void)
 		fds[MAX_CLIENTS] = (struct pollfd){ .fd = nr_clients < MAX_CLIENTS ? listen_fd : -1, .events = POLLIN };
 		fds[MAX_CLIENTS + 1] = (struct pollfd){ .fd = child_fd, .events = POLLIN };
 		bool unused = child.state == KEEPER_NONE && nr_clients == 0;
+		if (options.tied && had_client && nr_clients == 0) {
+			if (child.state == KEEPER_NONE)
+				finish();
+			if (!killing)
+				kill_all(&child, options.new_pid_namespace);
+			killing = true;
+		}
 		int ready = poll(fds, MAX_CLIENTS + 2, unused ? UNUSED_TIMEOUT_MS : -1);
 
 		if (ready == 0)

@@ -19,6 +19,7 @@
 struct options {
 	const char *dir, *skeleton;
 	bool new_pid_namespace, offsets;
+	bool tied; /* ends with its last client */
 	long long monotonic_ns, boottime_ns;
 	const char *cgroups[MAX_CGROUPS], *remove_cgroups[MAX_CGROUPS];
 	int nr_cgroups, nr_remove_cgroups;

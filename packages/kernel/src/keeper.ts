@@ -32,6 +32,8 @@ export interface KeeperOptions {
   boottimeOffsetNs?: bigint
   /** Directories of cgroups (one per hierarchy) that the keeper moves to, so that it outlives its service. */
   cgroups?: string[]
+  /** It ends with its last client, and the process that it has spawned with it. Else it outlives whoever started it. */
+  tied?: boolean
   /** Directories of cgroups that it removes, in this order, when the last process is gone. */
   removeCgroups?: string[]
 }
@@ -209,6 +211,7 @@ export async function launchKeeper(options: KeeperOptions): Promise<KeeperClient
   await mkdir(options.dir, { recursive: true, mode: 0o700 })
   const args = ['--dir', options.dir, '--skeleton', paths.skeleton]
   if (options.newPidNamespace) args.push('--new-pid-namespace')
+  if (options.tied) args.push('--tied')
   if (options.monotonicOffsetNs !== undefined) args.push(`--monotonic-offset-ns=${options.monotonicOffsetNs}`)
   if (options.boottimeOffsetNs !== undefined) args.push(`--boottime-offset-ns=${options.boottimeOffsetNs}`)
   for (const path of options.cgroups ?? []) args.push('--cgroup', path)

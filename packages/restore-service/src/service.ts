@@ -18,6 +18,8 @@ export interface RestoreServiceOptions {
   stateDir?: string
   /** Accept addresses that other machines can reach, without TLS or authentication. */
   insecureListenAnywhere?: boolean
+  /** Workers that wait for a migration, loaded and rehearsed. Default 1; 0: none. */
+  spareWorkers?: number
 }
 
 /**
@@ -35,6 +37,7 @@ export function startRestoreService(options: RestoreServiceOptions): Promise<Ser
     stateDir: options.stateDir ?? restoreServiceStateDir,
     insecureListenAnywhere: options.insecureListenAnywhere,
     logger: options.logger,
+    limits: options.spareWorkers === undefined ? {} : { spareWorkers: options.spareWorkers },
     inUse: keeperLives,
     workloadExit: readExit,
   })

@@ -7,7 +7,7 @@ import {
   RecordFile,
   toErrorInfo,
 } from '@pageferry/base'
-import { endRehearsal, Freezer, ProcessImages, readStat, rehearse } from '@pageferry/checkpoint'
+import { Freezer, ProcessImages, readStat, rehearse } from '@pageferry/checkpoint'
 import { Heir } from '@pageferry/kernel'
 import {
   type DestinationEffect,
@@ -126,7 +126,6 @@ export class DestinationWorker {
     this.#journal = RecordFile.open(`${stateDir}/journal`)
     const records = this.#journal.records as { type: string }[]
     if (takeover) {
-      endRehearsal(this.#rehearsalDir)
       this.#process.adopt(this.#records.known)
       this.#verifier = this.#verifierFor(this.#records.known.verify)
     }
@@ -269,7 +268,7 @@ export class DestinationWorker {
     // Before the rehearsal, which then writes the pages that the freeze will write.
     this.#heir = Heir.start()
     // Also proves that this host can do it, before the workload is touched.
-    await rehearse(this.#rehearsalDir, 'restore')
+    if (!this.#channel.isRehearsed) await rehearse(this.#rehearsalDir, 'restore')
     signal.throwIfAborted()
     const offsets = await clockOffsets(begin, () => {
       this.#lanes.send({ type: 'clockRequest' })

@@ -12,6 +12,7 @@ function setUp(t: Test) {
   const records: Record<string, unknown>[] = []
   /** Like the service: what is recorded stands in the spec of the next worker. */
   const channel: WorkerChannel = {
+    isRehearsed: false,
     send: () => {},
     record: async (record) => {
       records.push(record)

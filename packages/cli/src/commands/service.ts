@@ -5,6 +5,7 @@ interface ServiceOptions {
   listen: string
   stateDir: string
   insecureListenAnywhere?: boolean
+  spareWorkers: number
 }
 
 /** Runs a service until SIGTERM or SIGINT. */
@@ -12,10 +13,10 @@ export async function runService(
   name: 'dump-service' | 'restore-service',
   given: ServiceOptions,
 ): Promise<void> {
-  const { stateDir, insecureListenAnywhere } = given
+  const { stateDir, insecureListenAnywhere, spareWorkers } = given
   const defaults = { host: '127.0.0.1', port: name === 'dump-service' ? 7421 : 7422 }
   const { host, port } = parseListenAddress(given.listen, defaults)
-  const options = { logger: createLogger(name), host, port, stateDir, insecureListenAnywhere }
+  const options = { logger: createLogger(name), host, port, stateDir, insecureListenAnywhere, spareWorkers }
   const service =
     name === 'dump-service'
       ? await (await import('@pageferry/dump-service')).startDumpService(options)

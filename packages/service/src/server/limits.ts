@@ -1,4 +1,4 @@
-import { KiB } from '@pageferry/base'
+import { KiB, MiB } from '@pageferry/base'
 
 /**
  * Every limit of a service in one place. Tests pass shorter times through `ServiceOptions.limits`;
@@ -7,6 +7,13 @@ import { KiB } from '@pageferry/base'
 export interface Limits {
   /** Running migrations per service. Each is a Node process of about 60 MiB plus its page buffers. */
   maxMigrations: number
+  /**
+   * Workers that wait for a migration, loaded and rehearsed. One is enough for migrations that come one by one: it is
+   * replaced when they have ended. 0: none.
+   */
+  spareWorkers: number
+  /** Resident memory of a spare worker after its rehearsal. One that takes more is not kept. */
+  spareMemoryBytes: number
   /** Ended migrations whose directory and status are kept for inspection; the oldest go first. */
   keptMigrations: number
   /** Largest request body. A request is a few hundred bytes; paths may take 4 KiB each. */
@@ -36,6 +43,9 @@ export interface Limits {
 
 export const LIMITS: Readonly<Limits> = {
   maxMigrations: 16,
+  spareWorkers: 1,
+  // Measured: SPARE_RSS.
+  spareMemoryBytes: 256 * MiB,
   keptMigrations: 100,
   bodyBytes: 64 * KiB,
   listeningTimeoutMs: 30_000,

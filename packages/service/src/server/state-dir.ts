@@ -20,6 +20,7 @@ import { identifyProcess, isAlive, type ProcessIdentity } from './process-identi
  * A service's directory:
  *
  *   service.lock            identity of the service that owns the directory
+ *   spares/                 of spare workers that rehearse; made anew by each service
  *   <id>/spec.json          what a worker needs to take over: a SavedSpec
  *   <id>/status.json        the Status as last known
  *   <id>/…                  the worker's: journal, images, sockets
@@ -119,6 +120,10 @@ export class StateDir {
 
   unlock(): void {
     rmSync(this.#lockPath, { force: true })
+  }
+
+  get sparesPath(): string {
+    return join(this.path, 'spares')
   }
 
   directoryOf(id: string): string {

@@ -6,6 +6,7 @@ import type { WorkerMessage, WorkerSpec } from '../worker/ipc.js'
 import type { StatusFeed } from './events.js'
 import type { Limits } from './limits.js'
 import { killAndWait } from './process-identity.js'
+import { SpareWorkers } from './spare-workers.js'
 import { type SavedMigration, type SavedSpec, type StateDir, specFormat } from './state-dir.js'
 import { WorkerProcess } from './worker-process.js'
 
@@ -16,7 +17,7 @@ import { WorkerProcess } from './worker-process.js'
  * service, or of both, and it is the same: a new worker is started on the migration's directory and told
  * `takeover`. The supervisor never decides what a death means for the workload; the worker's journal does.
  * What the supervisor guarantees is that a migration never has two workers: the old one is known by pid and
- * start time, and is dead before the new one is told anything.
+ * start time, and is dead before the new one is told anything of the migration.
  */
 
 export interface SupervisorOptions {
@@ -64,6 +65,7 @@ export class Supervisor {
   readonly #options: SupervisorOptions
   readonly #stateDir: StateDir
   readonly #log: Logger
+  readonly #spares: SpareWorkers
   readonly #migrations = new Map<string, Migration>()
   /** Directories that are about to be removed. */
   readonly #leaving = new Set<Promise<void>>()
@@ -77,18 +79,26 @@ export class Supervisor {
     this.#options = options
     this.#stateDir = stateDir
     this.#log = options.logger
+    this.#spares = new SpareWorkers({
+      workerPath: options.workerPath,
+      directory: stateDir.sparesPath,
+      limits: options.limits,
+      logger: options.logger,
+      mayStart: () => !this.#stopping && this.#active().length === 0,
+    })
     for (const saved of stateDir.scan(options.role)) {
       this.#migrations.set(saved.spec.id, new Migration(saved))
     }
     this.#prune()
   }
 
-  /** Gives every migration that has not ended a fresh worker. */
+  /** Gives every migration that has not ended a fresh worker, and the next one a spare one. */
   adopt(): void {
     for (const migration of this.#active()) {
       this.#log.info({ id: migration.spec.id, state: migration.status.state }, 'taking over a migration')
       void this.#launch(migration, 'takeover')
     }
+    this.#spares.fill()
   }
 
   /**
@@ -177,6 +187,7 @@ export class Supervisor {
    */
   async stop(): Promise<void> {
     this.#stopping = true
+    const sparesGone = this.#spares.stop()
     const { undoTimeoutMs, exitTimeoutMs } = this.#options.limits
     const deadline = Date.now() + undoTimeoutMs
     await Promise.all(
@@ -195,7 +206,7 @@ export class Supervisor {
     // Those whose outcome stands are still telling their peers; a moment is enough for a peer that listens.
     const leave = ({ ended, worker }: Migration) =>
       ended ? worker?.release(exitTimeoutMs, exitTimeoutMs) : worker?.dismiss(exitTimeoutMs)
-    await Promise.all([...[...this.#migrations.values()].map(leave), ...this.#leaving])
+    await Promise.all([...[...this.#migrations.values()].map(leave), ...this.#leaving, sparesGone])
   }
 
   #active(): Migration[] {
@@ -230,8 +241,9 @@ export class Supervisor {
         details: { pid, id: other.spec.id },
       })
     }
-    const own = pid === process.pid || this.#active().some(({ worker }) => worker?.identity?.pid === pid)
-    if (own) throw new PageferryError('REFUSED', `process ${pid} belongs to the dump-service itself`)
+    const isWorker = this.#active().some(({ worker }) => worker?.identity?.pid === pid)
+    if (pid === process.pid || isWorker || this.#spares.has(pid))
+      throw new PageferryError('REFUSED', `process ${pid} belongs to the dump-service itself`)
   }
 
   #add(id: string, token: string, request: Record<string, unknown>): Migration {
@@ -281,7 +293,8 @@ export class Supervisor {
       return
     }
     if (migration.ended || this.#stopped) return
-    const worker = new WorkerProcess(this.#options.workerPath, spec.id, (message) => {
+    const worker = this.#spares.take() ?? new WorkerProcess(this.#options.workerPath, spec.id)
+    worker.listen((message) => {
       try {
         this.#receive(migration, message)
       } catch (error) {
@@ -292,15 +305,16 @@ export class Supervisor {
     })
     migration.worker = worker
     spec.worker = worker.identity ?? null
-    // On disk before the worker is told anything: until then it has done nothing that needs a successor.
+    // On disk before the worker hears of the migration: until then it has done nothing that needs a successor.
     this.#saveSpec(migration)
+    const begunAt = Date.now()
     worker.send({ type: how, spec: workerSpec(spec) })
     if (spec.cancelRequested) worker.send({ type: 'cancel' })
 
     const end = await worker.gone
     migration.worker = undefined
     if (migration.ended) return
-    if (Date.now() - worker.startedAt > this.#options.limits.steadyMs) migration.deaths = 0
+    if (Date.now() - begunAt > this.#options.limits.steadyMs) migration.deaths = 0
     if (!this.#stopped) {
       this.#log.warn(
         { id: spec.id, state: migration.status.state, end },
@@ -358,6 +372,10 @@ export class Supervisor {
         this.#end(migration, { state, error, workload, report }, error)
         return
       }
+      case 'rehearsed':
+      case 'unfit':
+        // Said by a spare worker just before it was given the migration.
+        return
       default:
         this.#log.error(
           { id, type: (message as { type?: unknown }).type },
@@ -392,6 +410,8 @@ export class Supervisor {
     const { lingerMs, exitTimeoutMs } = this.#options.limits
     void migration.worker?.release(lingerMs, exitTimeoutMs)
     this.#prune()
+    if (migration.status.state === 'finished') this.#spares.noteHostFit()
+    this.#spares.fill()
   }
 
   #cancel(migration: Migration): void {

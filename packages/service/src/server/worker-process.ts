@@ -18,12 +18,14 @@ export class WorkerProcess {
   readonly #child: ChildProcess
   /** Undefined when it died, or could not be started, before it was looked at. */
   readonly identity: ProcessIdentity | undefined
-  readonly startedAt = Date.now()
   /** Resolves with a description when the process is gone *and* every message it sent was delivered. */
   readonly gone: Promise<string>
 
-  constructor(path: string, id: string, onMessage: (message: WorkerMessage) => void) {
-    this.#child = fork(path, [id], {
+  #onMessage: (message: WorkerMessage) => void = () => {}
+
+  /** @param name for ps(1): the migration's id, or that there is none yet */
+  constructor(path: string, name: string) {
+    this.#child = fork(path, [name], {
       serialization: 'json',
       // Standard output would be mixed with the service's; everything a worker prints is log.
       stdio: ['ignore', 2, 2, 'ipc'],
@@ -34,7 +36,7 @@ export class WorkerProcess {
     })
     const child = this.#child
     this.identity = child.pid === undefined ? undefined : identifyProcess(child.pid)
-    child.on('message', (message) => onMessage(message as WorkerMessage))
+    child.on('message', (message) => this.#onMessage(message as WorkerMessage))
     const exited = new Promise<string>((resolve) => {
       child.once('exit', (code, signal) =>
         resolve(signal === null ? `exited with ${code}` : `died of ${signal}`),
@@ -54,6 +56,11 @@ export class WorkerProcess {
       timeout.abort()
       return how
     })
+  }
+
+  /** What it says goes there from now on. */
+  listen(onMessage: (message: WorkerMessage) => void): void {
+    this.#onMessage = onMessage
   }
 
   send(message: ServiceMessage): void {

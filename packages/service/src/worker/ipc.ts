@@ -5,7 +5,10 @@ import type { Progress, Role, Workload } from '../api/schemas.js'
  * Messages between a service and the worker of one migration, JSON over the channel of fork().
  *
  *   service                                worker
- *     │── start | takeover {spec} ──────────▶│  exactly one of them, always the first message
+ *     │── rehearse ─────────────────────────▶│  of a spare worker only, long before there is a migration
+ *     │◀───────────── rehearsed | unfit ─────│
+ *     │                                      │
+ *     │── start | takeover {spec} ──────────▶│  exactly one of them; cuts a rehearsal short
  *     │◀───────────── listening (source) ────│  preflight has passed, the data port is open
  *     │◀───────────── status, record … ──────│
  *     │── cancel ───────────────────────────▶│  undo if uncommitted; ignored after the commit
@@ -34,6 +37,8 @@ export interface WorkerSpec<Request = unknown> {
 }
 
 export type ServiceMessage<Request = unknown> =
+  /** `directory` is the spare's own, and gone when the rehearsal is over. */
+  | { type: 'rehearse'; directory: string }
   | { type: 'start'; spec: WorkerSpec<Request> }
   | { type: 'takeover'; spec: WorkerSpec<Request> }
   | { type: 'cancel' }
@@ -41,6 +46,9 @@ export type ServiceMessage<Request = unknown> =
   | { type: 'recorded'; seq: number }
 
 export type WorkerMessage =
+  | { type: 'rehearsed' }
+  /** This host cannot do it. */
+  | { type: 'unfit'; error: ErrorInfo }
   | { type: 'listening'; dataUrl: string; workload: Workload }
   | {
       type: 'status'

@@ -1,7 +1,10 @@
+import { toErrorInfo } from '@pageferry/base'
 import type { ServiceMessage, WorkerMessage, WorkerSpec } from './ipc.js'
 
 /** A worker's end of the channel to its service. */
 export interface WorkerChannel {
+  /** This process was a spare that has rehearsed: it has met its code, and this host has proved that it can do it. */
+  readonly isRehearsed: boolean
   send(message: WorkerMessage): void
   /** Resolves when the record would survive the service's death. */
   record(record: Record<string, unknown>): Promise<void>
@@ -10,26 +13,42 @@ export interface WorkerChannel {
   exit(code: number): void
 }
 
+export interface WorkerProgram<Request> {
+  /**
+   * What a spare worker does while there is no migration. Holds nothing of the host when it has settled.
+   * @param directory of its own, to be made
+   * @param signal fires when a migration waits: to be left at the next opportunity
+   * @throws when this host cannot do it
+   */
+  rehearse(directory: string, signal: AbortSignal): Promise<void>
+  main(spec: WorkerSpec<Request>, takeover: boolean, channel: WorkerChannel): void
+}
+
 /**
- * Runs a worker program: waits for the first message, then calls `main`. Crash-only: when the service dies the
- * channel closes and this process ends at once, without undoing anything; its successor does that.
+ * Runs a worker program: waits for a migration, perhaps as a spare worker that rehearses meanwhile. Crash-only: when the
+ * service dies the channel closes and this process ends at once, without undoing anything; its successor does that.
  */
-export function runWorker<Request>(
-  main: (spec: WorkerSpec<Request>, takeover: boolean, channel: WorkerChannel) => void,
-): void {
+export function runWorker<Request>(program: WorkerProgram<Request>): void {
   let sequence = 0
   const waiting = new Map<number, () => void>()
   let cancel: () => void = () => {}
   let cancelled = false
+  let isRehearsed = false
+  let rehearsal: Promise<void> = Promise.resolve()
+  const migrationWaits = new AbortController()
+  const send = (message: WorkerMessage): void => {
+    process.send?.(message)
+  }
   const channel: WorkerChannel = {
-    send(message) {
-      process.send?.(message)
+    get isRehearsed() {
+      return isRehearsed
     },
+    send,
     record(record) {
       const seq = ++sequence
       return new Promise((resolve) => {
         waiting.set(seq, resolve)
-        process.send?.({ type: 'record', record, seq } satisfies WorkerMessage)
+        send({ type: 'record', record, seq })
       })
     },
     onCancel(handler) {
@@ -42,14 +61,38 @@ export function runWorker<Request>(
       setImmediate(() => process.exit(code))
     },
   }
+  const rehearse = async (directory: string): Promise<void> => {
+    const { signal } = migrationWaits
+    try {
+      await program.rehearse(directory, signal)
+      isRehearsed = !signal.aborted
+      if (isRehearsed) send({ type: 'rehearsed' })
+    } catch (error) {
+      // The migration, if there is one, tries again and says what is wrong.
+      if (!signal.aborted) send({ type: 'unfit', error: toErrorInfo(error) })
+    }
+  }
+  const begin = async ({
+    type,
+    spec,
+  }: Extract<ServiceMessage<Request>, { spec: unknown }>): Promise<void> => {
+    migrationWaits.abort()
+    await rehearsal
+    // For ps(1): a spare worker was started without it.
+    process.title = `pageferry-worker ${spec.id}`
+    program.main(spec, type === 'takeover', channel)
+  }
   process.on('disconnect', () => process.exit(1))
   // Ctrl-C in a terminal reaches the whole group; what it means is the service's decision.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {})
   process.on('message', (message: ServiceMessage<Request>) => {
     switch (message.type) {
+      case 'rehearse':
+        rehearsal = rehearse(message.directory)
+        return
       case 'start':
       case 'takeover':
-        main(message.spec, message.type === 'takeover', channel)
+        void begin(message)
         return
       case 'cancel':
         cancelled = true
