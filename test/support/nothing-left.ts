@@ -4,7 +4,7 @@ import type { Lab } from '@pageferry/lab'
 import { eventually } from '@pageferry/testing/eventually'
 import { childrenOf, commandLine } from '@pageferry/testing/processes'
 
-/** Below each host's pid 1 nothing is left but its services, and no cgroup but the host's own. */
+/** Below each host's pid 1 nothing is left but its services with their spare workers, and no cgroup but the host's own. */
 export async function nothingLeft(lab: Lab, allowed: number[] = [], timeoutMs = 20_000): Promise<void> {
   const known = () => {
     const services = [lab.a, lab.b].flatMap((host) =>
@@ -15,7 +15,8 @@ export async function nothingLeft(lab: Lab, allowed: number[] = [], timeoutMs = 
         ? []
         : [host.init.pid, host.launcher.pid, ...childrenOf(host.init.pid).filter(isSleep)],
     )
-    return new Set([...services, ...inits, ...allowed])
+    const spares = services.flatMap(childrenOf).filter((pid) => commandLine(pid).includes('spare'))
+    return new Set([...services, ...spares, ...inits, ...allowed])
   }
   const strays = () => {
     const cgroups = Object.values(lab.state.cgroups).flat()

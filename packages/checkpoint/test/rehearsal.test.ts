@@ -3,12 +3,11 @@ import { once } from 'node:events'
 import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { eventually } from '@pageferry/testing/eventually'
+import { childrenOf, commandLine, isAlive } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
 import { rehearse } from '../src/rehearsal.js'
-
-const timeoutMs = 10_000
 
 function temporaryDir(t: Test): string {
   const dir = mkdtempSync(join(tmpdir(), 'pf-rehearsal-'))
@@ -16,30 +15,12 @@ function temporaryDir(t: Test): string {
   return dir
 }
 
-/** Processes that have the text in their command line, zombies excluded. */
+/** Keepers of dummies below a directory, and the processes that run the code of a test. */
 function processesOf(text: string): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
-    .filter((pid) => {
-      try {
-        return readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes(text)
-      } catch {
-        return false
-      }
-    })
-}
-
-/** The program of a dummy, in the pid namespace of a keeper that `dir` belongs to: by the parent. */
-function dummiesBelow(keepers: number[]): number[] {
-  return keepers.flatMap((keeper) => {
-    try {
-      const text = readFileSync(`/proc/${keeper}/task/${keeper}/children`, 'latin1')
-      return text.split(' ').filter(Boolean).map(Number)
-    } catch {
-      return []
-    }
-  })
+    .filter((pid) => commandLine(pid).some((part) => part.includes(text)))
 }
 
 /** What this process holds of the host. */
@@ -62,12 +43,6 @@ function holdings() {
   }
 }
 
-async function until(condition: () => boolean): Promise<boolean> {
-  for (const deadline = Date.now() + timeoutMs; Date.now() < deadline; await sleep(5))
-    if (condition()) return true
-  return false
-}
-
 for (const what of ['capture', 'restore'] as const) {
   t.test(`after a rehearsal of ${what} nothing is held`, async (t) => {
     const dir = temporaryDir(t)
@@ -76,7 +51,7 @@ for (const what of ['capture', 'restore'] as const) {
     const before = holdings()
     await rehearse(join(dir, 'second'), what)
     t.same(holdings(), before)
-    t.ok(await until(() => processesOf(dir).length === 0), 'the keepers end')
+    await eventually('the end of the keepers', () => processesOf(dir).length === 0)
   })
 }
 
@@ -87,7 +62,7 @@ t.test('a rehearsal ends early when something more urgent waits', async (t) => {
   await rehearse(dir, 'restore', urgent.signal)
   t.ok(urgent.signal.aborted)
   t.ok(readdirSync(dir).length < 9, 'one keeper for the capture and fewer than eight for restores')
-  t.ok(await until(() => processesOf(dir).length === 0))
+  await eventually('the end of the keepers', () => processesOf(dir).length === 0)
 })
 
 const program = fileURLToPath(new URL('../src/rehearsal.ts', import.meta.url))
@@ -100,19 +75,12 @@ t.test('kill -9 in the middle of a rehearsal leaves no process', async (t) => {
     })`
     const child = spawn(process.execPath, [...process.execArgv, '-e', code], { stdio: 'inherit' })
     const isKeeper = (pid: number) => pid !== child.pid
-    await until(() => dummiesBelow(processesOf(dir).filter(isKeeper)).length > 0)
+    await eventually('a dummy', () => processesOf(dir).filter(isKeeper).flatMap(childrenOf).length > 0)
     child.kill('SIGKILL')
-    const left = dummiesBelow(processesOf(dir).filter(isKeeper))
+    const left = processesOf(dir).filter(isKeeper).flatMap(childrenOf)
     await once(child, 'exit')
-    t.ok(await until(() => processesOf(dir).length === 0), `${what}: the keeper ends`)
-    t.ok(await until(() => left.every((pid) => isGone(pid))), 'and its dummy')
+    await eventually(`${what}: the end of the keeper`, () => processesOf(dir).length === 0)
+    await eventually(`${what}: the end of the dummy`, () => !left.some(isAlive))
+    t.pass(what)
   }
 })
-
-function isGone(pid: number): boolean {
-  try {
-    return /\) [ZX]/.test(readFileSync(`/proc/${pid}/stat`, 'latin1'))
-  } catch {
-    return true
-  }
-}

@@ -1,26 +1,11 @@
 import { closeSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { eventually } from '@pageferry/testing/eventually'
+import { isAlive } from '@pageferry/testing/processes'
 import t from 'tap'
 import * as fds from '../src/fds.js'
 import { type KeeperClient, launchKeeper } from '../src/keeper.js'
-
-const timeoutMs = 5_000
-
-function isGone(pid: number): boolean {
-  try {
-    return /\) [ZX]/.test(readFileSync(`/proc/${pid}/stat`, 'latin1'))
-  } catch {
-    return true
-  }
-}
-
-async function until(condition: () => boolean): Promise<boolean> {
-  for (const deadline = Date.now() + timeoutMs; Date.now() < deadline; await sleep(5))
-    if (condition()) return true
-  return false
-}
 
 function spawnSkeleton(keeper: KeeperClient): number {
   const [ours, theirs] = fds.socketpair(fds.SOCK_SEQPACKET)
@@ -36,11 +21,11 @@ for (const newPidNamespace of [false, true]) {
     t.teardown(() => rmSync(dir, { recursive: true }))
     const keeper = await launchKeeper({ dir, newPidNamespace, tied: true })
     const pid = spawnSkeleton(keeper)
-    t.notOk(isGone(pid))
+    t.ok(isAlive(pid))
     // As the death of the worker would.
     keeper.close()
-    t.ok(await until(() => isGone(pid)), 'the process ends with the last client')
-    t.ok(await until(() => !existsSync(join(dir, 'keeper.sock'))), 'and the keeper with it')
+    await eventually('the end of the process', () => !isAlive(pid))
+    await eventually('the end of the keeper', () => !existsSync(join(dir, 'keeper.sock')))
   })
 }
 
@@ -49,5 +34,6 @@ t.test('tied, without a process', async (t) => {
   t.teardown(() => rmSync(dir, { recursive: true }))
   const keeper = await launchKeeper({ dir, tied: true })
   keeper.close()
-  t.ok(await until(() => !existsSync(join(dir, 'keeper.sock'))))
+  await eventually('its end', () => !existsSync(join(dir, 'keeper.sock')))
+  t.pass()
 })

@@ -2,44 +2,37 @@ import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createLogger } from '@pageferry/base'
+import { eventually } from '@pageferry/testing/eventually'
+import { childrenOf, commandLine, isAlive } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
 import { LIMITS, type Limits } from '../src/server/limits.js'
 import { SpareWorkers } from '../src/server/spare-workers.js'
 import {
   behave,
   command,
-  isGone,
   spawnService,
   startService,
   temporaryDir,
   told,
-  until,
   untilState,
   workerPath,
 } from './fixtures/harness.js'
 
 const request = { pid: 4242, mode: 'hybrid' } as const
 
-function childrenOf(pid: number): number[] {
-  const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')
-  return text.split(' ').filter(Boolean).map(Number)
-}
-
 /** Spare workers of the service in this process, or in another one. */
 function sparesOf(pid = process.pid): number[] {
-  return childrenOf(pid).filter(
-    (child) => readFileSync(`/proc/${child}/cmdline`, 'utf8').includes('\0spare') && !isGone(child),
-  )
+  return childrenOf(pid).filter((child) => commandLine(child).includes('spare') && isAlive(child))
 }
 
 /** It has rehearsed: its directory is gone. */
 async function aSpare(stateDir: string, pid = process.pid): Promise<number> {
   const directory = join(stateDir, 'spares')
-  return until(() => {
+  return eventually('a spare worker', () => {
     const [spare] = sparesOf(pid)
     const isReady = existsSync(directory) && readdirSync(directory).length === 0
     return isReady ? spare : undefined
-  }, 'a spare worker')
+  })
 }
 
 t.test('a migration gets the spare worker, which is replaced when the migration has ended', async (t) => {
@@ -63,7 +56,7 @@ t.test('two migrations, one spare worker; a takeover may use one, too', async (t
   const stateDir = temporaryDir(t)
   behave(t, { WORKER_ON_TAKEOVER: 'wait' })
   const { client } = await startService(t, 'source', stateDir, { spareWorkers: 2 })
-  await until(() => sparesOf().length === 2, 'two spare workers')
+  await eventually('two spare workers', () => sparesOf().length === 2)
   const spares = sparesOf()
   const { id } = await client.createMigration(request)
   await untilState(client, id, 'preparing')
@@ -83,7 +76,7 @@ t.test('a spare worker that still rehearses is used all the same', async (t) => 
   const stateDir = temporaryDir(t)
   behave(t, { WORKER_ON_REHEARSE: 'hang' })
   const { client } = await startService(t, 'source', stateDir)
-  const [spare] = await until(() => (sparesOf().length > 0 ? sparesOf() : undefined), 'a spare worker')
+  const [spare] = await eventually('a spare worker', () => (sparesOf().length > 0 ? sparesOf() : undefined))
   const { id } = await client.createMigration(request)
   await untilState(client, id, 'preparing')
   t.equal(told(stateDir, id)[0]?.pid, spare)
@@ -101,7 +94,7 @@ t.test('kill -9 of a spare worker: there is another one', async (t) => {
   const { client } = await startService(t, 'source', stateDir)
   const spare = await aSpare(stateDir)
   process.kill(spare, 'SIGKILL')
-  await until(() => isGone(spare), 'its end')
+  await eventually('its end', () => !isAlive(spare))
   const next = await aSpare(stateDir)
   t.not(next, spare)
   const { id } = await client.createMigration(request)
@@ -114,7 +107,7 @@ t.test('kill -9 of a service: its spare worker ends, the next service has its ow
   const { process: service } = await spawnService(t, 'source', stateDir)
   const spare = await aSpare(stateDir, service.pid)
   service.kill('SIGKILL')
-  await until(() => isGone(spare), 'the end of the spare worker')
+  await eventually('the end of the spare worker', () => !isAlive(spare))
   mkdirSync(join(stateDir, 'spares', 'left'))
   await startService(t, 'source', stateDir)
   t.notOk(existsSync(join(stateDir, 'spares', 'left')), 'what it left is gone')
@@ -123,10 +116,10 @@ t.test('kill -9 of a service: its spare worker ends, the next service has its ow
 
 t.test('a service that is closed takes its spare workers along', async (t) => {
   const { service } = await startService(t, 'destination', temporaryDir(t), { spareWorkers: 3 })
-  await until(() => sparesOf().length === 3, 'three spare workers')
+  await eventually('three spare workers', () => sparesOf().length === 3)
   const spares = sparesOf()
   await service.close()
-  t.ok(spares.every(isGone))
+  t.ok(!spares.some(isAlive))
   await sleep(100)
   t.same(sparesOf(), [])
 })
@@ -169,8 +162,8 @@ t.test('a host that cannot do it: said once, no loop, until a migration has succ
   behave(t, { WORKER_ON_REHEARSE: 'unfit' })
   const { spares, complaints } = lone(t, {})
   spares.fill()
-  await until(() => complaints.length > 0, 'a complaint')
-  await until(() => sparesOf().length === 0, 'its end')
+  await eventually('a complaint', () => complaints.length > 0)
+  await eventually('its end', () => sparesOf().length === 0)
   t.match(complaints, [{ error: { code: 'NOT_PERMITTED' } }])
   spares.fill()
   t.same(sparesOf(), [])
@@ -187,7 +180,7 @@ t.test('spare workers that die are replaced at longer and longer intervals', asy
   behave(t, { WORKER_ON_REHEARSE: 'die' })
   const { spares, complaints } = lone(t, {})
   spares.fill()
-  await until(() => complaints.length >= 4, 'four deaths')
+  await eventually('four deaths', () => complaints.length >= 4)
   t.match(
     complaints.slice(0, 4),
     [20, 40, 80, 80].map((pauseMs) => ({ pauseMs, end: 'died of SIGKILL' })),
@@ -197,7 +190,7 @@ t.test('spare workers that die are replaced at longer and longer intervals', asy
 t.test('one that is too large is not kept', async (t) => {
   const { spares, complaints } = lone(t, { spareMemoryBytes: 1024 * 1024 })
   spares.fill()
-  await until(() => complaints.length > 0, 'a complaint')
+  await eventually('a complaint', () => complaints.length > 0)
   t.match(complaints, [{ message: /too large/ }])
-  await until(() => sparesOf().length === 0, 'its end')
+  await eventually('its end', () => sparesOf().length === 0)
 })
