@@ -19,10 +19,16 @@ import { Restorer } from './restore.js'
  * Measured, on an idle machine: the capture of a dummy takes 17 ms, then 5, and after a dozen passes 3.3; its restore 19,
  * then 6, and after a dozen 4.5. A pass costs what it takes, and for a restore also a keeper (20 ms).
  */
-const capturePasses = 16
-const restorePasses = 8
+const defaultPasses = { capture: 16, restore: 8 }
 const imagePasses = 15
 const reapTimeoutMs = 5_000
+
+export interface RehearsalOptions {
+  /** Fires when something more urgent waits: the rehearsal ends after the pass that it is in. */
+  signal?: AbortSignal
+  /** Default: as many as make a difference. */
+  passes?: number
+}
 
 /**
  * Moves a dummy (a skeleton program) through capture and restore before the workload stands still. The code of
@@ -30,25 +36,24 @@ const reapTimeoutMs = 5_000
  * measured, 30 ms of a 45 ms capture and restore. The dummies die with this process, whatever ends it.
  *
  * @param dir gets one directory per dummy
- * @param signal fires when something more urgent waits: the rehearsal ends after the pass that it is in
  * @throws when this host cannot do it
  */
 export async function rehearse(
   dir: string,
   what: 'capture' | 'restore',
-  signal?: AbortSignal,
+  { signal, passes = defaultPasses[what] }: RehearsalOptions = {},
 ): Promise<void> {
   rehearseFreeze((entries) => decodePagemapEntries(encodePagemapEntries(entries)))
   const dummy = await launchDummyKeeper(`${dir}/capture`)
   let captured: CapturedDummy
   try {
-    captured = await captureDummy(dummy, what === 'capture' ? capturePasses : 1, signal)
+    captured = await captureDummy(dummy, what === 'capture' ? passes : 1, signal)
   } finally {
     dismiss(dummy)
   }
   rehearseImages(captured.images, captured.nsPid)
   if (what === 'capture') return
-  for (let pass = 0; pass < restorePasses && !signal?.aborted; pass++) {
+  for (let pass = 0; pass < passes && !signal?.aborted; pass++) {
     await rehearseRestore(`${dir}/restore-${pass}`, captured)
   }
 }

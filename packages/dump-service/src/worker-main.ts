@@ -6,7 +6,7 @@ import { SourceWorker } from './worker.js'
 runWorker<DumpRequest>({
   async rehearse(directory, signal) {
     requireCapabilities('source')
-    await rehearse(directory, 'capture', signal)
+    await rehearse(directory, 'capture', { signal })
   },
   main(spec, takeover, channel) {
     new SourceWorker(spec, takeover, channel)

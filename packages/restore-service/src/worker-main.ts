@@ -6,7 +6,7 @@ import { DestinationWorker } from './worker.js'
 runWorker<RestoreRequest>({
   async rehearse(directory, signal) {
     requireCapabilities('destination')
-    await rehearse(directory, 'restore', signal)
+    await rehearse(directory, 'restore', { signal })
   },
   main(spec, takeover, channel) {
     new DestinationWorker(spec, takeover, channel)

@@ -265,10 +265,10 @@ export class DestinationWorker {
     const begin = this.#begin
     if (begin === null) throw new PageferryError('INTERNAL', 'no Begin')
     checkAdmission(begin)
-    // Before the rehearsal, which then writes the pages that the freeze will write.
+    // Before the rehearsal, which then writes the pages that the freeze will write: of a spare worker, too, in one pass.
     this.#heir = Heir.start()
     // Also proves that this host can do it, before the workload is touched.
-    if (!this.#channel.isRehearsed) await rehearse(this.#rehearsalDir, 'restore')
+    await rehearse(this.#rehearsalDir, 'restore', this.#channel.isRehearsed ? { passes: 1 } : {})
     signal.throwIfAborted()
     const offsets = await clockOffsets(begin, () => {
       this.#lanes.send({ type: 'clockRequest' })
