@@ -9,6 +9,9 @@ import { childrenOf, commandLine, isAlive } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
 import { rehearse } from '../src/rehearsal.js'
 
+/** A rehearsal takes seconds on a machine that is full. */
+const patience = { timeoutMs: 60_000, everyMs: 20 }
+
 function temporaryDir(t: Test): string {
   const dir = mkdtempSync(join(tmpdir(), 'pf-rehearsal-'))
   t.teardown(() => rmSync(dir, { recursive: true, force: true }))
@@ -51,7 +54,7 @@ for (const what of ['capture', 'restore'] as const) {
     const before = holdings()
     await rehearse(join(dir, 'second'), what)
     t.same(holdings(), before)
-    await eventually('the end of the keepers', () => processesOf(dir).length === 0)
+    await eventually('the end of the keepers', () => processesOf(dir).length === 0, patience)
   })
 }
 
@@ -62,7 +65,7 @@ t.test('a rehearsal ends early when something more urgent waits', async (t) => {
   await rehearse(dir, 'restore', { signal: urgent.signal })
   t.ok(urgent.signal.aborted)
   t.ok(readdirSync(dir).length < 9, 'one keeper for the capture and fewer than eight for restores')
-  await eventually('the end of the keepers', () => processesOf(dir).length === 0)
+  await eventually('the end of the keepers', () => processesOf(dir).length === 0, patience)
 })
 
 const program = fileURLToPath(new URL('../src/rehearsal.ts', import.meta.url))
@@ -74,13 +77,18 @@ t.test('kill -9 in the middle of a rehearsal leaves no process', async (t) => {
       for (let pass = 0; ; pass++) await rehearse(${JSON.stringify(dir)} + '/' + pass, '${what}')
     })`
     const child = spawn(process.execPath, [...process.execArgv, '-e', code], { stdio: 'inherit' })
+    t.teardown(() => child.kill('SIGKILL'))
     const isKeeper = (pid: number) => pid !== child.pid
-    await eventually('a dummy', () => processesOf(dir).filter(isKeeper).flatMap(childrenOf).length > 0)
+    await eventually(
+      'a dummy',
+      () => processesOf(dir).filter(isKeeper).flatMap(childrenOf).length > 0,
+      patience,
+    )
     child.kill('SIGKILL')
     const left = processesOf(dir).filter(isKeeper).flatMap(childrenOf)
     await once(child, 'exit')
-    await eventually(`${what}: the end of the keeper`, () => processesOf(dir).length === 0)
-    await eventually(`${what}: the end of the dummy`, () => !left.some(isAlive))
+    await eventually(`${what}: the end of the keeper`, () => processesOf(dir).length === 0, patience)
+    await eventually(`${what}: the end of the dummy`, () => !left.some(isAlive), patience)
     t.pass(what)
   }
 })
