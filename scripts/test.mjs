@@ -108,6 +108,7 @@ async function runAll(files) {
     jobs.unshift(
       () => report('lint', runCheck('lint', 'biome', ['check', '.'])),
       () => report('types of the tests', runCheck('types of the tests', 'tsc', ['-p', 'test'])),
+      () => report('dead exports, files and dependencies', runCheck('knip', 'knip', ['--no-progress'])),
     )
   }
   await inLanes(Math.min(availableParallelism(), 8), () => jobs.shift())

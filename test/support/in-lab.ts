@@ -27,7 +27,7 @@ export function withOneWayLab(use: (lab: Lab) => Promise<void>): Promise<void> {
 }
 
 /** What the services and their workers wrote last, for a failure. */
-export function logsOf(lab: Lab, nrLines = 40): string {
+function logsOf(lab: Lab, nrLines = 40): string {
   return [lab.a, lab.b]
     .flatMap((host) => ['source', 'destination'].map((role) => join(host.directory, `${role}.log`)))
     .filter((path) => existsSync(path))

@@ -25,7 +25,7 @@ const patienceMs = 30_000
 const pollMs = 5
 
 /** Command line of a workload of test/workloads: a C program by its name, a Python one with ".py". */
-export function program(name: string): string[] {
+function program(name: string): string[] {
   return name.endsWith('.py') ? [python, join(workloads, 'python', name)] : [join(workloads, 'build', name)]
 }
 

@@ -66,7 +66,7 @@ const leastStallUs = 3
  * Only a touch that takes longer than the first one of a page that is there has waited for a page. Under a hypervisor
  * with shadow page tables that first touch takes longer than the 3 µs which tell the two apart elsewhere.
  */
-export function stallThresholdUs({ firstTouchUs }: Limits): number {
+function stallThresholdUs({ firstTouchUs }: Limits): number {
   return Math.max(leastStallUs, 2 * firstTouchUs)
 }
 

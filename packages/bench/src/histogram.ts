@@ -13,7 +13,7 @@ import {
 /** Two digits: one percent, as fine as the probe's buckets. */
 const significantDigits = 2
 
-export function emptyHistogram(): Histogram {
+function emptyHistogram(): Histogram {
   return build({ numberOfSignificantValueDigits: significantDigits, bitBucketSize: 64 })
 }
 

@@ -86,7 +86,7 @@ function sourceComplaints(lab: Lab): string {
 }
 
 /** Starts a probe on host a, moves it to host b, waits until it has touched and compared all of its memory there. */
-export async function moveProbe(
+async function moveProbe(
   lab: Lab,
   options: ProbeOptions,
   migration: MigrationOptions,

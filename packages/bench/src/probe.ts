@@ -6,7 +6,7 @@ import { nativeProgram } from './native.js'
 
 /** In which order the probe touches its memory; programs/pattern.c is where they are defined. */
 export const PATTERNS = ['sequential', 'uniform', 'zipf', 'stride', 'chase', 'shift'] as const
-export type Pattern = (typeof PATTERNS)[number]
+type Pattern = (typeof PATTERNS)[number]
 
 export interface ProbeOptions {
   pattern: Pattern

@@ -3,7 +3,7 @@ import { cpus, loadavg, release, totalmem } from 'node:os'
 import { PageferryError } from '@pageferry/base'
 
 /** Of the files that `--json` writes; another number is another format. */
-export const resultSchema = 2
+const resultSchema = 2
 
 /** What this machine could do at best, measured in the same run of the command. */
 export interface Limit {
@@ -73,7 +73,7 @@ export interface ResultFile {
   benchmarks: Benchmark[]
 }
 
-export function describeMachine(): Machine {
+function describeMachine(): Machine {
   const hugepages = readOr('/sys/kernel/mm/transparent_hugepage/enabled', '[none]')
   return {
     cpu: cpus()[0]?.model.trim() ?? 'unknown',

@@ -41,13 +41,13 @@ export function failureStatus(error: unknown, touched: boolean): 3 | 4 {
   return exitStatus(error) === 3 && !touched ? 3 : 4
 }
 
-export interface Problem {
+interface Problem {
   what: string
   reason: string
 }
 
 /** What preflight found, when the error carries it. */
-export function problemsOf(error: PageferryError): Problem[] {
+function problemsOf(error: PageferryError): Problem[] {
   const { problems } = error.details
   if (!Array.isArray(problems)) return []
   return problems.filter(
@@ -55,7 +55,7 @@ export function problemsOf(error: PageferryError): Problem[] {
   )
 }
 
-export function formatProblems(problems: Problem[]): string {
+function formatProblems(problems: Problem[]): string {
   return problems.map(({ what, reason }) => `  - ${what}: ${reason}\n`).join('')
 }
 

@@ -111,7 +111,7 @@ function addLabCommands(program: Command): void {
     .action(async (command, options) => (await import('./commands/lab-run.js')).labRun(command, options))
 }
 
-export function createProgram(): Command {
+function createProgram(): Command {
   const program = new Command('pageferry')
     .description('Moves a running Linux process from one machine to another.')
     .version(version)
@@ -140,7 +140,7 @@ export function createProgram(): Command {
 }
 
 /** Runs the command line; the exit status is set when it has ended. */
-export async function main(argv: string[]): Promise<void> {
+async function main(argv: string[]): Promise<void> {
   try {
     await createProgram().parseAsync(argv)
   } catch (error) {

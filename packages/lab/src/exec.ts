@@ -64,7 +64,7 @@ exec "$@"
 `
 
 /** Command line that enters a host of a lab and runs `command` there, with this process's stdio. */
-export function enterCommand(state: LabState, host: HostName, command: string[]): string[] {
+function enterCommand(state: LabState, host: HostName, command: string[]): string[] {
   const init = (state.hosts[host] as HostState).init.pid
   const cgroups = state.cgroups[host]
   const spaces = [

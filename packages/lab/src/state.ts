@@ -59,7 +59,7 @@ export function isAlive(process: ProcessIdentity): boolean {
 }
 
 /** All pids of this machine's /proc, in no order. */
-export function allPids(): number[] {
+function allPids(): number[] {
   return readdirSync('/proc')
     .filter((entry) => /^\d+$/.test(entry))
     .map(Number)

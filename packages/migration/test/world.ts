@@ -30,7 +30,7 @@ import { onTheWay } from './frames.js'
  * original (unless only ptrace held it: then it runs), the skeleton (unless EXITKILL ties it to its tracer).
  */
 
-export const ACTIONS = [
+const ACTIONS = [
   'source',
   'destination',
   'stepEnds',

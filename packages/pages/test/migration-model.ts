@@ -27,7 +27,7 @@ interface Entry {
   protectedByTracker: boolean
 }
 
-export function fileContent(backing: string, page: number): number {
+function fileContent(backing: string, page: number): number {
   return 10_000 + backing.charCodeAt(0) * 100 + page
 }
 

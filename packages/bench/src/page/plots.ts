@@ -9,7 +9,7 @@ const nrColours = 6
 const colour = (index: number): string => `c${index % nrColours}`
 
 /** "a legend": what the colours mean. */
-export function legend(names: readonly string[]): string {
+function legend(names: readonly string[]): string {
   const items = names.map(
     (name, index) => `<li><span class="${colour(index)}"></span>${escapeHtml(name)}</li>`,
   )

@@ -123,12 +123,6 @@ export function rewound(regs: BigUint64Array): BigUint64Array {
   return resume
 }
 
-/** A relative timeout that is under way: which call, and when it ends on CLOCK_MONOTONIC of this host, in ns. */
-export interface Sleep {
-  nr: number
-  beganNs: bigint
-}
-
 /** /proc/PID/task/TID/sched: when the thread last ran, by the clock of its processor, and how often it has waited. */
 export interface SchedulerFacts {
   execStartNs: bigint

@@ -65,8 +65,7 @@ export const maxFdsPerMessage = 250
 const initialSocketFd = 3
 
 /** Options for every thread of a skeleton. */
-export const skeletonOptions =
-  ptrace.PTRACE_O_EXITKILL | ptrace.PTRACE_O_TRACECLONE | ptrace.PTRACE_O_TRACESYSGOOD
+const skeletonOptions = ptrace.PTRACE_O_EXITKILL | ptrace.PTRACE_O_TRACECLONE | ptrace.PTRACE_O_TRACESYSGOOD
 
 /**
  * The stopped process on the destination that becomes the workload. It runs nothing but our system calls;

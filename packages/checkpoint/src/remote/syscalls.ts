@@ -81,9 +81,3 @@ export const SYS = {
 } as const
 
 export type SyscallName = keyof typeof SYS
-
-const names = new Map<number, string>(Object.entries(SYS).map(([name, nr]) => [nr, name]))
-
-export function syscallName(nr: number): string {
-  return names.get(nr) ?? `syscall ${nr}`
-}

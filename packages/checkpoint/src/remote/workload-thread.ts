@@ -258,7 +258,7 @@ export function timespecBytes(ns: bigint): Buffer {
   return bytes
 }
 
-export function writeMemory(memFd: number, address: bigint, bytes: Uint8Array): void {
+function writeMemory(memFd: number, address: bigint, bytes: Uint8Array): void {
   memory.pwrite(memFd, address, bytes)
 }
 

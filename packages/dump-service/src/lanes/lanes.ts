@@ -32,7 +32,7 @@ export interface Listening {
   url: string
 }
 
-export type LaneEvent = Extract<SourceEvent, { type: 'connected' | 'laneLost' | 'reconnected' }>
+type LaneEvent = Extract<SourceEvent, { type: 'connected' | 'laneLost' | 'reconnected' }>
 
 export interface SourceLanesOptions {
   spec: Pick<WorkerSpec, 'id' | 'host' | 'token'>

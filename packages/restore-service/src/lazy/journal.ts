@@ -148,10 +148,7 @@ export class EventJournal {
 }
 
 /** What a child begins with, of what its parent knows at the moment of the fork. */
-export function childOf(
-  lazy: LazyMap,
-  unsettled: readonly MapEvent[],
-): { lazy: LazyMap; unsettled: MapEvent[] } {
+function childOf(lazy: LazyMap, unsettled: readonly MapEvent[]): { lazy: LazyMap; unsettled: MapEvent[] } {
   return { lazy: lazy.fork(), unsettled: [...unsettled] }
 }
 

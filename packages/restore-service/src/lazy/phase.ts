@@ -15,7 +15,7 @@ import { Standstill } from './standstill.js'
 type LazyVerifier = Pick<Verifier, 'noteLazy' | 'noteUnlogged'>
 
 /** One address space of the workload when it is resumed. */
-export interface LazyMember {
+interface LazyMember {
   /** Itself, and after a takeover the children that it has forked since. */
   spaces: Family
   /** Hashes pages before they are installed. */

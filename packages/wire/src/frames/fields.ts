@@ -19,7 +19,7 @@ export interface Field<T> {
 
 // biome-ignore lint/suspicious/noExplicitAny: a table of fields of different types; `ValuesOf` gives each its own back
 export type Fields = Readonly<Record<string, Field<any>>>
-export type ValueOf<F> = F extends Field<infer T> ? T : never
+type ValueOf<F> = F extends Field<infer T> ? T : never
 export type ValuesOf<S> = { -readonly [K in keyof S]: ValueOf<S[K]> }
 
 const u64Limit = 2n ** 64n

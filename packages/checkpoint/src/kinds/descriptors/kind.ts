@@ -25,7 +25,7 @@ import type { SkeletonProcess } from '../../remote/skeleton-process.js'
  */
 
 /** The field of a FileEntry that holds the message of a kind. */
-export type FileField = Exclude<keyof FileEntry, 'type' | 'id'>
+type FileField = Exclude<keyof FileEntry, 'type' | 'id'>
 export type FileMessage<F extends FileField = FileField> = NonNullable<FileEntry[F]>
 
 /** An image that holds any number of messages, for what does not fit into a FileEntry. */
