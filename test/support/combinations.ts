@@ -1,7 +1,8 @@
+import { MODES } from '@pageferry/service/client'
 import { baseSeed, soak } from '@pageferry/testing/seeds'
 
 /** The three ways memory moves. */
-export const modes = ['hybrid', 'precopy', 'postcopy'] as const
+export const modes = MODES
 export type Mode = (typeof modes)[number]
 
 /** Every workload runs as root and as somebody else: much of restoring is about privileges. */

@@ -1,4 +1,5 @@
 import type { Lab } from '@pageferry/lab'
+import type { MigrationSettings } from '@pageferry/service/client'
 import { blackoutParts, type Move, moveProbes, warmUp } from './moves.js'
 import { DEFAULT_PROBE } from './probe.js'
 import { type Benchmark, emptyBenchmark, median, metricNamed } from './result.js'
@@ -7,7 +8,7 @@ import { describeTransport, type TransportOptions, transportOf } from './transpo
 export interface BlackoutOptions extends TransportOptions {
   sizesMiB: number[]
   dirtyRate: number
-  mode: 'hybrid' | 'precopy' | 'postcopy'
+  mode: MigrationSettings['mode']
   runs: number
 }
 

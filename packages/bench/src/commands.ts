@@ -1,3 +1,4 @@
+import { addSettings, integer, settingsOf } from '@pageferry/service/options'
 import type { Command } from 'commander'
 import type { BlackoutOptions, FaultsOptions, RemoteOptions } from './index.js'
 import {
@@ -7,7 +8,6 @@ import {
   addProbeOptions,
   addRedundancy,
   addRunOptions,
-  integer,
   linkOf,
   type ProbeFlags,
   pagesPerS,
@@ -15,7 +15,6 @@ import {
   type RunFlags,
   sizeMiB,
   sizes,
-  transportOf,
 } from './options.js'
 
 /*
@@ -34,7 +33,7 @@ type FaultsFlags = ProbeFlags &
 async function faults(flags: FaultsFlags, command: Command, interruptible: Interruptible): Promise<void> {
   const { mode, push, prefetch, runs, source, destination, pid, result } = flags
   const link = linkOf(flags)
-  const options = { ...probeOf(flags), ...transportOf(flags), mode, push, prefetch, runs, link }
+  const options = { ...probeOf(flags), ...settingsOf(flags), mode, push, prefetch, runs, link }
   const bench = await import('./index.js')
   if ([source, destination, pid, result].every((given) => given === undefined)) {
     await interruptible(interrupted, (signal) =>
@@ -56,10 +55,9 @@ async function faults(flags: FaultsFlags, command: Command, interruptible: Inter
 }
 
 function addFaults(bench: Command, interruptible: Interruptible): void {
-  addRunOptions(addMode(addProbeOptions(bench.command('faults')), 'postcopy'))
+  addSettings(addRunOptions(addMode(addProbeOptions(bench.command('faults')), 'postcopy')), ['prefetch'])
     .description('how long a process waits for its pages after the move, in a lab or between two machines')
     .option('--no-push', 'pages travel only when they are asked for')
-    .option('--no-prefetch', 'only pages that a thread waits for are asked for')
     .option('--source <url>', 'dump-service of the machine where "bench probe" was started')
     .option('--destination <url>', 'restore-service of this machine')
     .option('--pid <pid>', 'the probe, as the source sees it', integer(1, 4_194_304))
@@ -87,7 +85,7 @@ function addBlackout(bench: Command, interruptible: Interruptible): void {
       const { sizes: sizesMiB, dirtyRate, mode, runs } = flags
       const { benchBlackout, runInLab } = await import('./index.js')
       const link = linkOf(flags)
-      const options = { sizesMiB, dirtyRate, mode, ...transportOf(flags), runs, link }
+      const options = { sizesMiB, dirtyRate, mode, ...settingsOf(flags), runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(
           flags,
@@ -109,7 +107,7 @@ function addRounds(bench: Command, interruptible: Interruptible): void {
       const { size, dirtyRate, redundancy, runs } = flags
       const { benchPrecopy, runInLab } = await import('./index.js')
       const link = linkOf(flags)
-      const options = { sizeMiB: size, dirtyRate, redundancy, ...transportOf(flags), runs, link }
+      const options = { sizeMiB: size, dirtyRate, redundancy, ...settingsOf(flags), runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(
           flags,
@@ -126,7 +124,7 @@ function addRounds(bench: Command, interruptible: Interruptible): void {
       const { size, dirtyRate, runs } = flags
       const { benchSlowdown, runInLab } = await import('./index.js')
       const link = linkOf(flags)
-      const options = { sizeMiB: size, dirtyRate, ...transportOf(flags), runs, link }
+      const options = { sizeMiB: size, dirtyRate, ...settingsOf(flags), runs, link }
       await interruptible(interrupted, (signal) =>
         runInLab(flags, async (lab, _, report) => report(await benchSlowdown(lab, options, signal)), {
           signal,

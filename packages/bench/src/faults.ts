@@ -1,5 +1,5 @@
 import type { Lab } from '@pageferry/lab'
-import type { MigrationOptions } from '@pageferry/service/client'
+import type { MigrationOptions, MigrationSettings } from '@pageferry/service/client'
 import type { Histogram } from 'hdr-histogram-js'
 import { encode, fromBuckets, percentileUs } from './histogram.js'
 import { type InstallTimes, type Limits, measureInstall } from './limits.js'
@@ -9,7 +9,7 @@ import { type Benchmark, emptyBenchmark, type Limit, median } from './result.js'
 import { describeTransport, type TransportOptions, transportOf } from './transport.js'
 
 export interface FaultsOptions extends ProbeOptions, TransportOptions {
-  mode: 'hybrid' | 'precopy' | 'postcopy'
+  mode: MigrationSettings['mode']
   /** false: pages travel only when they are asked for. */
   push: boolean
   /** false: only pages that somebody waits for are asked for. */

@@ -1,19 +1,11 @@
+import type { MigrationSettings } from '@pageferry/service/client'
+import { addSettings, integer } from '@pageferry/service/options'
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import type { FaultsOptions, LinkOptions, OutputOptions, TransportOptions } from './index.js'
+import type { FaultsOptions, LinkOptions, OutputOptions } from './index.js'
 
 /** Options that several commands of `pageferry bench` have, and what commander makes of them. */
 
 const patterns = ['sequential', 'uniform', 'zipf', 'stride', 'chase', 'shift']
-const modes = ['hybrid', 'precopy', 'postcopy']
-
-export function integer(smallest: number, largest: number): (text: string) => number {
-  return (text) => {
-    if (!/^\d{1,15}$/.test(text) || Number(text) < smallest || Number(text) > largest) {
-      throw new InvalidArgumentError(`It must be a whole number from ${smallest} to ${largest}.`)
-    }
-    return Number(text)
-  }
-}
 
 function decimal(smallest: number, largest: number): (text: string) => number {
   return (text) => {
@@ -69,8 +61,8 @@ export function probeOf({ size, ...flags }: ProbeFlags) {
   return { pattern, threads, sizeMiB: size, writeRatio, thinkUs, dirtyRate, redundancy, stallUs }
 }
 
-export function addMode(command: Command, mode: string): Command {
-  return command.addOption(new Option('--mode <mode>', 'how memory moves').choices(modes).default(mode))
+export function addMode(command: Command, mode: MigrationSettings['mode']): Command {
+  return addSettings(command, ['mode'], { mode })
 }
 
 export interface LinkFlags {
@@ -101,41 +93,18 @@ export function linkOf({ rtt, jitter, rate }: LinkFlags): LinkOptions | undefine
 export interface RunFlags extends OutputOptions, LinkFlags {
   size: number
   dirtyRate: number
-  bulkLanes?: number
-  bulkWindow?: number
-  compression?: TransportOptions['compression']
-  maxBandwidth?: number
   runs: number
-}
-
-/** How pages travel, for the benchmarks that let it be chosen. */
-export function transportOf({
-  bulkLanes,
-  bulkWindow,
-  compression,
-  maxBandwidth,
-}: RunFlags): TransportOptions {
-  return { bulkLanes, bulkWindowMiB: bulkWindow, compression, maxBandwidthMbit: maxBandwidth }
 }
 
 export function addRunOptions(command: Command): Command {
   return addOutputOptions(
     addLinkOptions(
-      command
-        .option('--bulk-lanes <n>', 'connections that carry pages', integer(1, 8))
-        .option('--bulk-window <MiB>', 'pages that each of them has on the way at most', integer(1, 16))
-        .addOption(
-          new Option(
-            '--compression <when>',
-            'of pages: where it was measured to gain, never, always',
-          ).choices(['auto', 'off', 'zstd']),
-        )
-        .option(
-          '--max-bandwidth <Mbit/s>',
-          'what rounds and push may send; faults never wait for it',
-          integer(1, 1_000_000),
-        )
-        .option('--runs <n>', 'how often; median, minimum and maximum are shown', integer(1, 1000), 3),
+      addSettings(command, ['bulkLanes', 'bulkWindowMiB', 'compression', 'maxBandwidthMbit']).option(
+        '--runs <n>',
+        'how often; median, minimum and maximum are shown',
+        integer(1, 1000),
+        3,
+      ),
     ),
   )
 }

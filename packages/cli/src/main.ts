@@ -1,6 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { addBenchCommands } from '@pageferry/bench/commands'
-import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import { type Role, SERVICE_NAMES, SERVICE_PORTS, STATE_DIRS } from '@pageferry/service/client'
+import { addSettings } from '@pageferry/service/options'
+import { Argument, Command, CommanderError, InvalidArgumentError } from 'commander'
 import { exitStatus, Interrupted, printError } from './errors.js'
 import { interruptible } from './interrupt.js'
 
@@ -22,58 +24,23 @@ function integer(smallest: number): (text: string) => number {
   }
 }
 
-function addServiceCommand(program: Command, name: 'dump-service' | 'restore-service', what: string): void {
-  const port = name === 'dump-service' ? 7421 : 7422
-  const role = name === 'dump-service' ? 'source' : 'destination'
+function addServiceCommand(program: Command, role: Role, what: string): void {
   program
-    .command(name)
+    .command(SERVICE_NAMES[role])
     .description(what)
-    .option('--listen <host:port>', 'address to listen on', `127.0.0.1:${port}`)
-    .option('--state-dir <dir>', 'journals and images of migrations', `/var/lib/pageferry/${role}`)
+    .option('--listen <host:port>', 'address to listen on', `127.0.0.1:${SERVICE_PORTS[role]}`)
+    .option('--state-dir <dir>', 'journals and images of migrations', STATE_DIRS[role])
     .option(
       '--insecure-listen-anywhere',
       'accept addresses that other machines can reach (there is no TLS yet)',
     )
     .option('--spare-workers <n>', 'workers that wait for a migration, loaded and rehearsed', integer(0), 1)
-    .action(async (options) => (await import('./commands/service.js')).runService(name, options))
+    .action(async (options) => (await import('./commands/service.js')).runService(role, options))
 }
 
 /** What the migrating commands have in common. */
 function addMigrationOptions(command: Command): Command {
-  return command
-    .addOption(
-      new Option('--mode <mode>', 'how memory moves')
-        .choices(['hybrid', 'precopy', 'postcopy'])
-        .default('hybrid'),
-    )
-    .option('--max-rounds <n>', 'pre-copy rounds at most', integer(1))
-    .option('--max-downtime <ms>', 'pause to aim for: rounds stop when the rest fits', integer(1))
-    .option('--max-bandwidth <Mbit/s>', 'what rounds and push may send; faults never wait for it', integer(1))
-    .option('--bulk-lanes <n>', 'connections that carry pages', integer(1))
-    .option('--bulk-window <MiB>', 'pages that each of them has on the way at most', integer(1))
-    .addOption(
-      new Option(
-        '--compression <when>',
-        'of pages: where it was measured to gain (auto), never, or always with zstd',
-      ).choices(['auto', 'off', 'zstd']),
-    )
-    .option('--no-prefetch', 'after the resume ask only for pages that a thread waits for')
-    .option('--new-pid-namespace', 'restore into a pid namespace of its own')
-    .addOption(
-      new Option(
-        '--verify [when]',
-        'compare every page on the destination with the source, when it runs there or (with downtime) before-resume',
-      )
-        .choices(['after-resume', 'before-resume'])
-        .preset('after-resume'),
-    )
-    .addOption(
-      new Option('--tracker <kind>', 'how written pages are found: the best that the kernel has, or').choices(
-        ['wp-async', 'soft-dirty', 'page-hash'],
-      ),
-    )
-    .option('--images <dir>', 'store the CRIU images in this directory of the destination')
-    .option('--report <file>', 'write the report as JSON')
+  return addSettings(command).option('--report <file>', 'write the report as JSON')
 }
 
 function addLabCommands(program: Command): void {
@@ -117,8 +84,8 @@ function createProgram(): Command {
     .version(version)
     .showHelpAfterError('(add --help for more)')
     .exitOverride()
-  addServiceCommand(program, 'dump-service', 'serve the machine that processes leave')
-  addServiceCommand(program, 'restore-service', 'serve the machine that processes come to')
+  addServiceCommand(program, 'source', 'serve the machine that processes leave')
+  addServiceCommand(program, 'destination', 'serve the machine that processes come to')
   program
     .command('check')
     .argument('[pid]', 'a process of this host', integer(1))

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { BlockList } from 'node:net'
-import { hostAddress, servicePort } from '@pageferry/lab'
-import { checkListenAddress, labNetwork, parseListenAddress } from '@pageferry/service'
+import { hostAddress } from '@pageferry/lab'
+import { checkListenAddress, labNetwork, parseListenAddress, SERVICE_PORTS } from '@pageferry/service'
 import t from 'tap'
 import { parse } from 'yaml'
 
@@ -50,7 +50,7 @@ t.test('two services, each with the address that it listens on', async (t) => {
     const [command, option, listen] = service.command
     t.same([command, option], [role, '--listen'])
     const { host, port } = parseListenAddress(listen, { host: '', port: 0 })
-    t.equal(port, servicePort[name as keyof typeof roles])
+    t.equal(port, SERVICE_PORTS[name as keyof typeof roles])
     t.equal(host, service.networks.migration.ipv4_address)
     t.equal(checkListenAddress(host), host, 'without --insecure-listen-anywhere')
     t.ok(subnet.check(host), `${host} is in ${address}/${bits}`)

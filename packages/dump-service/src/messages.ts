@@ -1,5 +1,6 @@
 import { clocksOf, hostFacts, neededFiles, readNsTids } from '@pageferry/checkpoint'
-import type { FromSource, Settings, ToSource } from '@pageferry/migration'
+import type { FromSource, ToSource } from '@pageferry/migration'
+import type { Settings } from '@pageferry/service'
 import {
   errorFromJson,
   errorToFrame,

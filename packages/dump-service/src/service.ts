@@ -1,10 +1,13 @@
 import { fileURLToPath } from 'node:url'
 import type { Logger } from '@pageferry/base'
-import { parseSettings } from '@pageferry/migration'
-import { createService, DumpRequestSchema, type Service } from '@pageferry/service'
-
-export const dumpServicePort = 7421
-export const dumpServiceStateDir = '/var/lib/pageferry/source'
+import {
+  createService,
+  DumpRequestSchema,
+  parseSettings,
+  SERVICE_PORTS,
+  type Service,
+  STATE_DIRS,
+} from '@pageferry/service'
 
 export interface DumpServiceOptions {
   logger: Logger
@@ -32,8 +35,8 @@ export function startDumpService(options: DumpServiceOptions): Promise<Service> 
     checkRequest: parseSettings,
     workerPath: fileURLToPath(new URL('./worker-main.js', import.meta.url)),
     host: options.host ?? '127.0.0.1',
-    port: options.port ?? dumpServicePort,
-    stateDir: options.stateDir ?? dumpServiceStateDir,
+    port: options.port ?? SERVICE_PORTS.source,
+    stateDir: options.stateDir ?? STATE_DIRS.source,
     insecureListenAnywhere: options.insecureListenAnywhere,
     logger: options.logger,
     limits: options.spareWorkers === undefined ? {} : { spareWorkers: options.spareWorkers },

@@ -20,8 +20,6 @@ import {
   isFrozenForGood,
   type Outcome,
   type Phases,
-  parseSettings,
-  type Settings,
   type SourceEffect,
   type SourceEvent,
   type SourceRecord,
@@ -32,7 +30,7 @@ import {
   stepSource,
 } from '@pageferry/migration'
 import type { PageSet } from '@pageferry/pages'
-import type { DumpRequest } from '@pageferry/service'
+import type { DumpRequest, Settings } from '@pageferry/service'
 import {
   collectYoungGarbage,
   Inbox,
@@ -72,6 +70,7 @@ const pushHoldMs = 30
 export class SourceWorker {
   readonly #spec: WorkerSpec<DumpRequest>
   readonly #channel: WorkerChannel
+  /** Of the request, which the service has completed. */
   readonly #settings: Settings
   readonly #pacing: Pacing
   readonly #log: Logger
@@ -105,7 +104,7 @@ export class SourceWorker {
     const { request } = spec
     this.#spec = spec
     this.#channel = channel
-    this.#settings = parseSettings(request)
+    this.#settings = request
     this.#pacing = new Pacing(this.#settings.maxBandwidthMbit)
     this.#log = createLogger('dump-worker').child({ migration: spec.id })
     this.#records = new SourceRecords(spec, channel)

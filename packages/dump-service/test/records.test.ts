@@ -2,14 +2,14 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { encodePagemap, PE_LAZY, PE_PRESENT } from '@pageferry/images'
-import type { DumpRequest } from '@pageferry/service'
+import { DEFAULT_SETTINGS, type DumpRequest } from '@pageferry/service'
 import type { WorkerChannel, WorkerSpec } from '@pageferry/service/worker'
 import t, { type Test } from 'tap'
 import { SourceRecords } from '../src/records.js'
 import { ReportInProgress } from '../src/report.js'
 
 const lanes = (bytesSent: number) => ({ bytesSent, compressed: { pages: 0, bytes: 0 } })
-const request: DumpRequest = { pid: 4711, mode: 'hybrid' }
+const request: DumpRequest = { ...DEFAULT_SETTINGS, pid: 4711 }
 
 function specOf(t: Test): WorkerSpec<DumpRequest> {
   const stateDir = mkdtempSync(join(tmpdir(), 'pageferry-records-'))

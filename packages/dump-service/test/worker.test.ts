@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { DumpRequest } from '@pageferry/service'
+import { DEFAULT_SETTINGS, type DumpRequest } from '@pageferry/service'
 import type { WorkerSpec } from '@pageferry/service/worker'
 import { eventually } from '@pageferry/testing/eventually'
 import { kill, startSubject } from '@pageferry/testing/processes'
@@ -15,7 +15,7 @@ type Message = Parameters<ConstructorParameters<typeof SourceWorker>[2]['send']>
 async function takeover(t: Test, pid: number, records: Record<string, unknown>[] = []): Promise<Message> {
   const stateDir = mkdtempSync(join(tmpdir(), 'pageferry-worker-'))
   t.teardown(() => rmSync(stateDir, { recursive: true }))
-  const request: DumpRequest = { pid, mode: 'hybrid' }
+  const request: DumpRequest = { ...DEFAULT_SETTINGS, pid }
   const spec: WorkerSpec<DumpRequest> = {
     id: '0123456789abcdef',
     role: 'source',

@@ -1,4 +1,5 @@
 import { PageferryError } from '@pageferry/base'
+import { ROLES, type Role } from '@pageferry/service/client'
 import { createCgroups, findHierarchies, labCgroups } from './cgroups.js'
 import { takeDown } from './down.js'
 import {
@@ -14,9 +15,7 @@ import { type HostName, hostDir, hostNames } from './paths.js'
 import { Reach } from './relay.js'
 import {
   defaultServiceCommand,
-  type Role,
   type RunningService,
-  roles,
   type ServiceCommand,
   serviceUrl,
   startService,
@@ -175,9 +174,9 @@ export class Lab {
       const wanted = ({ name }: LabHost, role: Role): boolean =>
         options.services !== 'a-to-b' || (name === 'a') === (role === 'source')
       const jobs = [this.a, this.b].flatMap((host) =>
-        roles
-          .filter((role) => wanted(host, role))
-          .map((role) => host.startService(role, options.serviceCommand)),
+        ROLES.filter((role) => wanted(host, role)).map((role) =>
+          host.startService(role, options.serviceCommand),
+        ),
       )
       await Promise.all(jobs)
     }

@@ -2,16 +2,11 @@ import { closeSync, openSync, readFileSync, readSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError } from '@pageferry/base'
+import { type Role, SERVICE_NAMES, SERVICE_PORTS } from '@pageferry/service/client'
 import { hostLog, startInHost } from './exec.js'
 import { type HostName, hostAddress, hostDir, pageferryProgram } from './paths.js'
 import type { Reach } from './relay.js'
 import { type HostState, identify, isAlive, type LabState, outerPid, type ProcessIdentity } from './state.js'
-
-export type Role = 'source' | 'destination'
-export const roles: readonly Role[] = ['source', 'destination']
-
-/** The services' own defaults. */
-export const servicePort: Record<Role, number> = { source: 7421, destination: 7422 }
 
 export interface RunningService {
   /** As the host sees it. */
@@ -27,7 +22,7 @@ const pollMs = 25
 const answerTimeoutMs = 5_000
 
 export function serviceUrl(state: LabState, host: HostName, role: Role): string {
-  return `http://${hostAddress(state.subnet, host)}:${servicePort[role]}`
+  return `http://${hostAddress(state.subnet, host)}:${SERVICE_PORTS[role]}`
 }
 
 /** Command line of one service in a host. Tests put another program in its place. */
@@ -36,7 +31,7 @@ export type ServiceCommand = (state: LabState, host: HostName, role: Role) => st
 export const defaultServiceCommand: ServiceCommand = (state, host, role) => [
   process.execPath,
   pageferryProgram,
-  role === 'source' ? 'dump-service' : 'restore-service',
+  SERVICE_NAMES[role],
   '--listen',
   new URL(serviceUrl(state, host, role)).host,
   '--state-dir',
@@ -87,7 +82,7 @@ function startFailure(state: LabState, host: HostName, role: Role): PageferryErr
   const log = hostLog(state.name, host, role)
   return new PageferryError(
     'INTERNAL',
-    `The ${role === 'source' ? 'dump' : 'restore'}-service of host ${host} did not start. ${log} ends with:\n${lastLines(log)}`,
+    `The ${SERVICE_NAMES[role]} of host ${host} did not start. ${log} ends with:\n${lastLines(log)}`,
   )
 }
 

@@ -4,7 +4,6 @@ import {
   faultsFromSamples,
   formatReport,
   mergeReports,
-  parseSettings,
   percentile,
   type SourceReport,
   type VerifyReport,
@@ -102,38 +101,4 @@ t.test('the readable form', async (t) => {
     formatReport(mergeReports(source, { ...destination, verify: strict })).join('\n'),
     /compared, 80\.0 ms of the downtime, all equal/,
   )
-})
-
-t.test('settings', async (t) => {
-  t.strictSame(parseSettings({}), {
-    mode: 'hybrid',
-    maxRounds: 8,
-    maxDowntimeMs: 25,
-    verify: 'off',
-    maxBandwidthMbit: 0,
-    bulkLanes: 1,
-    bulkWindowMiB: 4,
-    compression: 'auto',
-  })
-  t.match(parseSettings({ mode: 'postcopy', maxRounds: '3', verify: 'after-resume', pid: 1 }), {
-    mode: 'postcopy',
-    maxRounds: 3,
-    verify: 'after-resume',
-  })
-  const wrong = {
-    mode: 'fast',
-    maxRounds: 0,
-    maxDowntimeMs: '1.5',
-    verify: 'yes',
-    maxBandwidthMbit: -1,
-    bulkLanes: '',
-    bulkWindowMiB: 17,
-    compression: 'gzip',
-  }
-  t.throws(() => parseSettings(wrong), { code: 'BAD_REQUEST', details: { problems: { length: 8 } } })
-  t.match(parseSettings({ compression: 'zstd', bulkWindowMiB: 16, bulkLanes: 2 }), { compression: 'zstd' })
-  t.throws(() => parseSettings({ bulkWindowMiB: 8, bulkLanes: 5 }), {
-    code: 'BAD_REQUEST',
-    message: /bulkLanes x bulkWindowMiB must be at most 32, not 40/,
-  })
 })

@@ -55,7 +55,7 @@ export interface StopRuleOptions {
 
 /** The first carries everything, each next one what its predecessor took time for; most settle by the fourth. */
 export const defaultMaxRounds = 8
-/** The whole pause on loopback; see migration/settings.ts. */
+/** The whole pause on loopback; see service/api/settings.ts. */
 export const defaultMaxDowntimeMs = 25
 /**
  * What a pause takes beside its pages: stop, capture, restore and resume of a process of some tens of areas and a few

@@ -3,10 +3,14 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from '@pageferry/base'
 import { readExitStatus } from '@pageferry/kernel/exit-status'
-import { createService, RestoreRequestSchema, type Service, type WorkloadExit } from '@pageferry/service'
-
-export const restoreServicePort = 7422
-export const restoreServiceStateDir = '/var/lib/pageferry/destination'
+import {
+  createService,
+  RestoreRequestSchema,
+  SERVICE_PORTS,
+  type Service,
+  STATE_DIRS,
+  type WorkloadExit,
+} from '@pageferry/service'
 
 export interface RestoreServiceOptions {
   logger: Logger
@@ -33,8 +37,8 @@ export function startRestoreService(options: RestoreServiceOptions): Promise<Ser
     requestSchema: RestoreRequestSchema,
     workerPath: fileURLToPath(new URL('./worker-main.js', import.meta.url)),
     host: options.host ?? '127.0.0.1',
-    port: options.port ?? restoreServicePort,
-    stateDir: options.stateDir ?? restoreServiceStateDir,
+    port: options.port ?? SERVICE_PORTS.destination,
+    stateDir: options.stateDir ?? STATE_DIRS.destination,
     insecureListenAnywhere: options.insecureListenAnywhere,
     logger: options.logger,
     limits: options.spareWorkers === undefined ? {} : { spareWorkers: options.spareWorkers },

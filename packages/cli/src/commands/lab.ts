@@ -7,12 +7,12 @@ import {
   labDir,
   passThrough,
   requireLab,
-  roles,
   serviceUrl,
   startInHost,
   superviseInHost,
   takeDown,
 } from '@pageferry/lab'
+import { ROLES } from '@pageferry/service/client'
 import { ExitWith } from '../errors.js'
 
 /** `lab up NAME` */
@@ -26,7 +26,7 @@ export async function up(name: string, options: { services: boolean }): Promise<
 export function urls(name: string): void {
   const state = requireLab(name)
   for (const host of hostNames) {
-    for (const role of roles) process.stdout.write(`${host} ${role} ${serviceUrl(state, host, role)}\n`)
+    for (const role of ROLES) process.stdout.write(`${host} ${role} ${serviceUrl(state, host, role)}\n`)
   }
 }
 

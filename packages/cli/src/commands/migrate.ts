@@ -8,24 +8,13 @@ import {
   reportOf,
   whereabouts,
 } from '@pageferry/service/client'
+import { settingsOf } from '@pageferry/service/options'
 import { ExitWith, failureStatus, printError, unprovenStatus } from '../errors.js'
 import { Progress } from '../ui/progress.js'
 import { printReport, requireWritable, writeReport } from '../ui/report.js'
 
-/** Options of `migrate`, `lab run` and `demo` as commander gives them. */
+/** Options of `migrate` and `lab run` as commander gives them, with those of the settings. */
 export interface MigrationFlags {
-  mode: 'hybrid' | 'precopy' | 'postcopy'
-  maxRounds?: number
-  maxDowntime?: number
-  maxBandwidth?: number
-  bulkLanes?: number
-  bulkWindow?: number
-  compression?: MigrationOptions['compression']
-  newPidNamespace?: boolean
-  verify?: MigrationOptions['verify']
-  prefetch?: boolean
-  tracker?: 'wp-async' | 'soft-dirty' | 'page-hash'
-  images?: string
   report?: string
 }
 
@@ -36,35 +25,9 @@ interface MigrateFlags extends MigrationFlags {
 }
 
 export function migrationOptions(flags: MigrationFlags): MigrationOptions {
-  const {
-    mode,
-    maxRounds,
-    maxDowntime: maxDowntimeMs,
-    maxBandwidth: maxBandwidthMbit,
-    bulkLanes,
-    bulkWindow: bulkWindowMiB,
-    compression,
-    newPidNamespace,
-    verify,
-    prefetch,
-    tracker,
-    images,
-  } = flags
-  const imagesDir = images === undefined ? undefined : resolve(images)
-  return {
-    mode,
-    maxRounds,
-    maxDowntimeMs,
-    maxBandwidthMbit,
-    bulkLanes,
-    bulkWindowMiB,
-    compression,
-    newPidNamespace,
-    verify,
-    prefetch,
-    tracker,
-    imagesDir,
-  }
+  const settings = settingsOf(flags)
+  const { imagesDir } = settings
+  return imagesDir === undefined ? settings : { ...settings, imagesDir: resolve(imagesDir) }
 }
 
 /** `migrate`: progress and report while and after it, a last sentence that says where the process is. */

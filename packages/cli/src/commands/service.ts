@@ -1,5 +1,11 @@
 import { createLogger } from '@pageferry/base'
-import { closeOnSignal, parseListenAddress } from '@pageferry/service'
+import {
+  closeOnSignal,
+  parseListenAddress,
+  type Role,
+  SERVICE_NAMES,
+  SERVICE_PORTS,
+} from '@pageferry/service'
 
 interface ServiceOptions {
   listen: string
@@ -9,16 +15,20 @@ interface ServiceOptions {
 }
 
 /** Runs a service until SIGTERM or SIGINT. */
-export async function runService(
-  name: 'dump-service' | 'restore-service',
-  given: ServiceOptions,
-): Promise<void> {
+export async function runService(role: Role, given: ServiceOptions): Promise<void> {
   const { stateDir, insecureListenAnywhere, spareWorkers } = given
-  const defaults = { host: '127.0.0.1', port: name === 'dump-service' ? 7421 : 7422 }
+  const defaults = { host: '127.0.0.1', port: SERVICE_PORTS[role] }
   const { host, port } = parseListenAddress(given.listen, defaults)
-  const options = { logger: createLogger(name), host, port, stateDir, insecureListenAnywhere, spareWorkers }
+  const options = {
+    logger: createLogger(SERVICE_NAMES[role]),
+    host,
+    port,
+    stateDir,
+    insecureListenAnywhere,
+    spareWorkers,
+  }
   const service =
-    name === 'dump-service'
+    role === 'source'
       ? await (await import('@pageferry/dump-service')).startDumpService(options)
       : await (await import('@pageferry/restore-service')).startRestoreService(options)
   await closeOnSignal(service)

@@ -1,7 +1,7 @@
 import { performance } from 'node:perf_hooks'
 import { pageBytes } from '@pageferry/base'
-import type { Settings } from '@pageferry/migration'
 import { type CompressionDecision, CompressionRule, type DeliveryRate, samplePages } from '@pageferry/pages'
+import type { Settings } from '@pageferry/service'
 import { type LaneTerms, maxPayloadBytes } from '@pageferry/wire'
 import { PageCompressor } from '@pageferry/wire/sockets'
 

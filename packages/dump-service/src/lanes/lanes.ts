@@ -1,6 +1,7 @@
 import { type Logger, MiB, PageferryError } from '@pageferry/base'
 import type { NamedImage } from '@pageferry/checkpoint'
-import type { Settings, SourceEvent } from '@pageferry/migration'
+import type { SourceEvent } from '@pageferry/migration'
+import type { Settings } from '@pageferry/service'
 import type { WorkerSpec } from '@pageferry/service/worker'
 import type { CompressionCounts } from '@pageferry/wire'
 import { type Frame, imagePieceBytes, type Lane as LaneKind, type LaneTerms } from '@pageferry/wire'

@@ -12,8 +12,9 @@ import {
   type Tracker,
   type VmFlags,
 } from '@pageferry/checkpoint'
-import type { RoundReport, Settings } from '@pageferry/migration'
+import type { RoundReport } from '@pageferry/migration'
 import { AreaMap, SourcePages, StopRule, sameAreas, WriteHistory } from '@pageferry/pages'
+import type { Settings } from '@pageferry/service'
 import type { FrameOf } from '@pageferry/wire'
 import { asId, type SourceLanes } from '../lanes/lanes.js'
 import type { OriginalProcess } from '../process.js'

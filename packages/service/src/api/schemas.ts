@@ -1,6 +1,7 @@
 import { ERROR_CODES, type ErrorCode } from '@pageferry/base'
-import { COMPRESSION_SETTINGS, LIMITS, VERIFY_SETTINGS } from '@pageferry/migration'
 import { type Static, Type } from 'typebox'
+import { ROLES, type Role } from './roles.js'
+import { DESTINATION_SETTINGS, SOURCE_SETTINGS } from './settings.js'
 
 /**
  * The HTTP API's shapes, under /v1. Both services and the client use these, so they cannot disagree.
@@ -15,12 +16,6 @@ import { type Static, Type } from 'typebox'
  * An error is an ErrorBody with the HTTP status of its code in ERROR_CODES.
  */
 
-export const ROLES = ['source', 'destination'] as const
-export type Role = (typeof ROLES)[number]
-
-/** What the program of a role is called in sentences for users. */
-export const SERVICE_NAMES = { source: 'dump-service', destination: 'restore-service' } as const
-
 /**
  * States that only the service itself gives to a migration: the first until its worker speaks, the
  * others when the worker has said `finished` or `failed`. All states in between are the worker's.
@@ -33,49 +28,28 @@ const strict = { additionalProperties: false }
 export const IdSchema = Type.String({ pattern: '^[0-9a-f]{16}$' })
 /** 32 random bytes in base64url. */
 export const TokenSchema = Type.String({ pattern: '^[A-Za-z0-9_-]{43}$' })
-/** PATH_MAX of Linux. */
-const PathSchema = Type.String({ pattern: '^/', maxLength: 4096 })
-
-const integer = ({ min, max }: { min: number; max: number }) => Type.Integer({ minimum: min, maximum: max })
 
 export const DumpRequestSchema = Type.Object(
   {
     /** Upper bound: PID_MAX_LIMIT of 64-bit kernels. */
     pid: Type.Integer({ minimum: 1, maximum: 4_194_304 }),
-    mode: Type.Enum(['hybrid', 'precopy', 'postcopy'], { default: 'hybrid' }),
-    maxRounds: Type.Optional(integer(LIMITS.maxRounds)),
-    maxDowntimeMs: Type.Optional(integer(LIMITS.maxDowntimeMs)),
-    maxBandwidthMbit: Type.Optional(integer(LIMITS.maxBandwidthMbit)),
-    /** Default off. The destination follows. */
-    verify: Type.Optional(Type.Enum([...VERIFY_SETTINGS])),
-    /**
-     * For so long after the handover pages are sent only when they are asked for, and none is moved into the
-     * freeze because it is hot: whoever measures faults sees all of them.
-     */
-    pushDelayMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 3_600_000 })),
-    /** Default: the best that the source's kernel has. */
-    tracker: Type.Optional(Type.Enum(['wp-async', 'soft-dirty', 'page-hash'])),
-    bulkLanes: Type.Optional(integer(LIMITS.bulkLanes)),
-    /** Of each lane; all together are bounded too, see migration/settings.ts. */
-    bulkWindowMiB: Type.Optional(integer(LIMITS.bulkWindowMiB)),
-    /** Of pages, in flight. Default: where it was measured to gain. */
-    compression: Type.Optional(Type.Enum([...COMPRESSION_SETTINGS])),
+    ...SOURCE_SETTINGS,
     /** For tests: a fault of migration/faults.ts, "name" or "name:seed". */
     injectFault: Type.Optional(Type.String({ minLength: 1, maxLength: 100 })),
   },
   strict,
 )
+/** As the worker gets it: the service has filled in the defaults. */
 export type DumpRequest = Static<typeof DumpRequestSchema>
+/** As a client sends it. */
+export type DumpRequestBody = Partial<DumpRequest> & Pick<DumpRequest, 'pid'>
 
 export const RestoreRequestSchema = Type.Object(
   {
     id: IdSchema,
     token: TokenSchema,
     source: Type.String({ pattern: '^ws://[^/?#@\\s]+/?$', maxLength: 300 }),
-    /** Default true: pages that will probably be touched next are asked for before they are. */
-    prefetch: Type.Optional(Type.Boolean()),
-    newPidNamespace: Type.Optional(Type.Boolean()),
-    imagesDir: Type.Optional(PathSchema),
+    ...DESTINATION_SETTINGS,
     injectFault: Type.Optional(Type.String({ minLength: 1, maxLength: 100 })),
   },
   strict,

@@ -1,5 +1,14 @@
 /** The part of this package that clients use; loads neither fastify nor the supervisor. */
+export * from '../api/roles.js'
 export * from '../api/schemas.js'
+export {
+  DEFAULT_SETTINGS,
+  MIGRATION_SETTINGS,
+  type MigrationSettings,
+  MODES,
+  parseSettings,
+  type Settings,
+} from '../api/settings.js'
 export {
   type MigrateHooks,
   type MigrationOptions,

@@ -1,13 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError, toErrorInfo } from '@pageferry/base'
-import { DEFAULT_SETTINGS } from '@pageferry/migration'
+import type { Role } from '../api/roles.js'
 import {
   type DumpRequest,
   DumpRequestSchema,
   isFinal,
   type RestoreRequest,
   RestoreRequestSchema,
-  type Role,
   type Status,
 } from '../api/schemas.js'
 import { ServiceClient } from './service-client.js'
@@ -135,10 +134,10 @@ class Migration {
   async run(request: MigrationRequest, signal?: AbortSignal): Promise<MigrationResult> {
     const { source, destination } = this.#clients
     signal?.throwIfAborted()
-    const { mode = DEFAULT_SETTINGS.mode, injectFault, via } = request
+    const { injectFault, via } = request
     const created = await source.createMigration({
       ...pick<DumpRequest>(request, DumpRequestSchema),
-      ...{ pid: request.pid, mode, injectFault: undefined },
+      ...{ pid: request.pid, injectFault: undefined },
     })
     const { id, token, dataUrl } = created
     this.#note(created)

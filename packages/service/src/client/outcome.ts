@@ -6,7 +6,7 @@ import {
   mergeReports,
   type SourceReport,
 } from '@pageferry/migration'
-import { SERVICE_NAMES } from '../api/schemas.js'
+import { SERVICE_NAMES } from '../api/roles.js'
 import type { MigrationResult, Sides } from './migrate.js'
 
 /** What to tell the user about a migration that has ended. */

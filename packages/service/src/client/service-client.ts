@@ -1,13 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isErrorCode, PageferryError, RemoteError } from '@pageferry/base'
+import { type Role, SERVICE_NAMES } from '../api/roles.js'
 import {
   type CreatedMigration,
-  type DumpRequest,
+  type DumpRequestBody,
   type Health,
   isFinal,
   type RestoreRequest,
-  type Role,
-  SERVICE_NAMES,
   type Status,
 } from '../api/schemas.js'
 import { EventParser } from './event-stream.js'
@@ -69,7 +68,7 @@ export class ServiceClient<R extends Role = Role> {
   }
 
   createMigration(
-    request: R extends 'source' ? DumpRequest : RestoreRequest,
+    request: R extends 'source' ? DumpRequestBody : RestoreRequest,
   ): Promise<R extends 'source' ? CreatedMigration : Status> {
     return this.#request('POST', '/v1/migrations', request)
   }

@@ -4,15 +4,9 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { type Logger, PageferryError } from '@pageferry/base'
 import { fastify, LogController } from 'fastify'
 import { type TObject, Type } from 'typebox'
-import {
-  ErrorBodySchema,
-  type Health,
-  IdSchema,
-  type RestoreRequest,
-  type Role,
-  SERVICE_NAMES,
-  StatusSchema,
-} from '../api/schemas.js'
+import { type Role, SERVICE_NAMES } from '../api/roles.js'
+import { ErrorBodySchema, type Health, IdSchema, type RestoreRequest, StatusSchema } from '../api/schemas.js'
+import { defaultsOf } from '../api/settings.js'
 import { streamStatus } from './events.js'
 import { schemaError, toHttpError } from './http-errors.js'
 import { LIMITS, type Limits } from './limits.js'
@@ -29,7 +23,7 @@ export interface ServiceOptions extends Pick<SupervisorOptions, 'inUse' | 'workl
   /** 0: any free port. */
   port: number
   logger: Logger
-  /** Shape of the body of POST /v1/migrations. */
+  /** Shape of the body of POST /v1/migrations. Its defaults are filled in before a worker sees the request. */
   requestSchema: TObject
   /** What the shape cannot say. @throws BAD_REQUEST */
   checkRequest?: (body: Record<string, unknown>) => void
@@ -61,7 +55,8 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   const host = checkListenAddress(options.host, insecureListenAnywhere)
   const stateDir = new StateDir(options.stateDir, logger)
   try {
-    const supervisor = new Supervisor(stateDir, { ...options, host, limits })
+    const requestDefaults = defaultsOf(options.requestSchema.properties)
+    const supervisor = new Supervisor(stateDir, { ...options, host, limits, requestDefaults })
     const app = createApp(supervisor, options, { role, host, limits, logger })
     const port = await listen(app, role, host, options.port)
     const url = serviceUrl(host, port)
@@ -120,7 +115,16 @@ function createApp(
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: limits.bodyBytes,
     forceCloseConnections: true,
-    ajv: { customOptions: { removeAdditional: false, coerceTypes: false, allErrors: true } },
+    ajv: {
+      customOptions: {
+        removeAdditional: false,
+        coerceTypes: false,
+        allErrors: true,
+        useDefaults: true,
+        // The schema of the settings says how the command line offers them; that checks nothing.
+        keywords: ['commandLine'],
+      },
+    },
     schemaErrorFormatter: schemaError,
   }).withTypeProvider<TypeBoxTypeProvider>()
 

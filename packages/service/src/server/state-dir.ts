@@ -12,7 +12,8 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { type Logger, PageferryError } from '@pageferry/base'
-import { isFinal, type Role, type Status } from '../api/schemas.js'
+import type { Role } from '../api/roles.js'
+import { isFinal, type Status } from '../api/schemas.js'
 import type { WorkerSpec } from '../worker/ipc.js'
 import { identifyProcess, isAlive, type ProcessIdentity } from './process-identity.js'
 

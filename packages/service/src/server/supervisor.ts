@@ -1,7 +1,8 @@
 import { EventEmitter } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type ErrorInfo, isErrorCode, type Logger, newId, newToken, PageferryError } from '@pageferry/base'
-import { isFinal, type Role, STARTING, type Status, type WorkloadExit } from '../api/schemas.js'
+import type { Role } from '../api/roles.js'
+import { isFinal, STARTING, type Status, type WorkloadExit } from '../api/schemas.js'
 import type { WorkerMessage, WorkerSpec } from '../worker/ipc.js'
 import type { StatusFeed } from './events.js'
 import type { Limits } from './limits.js'
@@ -27,6 +28,8 @@ export interface SupervisorOptions {
   host: string
   limits: Limits
   logger: Logger
+  /** For a request that an older version accepted, which may lack settings that are new. */
+  requestDefaults?: Record<string, unknown>
   /** True while something outside the service still uses an ended migration's directory. */
   inUse?: (directory: string) => boolean
   /** How a workload that was running when its migration finished has ended since, if it has. */
@@ -87,6 +90,7 @@ export class Supervisor {
       mayStart: () => !this.#stopping && this.#active().length === 0,
     })
     for (const saved of stateDir.scan(options.role)) {
+      saved.spec.request = { ...options.requestDefaults, ...(saved.spec.request as object) }
       this.#migrations.set(saved.spec.id, new Migration(saved))
     }
     this.#prune()

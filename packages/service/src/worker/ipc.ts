@@ -1,5 +1,6 @@
 import type { ErrorInfo } from '@pageferry/base'
-import type { Progress, Role, Workload } from '../api/schemas.js'
+import type { Role } from '../api/roles.js'
+import type { Progress, Workload } from '../api/schemas.js'
 
 /**
  * Messages between a service and the worker of one migration, JSON over the channel of fork().

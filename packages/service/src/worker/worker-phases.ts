@@ -1,7 +1,7 @@
 import { performance } from 'node:perf_hooks'
 import type { Logger } from '@pageferry/base'
 import { type PhaseName, Phases, parseFault } from '@pageferry/migration'
-import type { Role } from '../api/schemas.js'
+import type { Role } from '../api/roles.js'
 import type { StatusReporter } from './status-reporter.js'
 
 export interface WorkerPhasesOptions {
