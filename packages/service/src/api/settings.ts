@@ -17,11 +17,7 @@ export const MODES = ['hybrid', 'precopy', 'postcopy'] as const satisfies readon
  * is found while the workload runs on the destination, and the original is kept. before-resume: costs downtime; a
  * difference in what the workload resumes with keeps it on the source. Lazy pages are compared after the resume in both.
  */
-export const VERIFY_SETTINGS = [
-  'off',
-  'after-resume',
-  'before-resume',
-] as const satisfies readonly VerifySetting[]
+const VERIFY_SETTINGS = ['off', 'after-resume', 'before-resume'] as const satisfies readonly VerifySetting[]
 
 /** How the command line offers a setting. Without this only the API has it. */
 export interface CommandLine {

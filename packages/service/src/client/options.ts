@@ -9,12 +9,12 @@ import {
 
 /** The settings of a migration as options of commander, for every command that migrates. */
 
-export type SettingName = keyof MigrationSettings
+type SettingName = keyof MigrationSettings
 
 const entries = settingEntries(MIGRATION_SETTINGS)
 
 /** Settings that the command line offers. */
-export const OPTION_NAMES: readonly SettingName[] = entries
+const OPTION_NAMES: readonly SettingName[] = entries
   .filter(([, { commandLine }]) => commandLine !== undefined)
   .map(([name]) => name)
 
