@@ -1,7 +1,7 @@
 export * from './capabilities.js'
 export * from './capture.js'
 export type { CaptureContext, Problem } from './capture-context.js'
-export { exits } from './exited.js'
+export { exits, hasExited } from './exited.js'
 export { Freezer, type FreezerRecord } from './freezer.js'
 export * from './host-facts.js'
 export { mmOfRound } from './kinds/address-space.js'

@@ -11,8 +11,7 @@ import {
   maxThreads,
   WireError,
 } from '@pageferry/wire'
-import { asId } from './lanes/lanes.js'
-import type { OriginalProcess } from './process.js'
+import type { Workload } from './workload.js'
 
 /**
  * A frame of the control lane as the state machine sees it.
@@ -41,12 +40,12 @@ function unexpected({ type }: Frame): WireError {
 }
 
 /** What the state machine wants to be sent. Clocks and files of the process are those of now. */
-export function frameOf(message: FromSource, original: OriginalProcess, settings: Settings): Frame {
+export function frameOf(message: FromSource, workload: Workload, settings: Settings): Frame {
   switch (message.type) {
     case 'begin':
-      return beginFrame(original, settings)
+      return beginFrame(workload, settings)
     case 'dumpEnd':
-      return { type: 'dumpEnd', freezeMonotonicNs: clocksOf(original.pid).monotonicNs }
+      return { type: 'dumpEnd', freezeMonotonicNs: clocksOf(workload.root.pid).monotonicNs }
     case 'commit':
     case 'released':
     case 'kept':
@@ -57,13 +56,14 @@ export function frameOf(message: FromSource, original: OriginalProcess, settings
   }
 }
 
-function beginFrame({ pid, facts, identity }: OriginalProcess, { mode, verify }: Settings): FrameOf<'begin'> {
+function beginFrame({ root, space }: Workload, { mode, verify }: Settings): FrameOf<'begin'> {
+  const { pid, facts, identity } = root
   const { nsPid, residentPages } = facts
   const clocks = clocksOf(pid)
   return {
     type: 'begin',
     source: hostFacts(),
-    asId,
+    asId: space.asId,
     pid: nsPid,
     comm: identity.comm,
     // Those of now: there may be others at the freeze, whose images say which. Begin holds no more.

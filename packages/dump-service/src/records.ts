@@ -1,20 +1,20 @@
-import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import type { SourceReport } from '@pageferry/migration'
 import type { PageSet } from '@pageferry/pages'
 import type { DumpRequest } from '@pageferry/service'
 import type { WorkerChannel, WorkerSpec } from '@pageferry/service/worker'
 import type { LanePorts } from './lanes/lanes.js'
-import type { OriginalRecord } from './process.js'
 import { contentsOfImage, lazyPagesOf } from './rounds/frozen-dump.js'
+import type { WorkloadRecord } from './workload.js'
 
 /** Kept by the service, which outlives its workers: all is known before the workload is touched. */
-interface Known extends OriginalRecord {
+interface Known extends WorkloadRecord {
   /** Where the destination looks for the next worker, too. */
   ports?: LanePorts
 }
 
-const pagemapFile = 'pagemap.img'
+const pagemapFile = (asId: number): string => `pagemap-${asId}.img`
 const dumpEndFile = 'final.json'
 
 /** In final.json: the dump is complete, DumpEnd may have been sent. */
@@ -24,16 +24,16 @@ interface DumpEnd {
 }
 
 /**
- * What must be known after kill -9 of this worker, besides the decisions in the journal:
+ * What a successor must know after kill -9 of this worker, besides the decisions in the journal:
  *
- *   records of the service  how to find the workload, its cgroup and the ports
- *   scratch                 where the scratch area lies, written before it is mapped
- *   pagemap.img             which pages are lazy
+ *   records of the service  how to find the workload, its address spaces and the ports
+ *   holds                   what is to be undone (holds.ts)
+ *   pagemap-AS.img          which pages of the address space are lazy
  *   final.json              number of the final round, and the report so far
  *
- * The last two are written while the workload stands still, so they are created before: a new file waits for the file
- * system's journal, which may be waiting for the disk (10 ms were seen). Nothing is synchronised: a host that crashes
- * takes the original along.
+ * The last two are written while the workload stands still, so they are created before the freeze: a new file waits for the
+ * file system's journal, which may wait for the disk (10 ms were seen). Nothing is synchronised: a host that crashes takes
+ * the original along.
  */
 export class SourceRecords {
   readonly #channel: WorkerChannel
@@ -63,42 +63,29 @@ export class SourceRecords {
     return this.#known.ports
   }
 
-  get original(): OriginalRecord {
-    return { ...this.#known, scratch: this.#scratch() }
+  get workload(): WorkloadRecord {
+    return this.#known
   }
 
-  /** An empty file says nothing: whoever finds it knows as much as without it. */
-  createFiles(): void {
-    for (const name of [pagemapFile, dumpEndFile]) {
+  /** Before the freeze. An empty file says as little as a missing one. */
+  createFiles(asIds: Iterable<number>): void {
+    for (const name of [...[...asIds].map(pagemapFile), dumpEndFile]) {
       this.#open.set(name, openSync(`${this.#stateDir}/${name}`, 'w', 0o600))
     }
   }
 
-  saveScratch(page: number): void {
-    writeFileSync(`${this.#stateDir}/scratch`, String(page), { mode: 0o600 })
-  }
-
-  #scratch(): number | undefined {
-    try {
-      return Number(this.#read('scratch'))
-    } catch {
-      // Killed before the capture.
-      return undefined
-    }
-  }
-
-  savePagemap(image: Uint8Array): void {
-    this.#write(pagemapFile, image)
+  savePagemap(asId: number, image: Uint8Array): void {
+    this.#write(pagemapFile(asId), image)
   }
 
   /** The lazy pages of the pagemap that was saved. */
-  lazyPages(): PageSet {
-    return lazyPagesOf(this.#read(pagemapFile))
+  lazyPages(asId: number): PageSet {
+    return lazyPagesOf(this.#read(pagemapFile(asId)))
   }
 
   /** Every page with contents in the pagemap that was saved. */
-  contents(): PageSet {
-    return contentsOfImage(this.#read(pagemapFile))
+  contents(asId: number): PageSet {
+    return contentsOfImage(this.#read(pagemapFile(asId)))
   }
 
   saveDumpEnd(dumpEnd: DumpEnd): void {
@@ -115,11 +102,6 @@ export class SourceRecords {
   /** null: the destination cannot have everything yet. */
   get dumpEnd(): DumpEnd | null {
     return this.#dumpEnd
-  }
-
-  /** For the keepers of the rehearsal's dummies. */
-  get rehearsalDir(): string {
-    return `${this.#stateDir}/rehearsal`
   }
 
   #read(name: string): Buffer {

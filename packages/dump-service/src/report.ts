@@ -7,11 +7,11 @@ import {
   sourceWorkloadAt,
 } from '@pageferry/migration'
 import type { FinalPagemap } from '@pageferry/pages'
-import type { DumpRequest, Workload } from '@pageferry/service'
+import type { DumpRequest, Workload as WorkloadStatus } from '@pageferry/service'
 import type { WorkerSpec } from '@pageferry/service/worker'
 import type { SourceLanes } from './lanes/lanes.js'
-import type { OriginalProcess } from './process.js'
 import type { SourceRecords } from './records.js'
+import type { Workload } from './workload.js'
 
 /** The report as it grows; all times are of this machine's clock. */
 export class ReportInProgress {
@@ -21,8 +21,8 @@ export class ReportInProgress {
   #frozenAt = 0
 
   /** Goes on with that of the worker before, if its dump was complete. */
-  constructor({ id, request }: WorkerSpec<DumpRequest>, mode: Mode, { dumpEnd, original }: SourceRecords) {
-    const { comm = '', threads = 0 } = original
+  constructor({ id, request }: WorkerSpec<DumpRequest>, mode: Mode, { dumpEnd, workload }: SourceRecords) {
+    const { comm = '', threads = 0 } = workload
     this.#report = dumpEnd?.report ?? {
       id,
       mode,
@@ -39,7 +39,7 @@ export class ReportInProgress {
   }
 
   /** What the service may say of the original while the machine is in this state. */
-  workloadIn(state: SourceState, { isGone }: OriginalProcess): Workload {
+  workloadIn(state: SourceState, { isGone }: Workload): WorkloadStatus {
     // A successor may find it gone and only then hear from its machine that it resumed it.
     return { ...this.#report.workload, where: isGone ? 'gone' : whereIs(state) }
   }
@@ -52,7 +52,7 @@ export class ReportInProgress {
     this.#report.rounds.push(round)
   }
 
-  /** The blackout begins. */
+  /** The downtime begins. */
   noteFreeze(): void {
     this.#frozenAt = performance.now()
   }
@@ -69,7 +69,7 @@ export class ReportInProgress {
     this.#report.pages = { ...pages }
   }
 
-  /** The blackout has ended; said again after a reconnect, and then not news. */
+  /** The downtime has ended. The destination says so again after a reconnect: only the first time counts. */
   noteRunning(): void {
     if (this.#report.blackoutMs !== 0 || this.#frozenAt === 0) return
     this.#report.blackoutMs = performance.now() - this.#frozenAt
@@ -87,8 +87,8 @@ export class ReportInProgress {
   }
 }
 
-/** Of the original: whatever runs on the destination, it is frozen until it is killed. */
-function whereIs(state: SourceState): Workload['where'] {
+/** Of the original. While the workload runs on the destination, the original is frozen. */
+function whereIs(state: SourceState): WorkloadStatus['where'] {
   if (state.name === 'released') return 'gone'
   switch (sourceWorkloadAt(state)) {
     case 'running-on-source':

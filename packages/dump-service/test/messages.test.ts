@@ -6,7 +6,7 @@ import { DEFAULT_SETTINGS } from '@pageferry/service'
 import { decodeFrame, encodeFrame, type FrameOf, WireError } from '@pageferry/wire'
 import t from 'tap'
 import { frameOf, messageOf } from '../src/messages.js'
-import type { OriginalProcess } from '../src/process.js'
+import type { Workload } from '../src/workload.js'
 
 /** A program with five threads of its own beside the leader's, in a pid namespace where it is not what we call it. */
 const program = `
@@ -26,12 +26,13 @@ t.test('Begin lists every thread, by its id in the pid namespace of the workload
     const own = String(said).trim().split(' ').map(Number)
     const pid = apart ? childOf(child.pid as number) : (child.pid as number)
     const [nsPid] = readStatus(pid).nsPids.slice(-1)
-    const original = {
+    const root = {
       pid,
       facts: { nsPid, residentPages: 1 },
       identity: { comm: 'python3', threads: 6, startTime: '1' },
-    } as OriginalProcess
-    const sent = encodeFrame(frameOf({ type: 'begin' }, original, DEFAULT_SETTINGS))
+    }
+    const workload = { root, space: { asId: 1 } } as Workload
+    const sent = encodeFrame(frameOf({ type: 'begin' }, workload, DEFAULT_SETTINGS))
     const begin = decodeFrame(sent, 'control', 'to-destination').frame as FrameOf<'begin'>
     t.equal(begin.tids.length, 6)
     t.equal(begin.tids[0], nsPid, 'the leader first')

@@ -33,41 +33,41 @@ function channelTo(spec: WorkerSpec): WorkerChannel {
 t.test('what a successor knows', async (t) => {
   const spec = specOf(t)
   const records = new SourceRecords(spec, channelTo(spec))
-  t.same([records.ports, records.original.comm, records.dumpEnd], [undefined, undefined, null])
+  t.same([records.ports, records.workload.comm, records.dumpEnd], [undefined, undefined, null])
   t.throws(() => records.finalRound, { code: 'INTERNAL' })
-  await records.save({ comm: 'odd', threads: 3, startTime: '99' })
-  await records.save({ ports: { main: 7, fault: 8 }, freezer: { version: 2, path: '/a/b', home: '/a' } })
-  records.saveScratch(0x7000_0000)
+  const tasks = [{ pid: 4711, startTime: '99', asId: 1 }]
+  await records.save({ comm: 'odd', threads: 3, tasks })
+  await records.save({ ports: { main: 7, fault: 8 } })
 
   const killedEarly = new SourceRecords(spec, channelTo(spec))
   t.same(killedEarly.ports, { main: 7, fault: 8 })
-  t.match(killedEarly.original, {
-    comm: 'odd',
-    startTime: '99',
-    scratch: 0x7000_0000,
-    freezer: { path: '/a/b' },
-  })
+  t.match(killedEarly.workload, { comm: 'odd', tasks })
   t.match(
     new ReportInProgress(spec, 'hybrid', killedEarly).now(lanes(0)),
     { workload: { pid: 4711, comm: 'odd', threads: 3 } },
     'the report of a worker that was killed early has a name for the process',
   )
 
-  records.createFiles()
+  records.createFiles([1, 2])
   const killedInTheFreeze = new SourceRecords(spec, channelTo(spec))
   t.equal(killedInTheFreeze.dumpEnd, null, 'the files are there, and say nothing')
 
   const runs = Float64Array.of(16, 2, 20, 1, 30, 4)
   const flags = Uint8Array.of(PE_LAZY, PE_PRESENT, PE_LAZY)
-  records.savePagemap(encodePagemap({ pagesId: 1, runs, nrRuns: 3, flags }))
+  records.savePagemap(1, encodePagemap({ pagesId: 1, runs, nrRuns: 3, flags }))
+  records.savePagemap(2, encodePagemap({ pagesId: 1, runs, nrRuns: 1, flags }))
   const report = new ReportInProgress(spec, 'hybrid', records)
   report.noteRound({ round: 1, pages: 2, zeroPages: 0, bytes: 3, durationMs: 4 })
   records.saveDumpEnd({ finalRound: 2, report: report.now(lanes(5)) })
 
   const killedLate = new SourceRecords(spec, channelTo(spec))
   t.equal(killedLate.finalRound, 2)
-  t.same([...killedLate.lazyPages().runs()], [...records.lazyPages().runs()])
-  t.equal(killedLate.lazyPages().count, 6)
+  t.same([...killedLate.lazyPages(1).runs()], [...records.lazyPages(1).runs()])
+  t.same(
+    [1, 2].map((asId) => killedLate.lazyPages(asId).count),
+    [6, 2],
+    'each address space has its own',
+  )
   t.match(new ReportInProgress(spec, 'hybrid', killedLate).now(lanes(6)), {
     rounds: [{ bytes: 3 }],
     bytesOnWire: 6,
@@ -77,7 +77,7 @@ t.test('what a successor knows', async (t) => {
 t.test('nothing is created while the workload stands still', async (t) => {
   const spec = specOf(t)
   const records = new SourceRecords(spec, channelTo(spec))
-  t.throws(() => records.savePagemap(new Uint8Array(1)), { code: 'INTERNAL' })
+  t.throws(() => records.savePagemap(1, new Uint8Array(1)), { code: 'INTERNAL' })
 })
 
 t.test('killed while it wrote that the dump is complete: it is not', async (t) => {

@@ -53,7 +53,8 @@ t.test('the worker before was killed before it had recorded anything', async (t)
 })
 
 t.test('the process ended while there was no worker, and another one has its pid', async (t) => {
-  const records = [{ comm: 'odd', threads: 2, startTime: '1' }]
+  const tasks = [{ pid: process.pid, startTime: '1', asId: 1 }]
+  const records = [{ comm: 'odd', threads: 2, tasks }]
   const workload = { pid: process.pid, comm: 'odd', threads: 2, where: 'gone' }
   t.match(await takeover(t, process.pid, records), { type: 'failed', workload })
 })

@@ -13,8 +13,6 @@ import { FaultLane } from './fault-lane.js'
 import type { FaultTarget } from './fault-messages.js'
 import { BulkCompression } from './lane-compression.js'
 
-/** There is one process per migration yet. */
-export const asId = 1
 /** How long the destination may take to hear the last word, when its lane is down or it does not hang up. */
 const lingerMs = 30_000
 /** How long a broken control lane must be down before it counts as hung up: until then it may be dialled again. */
@@ -31,6 +29,12 @@ export interface Listening {
   ports: LanePorts
   /** Of the main port. */
   url: string
+}
+
+/** A round of one address space. */
+interface RoundName {
+  asId: number
+  round: number
 }
 
 type LaneEvent = Extract<SourceEvent, { type: 'connected' | 'laneLost' | 'reconnected' }>
@@ -168,7 +172,8 @@ export class SourceLanes {
     else this.#control.send(frame, payload, done)
   }
 
-  sendImage({ name, bytes }: NamedImage, round: number): void {
+  /** Image files and their round belong to an address space; those of the whole workload travel with its root's. */
+  sendImage({ asId, round }: RoundName, { name, bytes }: NamedImage): void {
     let offset = 0
     do {
       const piece = bytes.subarray(offset, offset + imagePieceBytes)
@@ -177,12 +182,12 @@ export class SourceLanes {
     } while (offset < bytes.length)
   }
 
-  sendRoundBegin(round: number, final: boolean): void {
+  sendRoundBegin({ asId, round }: RoundName, final: boolean): void {
     this.send({ type: 'roundBegin', asId, round, final })
   }
 
   /** @param batchesPerLane of this round: the destination has all of it when it has so many */
-  sendRoundEnd(round: number, final: boolean, batchesPerLane: number[]): void {
+  sendRoundEnd({ asId, round }: RoundName, final: boolean, batchesPerLane: number[]): void {
     this.send({ type: 'roundEnd', asId, round, final, batchesPerLane })
   }
 

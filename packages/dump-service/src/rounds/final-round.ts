@@ -1,28 +1,27 @@
-import { asId, type SourceLanes } from '../lanes/lanes.js'
-import type { OriginalProcess } from '../process.js'
+import type { AddressSpace } from '../address-space.js'
+import type { SourceLanes } from '../lanes/lanes.js'
 import type { FrozenDump } from './frozen-dump.js'
-import { PageReader } from './page-reader.js'
 import { sendPages } from './page-sender.js'
 
 export interface FinalRoundOptions {
-  /** Stopped, by whomever. */
-  original: OriginalProcess
   lanes: SourceLanes
-  /** One more than that of the last round. */
+  /** One more than the number of the last round. */
   round: number
   signal: AbortSignal
 }
 
 /**
- * What the destination still needs to let the workload run there: the state and the RoundBegin behind it have been sent. The
- * workload stands still meanwhile.
+ * Sends what the destination still needs to run the workload: the final pagemap and the PE_PRESENT pages. The state and the
+ * RoundBegin behind it have been sent. The workload stands still, before and afterwards.
  */
-export async function sendFinalRound(dump: FrozenDump, options: FinalRoundOptions): Promise<void> {
-  const { lanes, round, signal } = options
-  const { pid, memFd } = options.original
-  const { final, pagemap, map } = dump
-  lanes.sendImage(pagemap, round)
-  const reader = new PageReader(pid, memFd, null)
-  const sent = await sendPages(final.present, reader, lanes.bulk, { asId, round, map, final: true, signal })
-  lanes.sendRoundEnd(round, true, sent.batchesPerLane)
+export async function sendFinalRound(
+  space: AddressSpace,
+  { final, pagemap, map }: FrozenDump,
+  { lanes, round, signal }: FinalRoundOptions,
+): Promise<void> {
+  const { asId } = space
+  lanes.sendImage({ asId, round }, pagemap)
+  const how = { asId, round, map, final: true, signal }
+  const sent = await sendPages(final.present, space.reader(), lanes.bulk, how)
+  lanes.sendRoundEnd({ asId, round }, true, sent.batchesPerLane)
 }

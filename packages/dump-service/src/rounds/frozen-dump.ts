@@ -5,7 +5,6 @@ import {
   decodePagemapEntries,
   dumpMemoryMap,
   encodePagemapEntries,
-  type FileTable,
   hasUntrackedWriters,
   lockedPages,
   type NamedImage,
@@ -13,7 +12,6 @@ import {
   readFds,
   readStatus,
   readVmFlags,
-  type StoppedProcess,
   scanPresent,
 } from '@pageferry/checkpoint'
 import { imageFileName, PE_LAZY, PE_PARENT, PE_PRESENT } from '@pageferry/images'
@@ -26,26 +24,20 @@ import {
   SourcePages,
   sameAreas,
 } from '@pageferry/pages'
-import type { OriginalProcess } from '../process.js'
+import type { AddressSpace } from '../address-space.js'
 import type { RoundsResult } from './rounds.js'
 
 export interface FrozenDumpOptions {
-  /** Stopped by our tracer. */
-  original: OriginalProcess
-  files: FileTable
-  /** null: mode postcopy, there were no rounds. */
-  rounds: RoundsResult | null
   mode: Mode
-  /** Pages that are written all the time and travel inside the freeze, at most so many. Default: what the rounds allow. */
+  /**
+   * Most pages that are written all the time and travel inside the freeze for that reason. Default: the rounds' estimate of
+   * what fits into the allowed downtime.
+   */
   hotPages?: number
-  /** First page of the scratch area, chosen and written down before the freeze. */
-  scratch: number
   /** Sends the state with the memory map: the destination restores it while memory is scanned here. */
   sendState(images: NamedImage[]): void
   /** Sends the map again: guard regions were found by the scan. */
   sendMap(image: NamedImage): void
-  /** Chooses and writes down another one: since then the workload has mapped something there. */
-  chooseScratch(): number
 }
 
 export interface FrozenDump {
@@ -56,20 +48,21 @@ export interface FrozenDump {
 }
 
 /**
- * Captures the stopped workload and classifies every page of its memory. All of it is blackout. The scan comes last:
- * what the capture itself writes (the timespec of an interrupted sleep) must count as written.
+ * Captures the process and classifies every page of its address space. All of it is downtime. The process must be stopped by
+ * our tracer with a scratch area chosen; it stays stopped, also on failure.
+ *
+ * The scan comes last: what the capture itself writes (the timespec of an interrupted sleep) must count as written.
  */
-export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
-  const { original, rounds, files } = options
-  const { pid, stopped, tracker } = original
+export function dumpFrozen(space: AddressSpace, options: FrozenDumpOptions): FrozenDump {
+  const { pid, task, files, rounds, tracker } = space
   refuseIf(checkFamily(pid))
   const descriptors = readFds(pid)
   const untracked = rounds?.untracked || hasUntrackedWriters(descriptors)
   const map = finalMap(pid, rounds)
-  mapScratch(stopped, options)
-  const captured = captureProcess(stopped, map, descriptors, files)
+  space.mapScratch()
+  const captured = captureProcess(task.stopped, map, descriptors, files)
   options.sendState([...captured.images, captured.mapImage(new PageSet())])
-  stopped.leave()
+  space.unmapScratch()
   const scan = tracker?.scan(map) ?? scanPresent(pid, map)
   if (!scan.guards.isEmpty) options.sendMap(captured.mapImage(scan.guards))
   const pages = rounds?.pages ?? new SourcePages()
@@ -85,24 +78,15 @@ export function dumpFrozen(options: FrozenDumpOptions): FrozenDump {
     history: rounds?.history,
     presentBudgetPages: options.hotPages ?? rounds?.freezeBudgetPages,
   })
-  return { final, pagemap: pagemapImage(original.facts.nsPid, final), map }
+  return { final, pagemap: pagemapImage(task.facts.nsPid, final), map }
 }
 
-function mapScratch(stopped: StoppedProcess, { scratch, chooseScratch }: FrozenDumpOptions): void {
-  try {
-    stopped.mapScratch(scratch)
-  } catch (error) {
-    if ((error as { code?: string }).code !== 'EEXIST') throw error
-    stopped.mapScratch(chooseScratch())
-  }
-}
-
-/** Flags come from the last round where no area changed since: reading them walks all page tables. */
+/** The flags of the last round serve if no area has changed since: reading them walks all page tables. */
 function finalMap(pid: number, rounds: RoundsResult | null): AreaMap {
   const tracked = rounds !== null
   let { map, problems } = dumpMemoryMap(pid, rounds?.vmFlags ?? readVmFlags(pid), { tracked })
   const unchanged = rounds !== null && sameAreas(map, rounds.map)
-  // What is locked is visible without reading the flags, as a sum.
+  // The sum of the locked memory is visible without reading the flags.
   if (rounds !== null && !(unchanged && readStatus(pid).lockedPages === lockedPages(map))) {
     ;({ map, problems } = dumpMemoryMap(pid, readVmFlags(pid), { tracked }))
   }
@@ -110,7 +94,7 @@ function finalMap(pid: number, rounds: RoundsResult | null): AreaMap {
   return map
 }
 
-/** What came into being since the preflight and cannot be moved: the workload goes on here. */
+/** Something came into being since the preflight that cannot be moved: the workload goes on here. */
 function refuseIf(problems: Problem[]): void {
   if (problems.length === 0) return
   throw new PageferryError('WORKLOAD_CHANGED', `${problems[0].what}: ${problems[0].reason}`, {
@@ -122,7 +106,7 @@ function pagemapImage(nsPid: number, final: FinalPagemap): NamedImage {
   return { name: imageFileName('pagemap', nsPid), bytes: encodePagemapEntries(pagemapEntries(final)) }
 }
 
-/** The lazy pages in a pagemap image, for a dump whose worker died. */
+/** The lazy pages in a pagemap image, for the successor of a worker that died. */
 export function lazyPagesOf(image: Uint8Array): PageSet {
   return pagesWith(PE_LAZY, image)
 }

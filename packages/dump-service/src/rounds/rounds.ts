@@ -1,37 +1,32 @@
 import { performance } from 'node:perf_hooks'
+import { PageferryError } from '@pageferry/base'
 import {
   dumpMemoryMap,
   emptyScan,
-  type FileTable,
   filesImage,
   hasUntrackedWriters,
   mmImage,
   mmOfRound,
   readFds,
   readVmFlags,
-  type Tracker,
   type VmFlags,
 } from '@pageferry/checkpoint'
 import type { RoundReport } from '@pageferry/migration'
 import { AreaMap, SourcePages, StopRule, sameAreas, WriteHistory } from '@pageferry/pages'
 import type { Settings } from '@pageferry/service'
 import type { FrameOf } from '@pageferry/wire'
-import { asId, type SourceLanes } from '../lanes/lanes.js'
-import type { OriginalProcess } from '../process.js'
+import type { AddressSpace } from '../address-space.js'
+import type { SourceLanes } from '../lanes/lanes.js'
 import type { Pace } from './pacing.js'
-import { PageReader } from './page-reader.js'
 import { sendPages } from './page-sender.js'
 
 export interface RoundsOptions {
-  original: OriginalProcess
-  tracker: Tracker
-  files: FileTable
   lanes: SourceLanes
   settings: Pick<Settings, 'mode' | 'maxRounds' | 'maxDowntimeMs'>
   pacing: Pace
   roundApplied(): Promise<FrameOf<'roundApplied'>>
   onRound(report: RoundReport): void
-  onProgress(round: number, pages: number, total: number): void
+  onProgress(round: number, pages: number, totalPages: number): void
   /** Wraps one round, for timing and injected faults. */
   phase<T>(fn: () => Promise<T>): Promise<T>
   signal: AbortSignal
@@ -47,24 +42,30 @@ export interface RoundsResult {
   vmFlags: VmFlags
   /** Hot pages that may travel inside the freeze within the allowed downtime. */
   freezeBudgetPages: number
-  /** Somebody was there whose writes no tracker sees: then it cannot be trusted any more. */
+  /** A device or another process has written behind the page tables: no tracker sees that, so none is trusted. */
   untracked: boolean
 }
 
 /**
- * The pre-dump rounds. Each one: look at the map and tell the destination, scan what was written and protect
- * it again, *then* read it and send it. A page that is written in between is sent torn and reported by the next
- * scan, so it is sent again. The scan at a round's end says whether there is another one, and serves as its first: a
- * scan interrupts every processor that runs the workload once for each 2 MiB with a written page. Only where the map has
- * changed meanwhile there is one more, for the new areas.
+ * The pre-dump rounds of one address space, which must be tracked. The workload runs, before and afterwards, also when a
+ * round fails.
+ *
+ * A round looks at the map and announces it, scans what was written and protects it again, *then* reads it and sends it. A
+ * page that is written in between is sent torn; the next scan reports it, and it is sent again.
+ *
+ * The scan at a round's end decides whether there is another round, and is the first scan of that round: a scan interrupts
+ * every processor that runs the workload once for each 2 MiB with a written page. Only a map that has changed meanwhile is
+ * scanned once more, for its new areas.
  */
-export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
-  const { original, tracker, lanes, signal } = options
-  const { pid, memFd } = original
+export async function runRounds(space: AddressSpace, options: RoundsOptions): Promise<RoundsResult> {
+  const { lanes, signal } = options
+  const { pid, asId, tracker } = space
+  if (tracker === null) throw new PageferryError('INTERNAL', `address space ${asId} is not tracked`)
   const pages = new SourcePages()
   const history = new WriteHistory()
   const { mode, maxRounds, maxDowntimeMs } = options.settings
   const rule = new StopRule({ maxRounds, maxDowntimeMs, canFollowLazily: mode !== 'precopy' })
+  const reader = space.reader(tracker)
   let vmFlags: VmFlags = new Map()
   let map = new AreaMap()
   let untracked = false
@@ -78,7 +79,7 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
       const mapBefore = map
       vmFlags = readVmFlags(pid)
       map = dumpMemoryMap(pid, vmFlags, { tracked: true }).map
-      announce(map, round, options)
+      announce(space, map, round, lanes)
       pages.noteAreas(map)
       if (round === 1 || !sameAreas(map, mapBefore)) {
         const { written } = scan
@@ -89,7 +90,6 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
       }
       const todo = pages.roundTodo().intersect(scan.present.clone().union(scan.doubtful))
       const total = todo.count
-      const reader = new PageReader(pid, memFd, tracker)
       const sent = await sendPages(todo, reader, lanes.bulk, {
         asId,
         round,
@@ -104,7 +104,7 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
         },
         onProgress: (done) => options.onProgress(round, done, total),
       })
-      lanes.sendRoundEnd(round, false, sent.batchesPerLane)
+      lanes.sendRoundEnd({ asId, round }, false, sent.batchesPerLane)
       await options.roundApplied()
       const durationMs = performance.now() - began
       untracked ||= hasUntrackedWriters(readFds(pid))
@@ -130,9 +130,14 @@ export async function runRounds(options: RoundsOptions): Promise<RoundsResult> {
 }
 
 /** The map of a round travels as image files, like everything that describes the process. */
-function announce(map: AreaMap, round: number, options: RoundsOptions): void {
-  const { original, lanes, files } = options
-  lanes.sendImage(mmImage(original.facts.nsPid, mmOfRound(map, files)), round)
-  lanes.sendImage(filesImage(files), round)
-  lanes.sendRoundBegin(round, false)
+function announce(
+  { asId, files, task }: AddressSpace,
+  map: AreaMap,
+  round: number,
+  lanes: SourceLanes,
+): void {
+  const name = { asId, round }
+  lanes.sendImage(name, mmImage(task.facts.nsPid, mmOfRound(map, files)))
+  lanes.sendImage(name, filesImage(files))
+  lanes.sendRoundBegin(name, false)
 }

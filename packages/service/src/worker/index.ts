@@ -1,5 +1,6 @@
 /** The part of this package that workers use; loads neither fastify nor the supervisor. */
 export { collectYoungGarbage } from './gc.js'
+export { type Hold, Holds } from './holds.js'
 export { Inbox } from './inbox.js'
 export * from './ipc.js'
 export { startLaneThread } from './lane-thread.js'

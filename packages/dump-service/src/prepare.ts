@@ -1,0 +1,19 @@
+import { rehearse, requireCapabilities } from '@pageferry/checkpoint'
+import type { Workload as WorkloadStatus } from '@pageferry/service'
+import type { Source } from './source.js'
+
+/**
+ * Everything that can be refused is refused here: the workload runs and is not touched, so a refusal costs it nothing.
+ *
+ * @param workloadNow what the service may say of it
+ */
+export async function prepare(source: Source, workloadNow: () => WorkloadStatus): Promise<void> {
+  const { spec, workload, lanes, records, channel } = source
+  requireCapabilities('source')
+  workload.open(spec.id)
+  const { ports, url } = await lanes.listen()
+  await records.save({ ...workload.record, ports })
+  channel.send({ type: 'listening', dataUrl: url, workload: workloadNow() })
+  // Also proves that this host can do it. A dummy dies with this process, so it is no hold.
+  if (!channel.isRehearsed) await rehearse(`${spec.stateDir}/rehearsal`, 'capture')
+}

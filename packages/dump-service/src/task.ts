@@ -1,0 +1,161 @@
+import { closeSync } from 'node:fs'
+import { isKernelError, PageferryError } from '@pageferry/base'
+import { readStat, readStatus, requireMovable, StoppedProcess } from '@pageferry/checkpoint'
+import { fds, Poller } from '@pageferry/kernel'
+import type { Holds } from '@pageferry/service/worker'
+import * as holds from './holds.js'
+
+/** Of a descriptor that is not open. */
+const none = -1
+
+export interface TaskFacts {
+  residentPages: number
+  /** Its pid in its own, innermost pid namespace. */
+  nsPid: number
+}
+
+/** What tells a process from others, for this program and for a user. */
+export interface TaskIdentity {
+  comm: string
+  threads: number
+  /** Ticks since boot: with the pid it names the process. */
+  startTime: string
+}
+
+/** One process of the workload: its end, and the stop of its threads by our tracer. */
+export class Task {
+  readonly pid: number
+  readonly #holds: Holds
+  readonly #onExit: () => void
+  #facts: TaskFacts | null = null
+  #pidfd = none
+  #exitPoller: Poller | null = null
+  #gone = false
+  #stopped: StoppedProcess | null = null
+
+  /** @param onExit is called once, when the process that was opened has ended */
+  constructor(pid: number, list: Holds, onExit: () => void) {
+    this.pid = pid
+    this.#holds = list
+    this.#onExit = onExit
+  }
+
+  /**
+   * It runs on and notices nothing.
+   * @throws as requireMovable does
+   */
+  open(): void {
+    const { residentPages } = requireMovable(this.pid)
+    this.#facts = { residentPages, nsPid: readStatus(this.pid).nsPids.at(-1) ?? this.pid }
+    this.#watch()
+    this.#holds.announce(holds.stop, this.name, this.pid)
+  }
+
+  /**
+   * It stays what it is, running or frozen.
+   *
+   * @param startTime undefined: the worker before was killed before it had recorded it
+   * @returns false when it is gone; a pid comes again, so another process may have it by now
+   */
+  adopt(startTime: string | undefined): boolean {
+    try {
+      this.#watch()
+      if (startTime === undefined || this.identity.startTime === startTime) return true
+    } catch {
+      // It is gone.
+    }
+    this.noteGone()
+    return false
+  }
+
+  /** It was found to have ended, before its exit was told: it will not be. */
+  noteGone(): void {
+    this.close()
+    this.#gone = true
+  }
+
+  #watch(): void {
+    this.#pidfd = fds.pidfdOpen(this.pid)
+    this.#exitPoller = new Poller(this.#pidfd, () => {
+      this.#stopWatching()
+      this.#gone = true
+      this.#onExit()
+    })
+  }
+
+  /** What `open` found. */
+  get facts(): TaskFacts {
+    if (this.#facts === null) throw new PageferryError('INTERNAL', `process ${this.pid} was not inspected`)
+    return this.#facts
+  }
+
+  /** It was seen to have ended, by itself or by the hand of others. */
+  get isGone(): boolean {
+    return this.#gone
+  }
+
+  /** Opened or adopted, and not closed. */
+  get isOpen(): boolean {
+    return this.#pidfd !== none
+  }
+
+  get identity(): TaskIdentity {
+    const { comm, nrThreads, startTime } = readStat(this.pid)
+    return { comm, threads: nrThreads, startTime: String(startTime) }
+  }
+
+  get name(): holds.ProcessName {
+    return { pid: this.pid, startTime: this.identity.startTime }
+  }
+
+  /**
+   * Stopped by our tracer: it runs again when we die. On failure it runs.
+   *
+   * @param onStopping called when it is about to stand still
+   */
+  stop(onStopping: () => void): void {
+    const act = (): StoppedProcess => StoppedProcess.stop(this.pid, 'all', onStopping)
+    this.#stopped = this.#holds.take(holds.stop, act, this.pid)
+  }
+
+  get isStopped(): boolean {
+    return this.#stopped !== null
+  }
+
+  /** @throws INTERNAL when our tracer does not hold it */
+  get stopped(): StoppedProcess {
+    if (this.#stopped === null) throw new PageferryError('INTERNAL', `process ${this.pid} is not stopped`)
+    return this.#stopped
+  }
+
+  /** The freezer holds it by now: our tracer lets go. Idempotent. */
+  leaveToFreezer(): void {
+    if (this.#stopped === null) return
+    this.#holds.handOver(holds.stop, this.pid)
+    this.#stopped.detach()
+    this.#stopped = null
+  }
+
+  /** SIGKILL; a v1 freezer holds even a killed process until it is thawed. Idempotent. */
+  kill(): void {
+    this.#stopWatching()
+    if (this.#pidfd === none) return
+    try {
+      fds.pidfdSendSignal(this.#pidfd, 9)
+    } catch (error) {
+      if (!isKernelError(error, 'ESRCH')) throw error
+    }
+  }
+
+  /** Our descriptors only: it stays what it is. */
+  close(): void {
+    this.#stopWatching()
+    if (this.#pidfd !== none) closeSync(this.#pidfd)
+    this.#pidfd = none
+  }
+
+  #stopWatching(): void {
+    this.#exitPoller?.close()
+    this.#exitPoller = null
+  }
+}

@@ -1,0 +1,34 @@
+import { type ErrorInfo, isKernelError } from '@pageferry/base'
+import type { FrameOf } from '@pageferry/wire'
+import { cgroup } from '../holds.js'
+import type { Source } from '../source.js'
+import { HashServer } from './hash-server.js'
+import { keptError } from './kept-original.js'
+
+/**
+ * The original must be frozen for good.
+ * @throws as HashServer does
+ */
+export function answerHashes(source: Source, frame: FrameOf<'hashRequest'>): void {
+  const { workload, records, lanes } = source
+  const { asId, pid, memFd, contents } = workload.space
+  // The machine says that it died.
+  if (workload.isGone) return
+  source.hashes ??= new HashServer({
+    ...{ pid, memFd, asId, known: contents ?? records.contents(asId) },
+    send: (answer, payload, done) => lanes.send(answer, payload, done),
+  })
+  try {
+    source.hashes.onRequest(frame)
+  } catch (error) {
+    if (!isKernelError(error, 'ESRCH')) throw error
+  }
+}
+
+/** The destination could not prove the memory of what it runs. @returns the error with what an operator must know */
+export function keepOriginal({ workload, holds, log }: Source, error: ErrorInfo): ErrorInfo {
+  const { root, isGone } = workload
+  const cause = keptError(error, { pid: root.pid, isGone, freezer: holds.facts(cgroup) })
+  log.error({ details: cause.details }, cause.message)
+  return cause
+}
