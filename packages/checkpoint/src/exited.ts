@@ -17,8 +17,8 @@ const exitTakesMs = 2_000
 const exitPollMs = 5
 
 /**
- * Whether `error` came because the process has ended: what reads /proc in many places fails in as many ways then.
- * ESRCH comes as soon as the memory is gone, which is a moment before the process is a zombie.
+ * Whether `error` came because the process has ended: each file of /proc fails in its own way then. ESRCH comes as soon as
+ * the memory is gone, which is a moment before the process is a zombie.
  */
 export async function exits(pid: number, error: KernelErrorLike): Promise<boolean> {
   const deadline = performance.now() + (error.code === 'ESRCH' ? exitTakesMs : 0)

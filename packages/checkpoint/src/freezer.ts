@@ -3,19 +3,19 @@ import { PageferryError } from '@pageferry/base'
 import { cgroupOf, directoryOf, type Hierarchy, hierarchies } from './cgroups.js'
 
 /**
- * The cgroup freezer, v2 (cgroup.freeze) or v1 (freezer.state): what holds a workload still when no tracer
- * does. A tracee runs again when its tracer dies, and a merely stopped process when anybody sends SIGCONT.
+ * The cgroup freezer, v2 (cgroup.freeze) or v1 (freezer.state). It holds a workload still when no tracer does: a tracee runs
+ * again when its tracer dies, and a stopped process when it gets SIGCONT.
  */
 export interface FreezerRecord {
   version: 1 | 2
   /** Directory of the cgroup that freezes. */
   path: string
-  /** Directory of the cgroup that the process came from; null for one that was born in `path`. */
+  /** Directory of the cgroup that the process came from; null: it has no other home than `path`. */
   home: string | null
 }
 
 const prefix = 'pageferry-'
-/** Freezing takes microseconds; a thread in uninterruptible sleep holds it up. */
+/** Freezing takes microseconds, unless a thread is in uninterruptible sleep. */
 const freezeTimeoutMs = 10_000
 
 /** @throws UNSUPPORTED_HOST */
@@ -66,7 +66,7 @@ export class Freezer {
 
   static #below(parent: string, id: string, record: Omit<FreezerRecord, 'path'>): Freezer {
     try {
-      // Asked now, not learnt in the freeze: in a container the mount is often read-only.
+      // In a container the mount is often read-only. The refusal must come now and not in the freeze.
       accessSync(parent, constants.W_OK)
     } catch (cause) {
       throw new PageferryError(
@@ -100,7 +100,7 @@ export class Freezer {
     }
   }
 
-  /** As `freeze`, but does not wait: some threads can stop only when they have been served. */
+  /** As `freeze`, but does not wait: a thread in a fault stops only when its page has come. */
   beginFreezing(): void {
     if (existsSync(this.record.path)) this.#set(true)
   }
@@ -112,7 +112,7 @@ export class Freezer {
     return /^frozen 1$/m.test(readFileSync(`${this.record.path}/cgroup.events`, 'utf8'))
   }
 
-  /** Idempotent: thawing is how a workload is resumed, also by a restarted service. */
+  /** Idempotent. */
   thaw(): void {
     if (existsSync(this.record.path)) this.#set(false)
   }
@@ -122,7 +122,10 @@ export class Freezer {
     else writeFileSync(`${this.record.path}/freezer.state`, frozen ? 'FROZEN' : 'THAWED')
   }
 
-  /** Thaws, moves what is left home, and removes the cgroup. Idempotent. */
+  /**
+   * Thaws, moves home the processes that are left, and removes the cgroup. Idempotent. Also after a kill: a v1 freezer holds
+   * even a killed process.
+   */
   dissolve(): void {
     if (!existsSync(this.record.path)) return
     this.thaw()
@@ -139,7 +142,7 @@ export class Freezer {
     this.remove()
   }
 
-  /** Removes the empty cgroup; EBUSY for a moment while the last process is being reaped. */
+  /** Removes the empty cgroup. EBUSY lasts for a moment, until the last process is reaped. */
   remove(): void {
     const pause = new Int32Array(new SharedArrayBuffer(4))
     for (let attempt = 0; ; attempt++) {
@@ -154,4 +157,11 @@ export class Freezer {
       }
     }
   }
+}
+
+/** The cgroup of a migration as a hold (service/worker/holds.ts): made, a workload or a skeleton in it, perhaps frozen. */
+export const cgroupHold = {
+  name: 'cgroup',
+  release: (freezer: Freezer): void => freezer.dissolve(),
+  recover: (record: FreezerRecord): void => new Freezer(record).dissolve(),
 }

@@ -1,7 +1,6 @@
 import { isKernelError } from '@pageferry/base'
 import {
-  Freezer,
-  type FreezerRecord,
+  cgroupHold,
   hasExited,
   readStat,
   removeLeftovers,
@@ -38,19 +37,12 @@ export const scratch: Hold<ProcessName & { page: number }, StoppedProcess> = {
   recover: ({ page, ...process }) => ifThere(process, () => removeLeftovers(process.pid, page)),
 }
 
-/** The cgroup of the migration: made, the workload in it, frozen. It stays when this worker dies. */
-export const cgroup: Hold<FreezerRecord, Freezer> = {
-  name: 'cgroup',
-  release: (freezer) => freezer.dissolve(),
-  recover: (record) => new Freezer(record).dissolve(),
-}
-
 /**
  * Everything that the source does to a workload or its host, in the order in which it is taken. The cgroup is undone first:
  * nothing can be injected into a workload that it freezes.
  */
 export function openHolds(stateDir: string): Holds {
-  return new Holds(`${stateDir}/holds`, [tracker, stop, scratch, cgroup])
+  return new Holds(`${stateDir}/holds`, [tracker, stop, scratch, cgroupHold])
 }
 
 function ifThere({ pid, startTime }: ProcessName, act: () => void): void {

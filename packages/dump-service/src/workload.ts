@@ -1,7 +1,7 @@
-import { FileTable, Freezer } from '@pageferry/checkpoint'
+import { cgroupHold, FileTable, Freezer } from '@pageferry/checkpoint'
 import type { Holds } from '@pageferry/service/worker'
 import { AddressSpace } from './address-space.js'
-import * as holds from './holds.js'
+import type { ProcessName } from './holds.js'
 import { Task } from './task.js'
 
 /** Ids of address spaces count from here, in the order in which they are found; none is used twice in a migration. */
@@ -9,11 +9,11 @@ const rootAsId = 1
 
 /** What a successor must be told to find the workload again. */
 export interface WorkloadRecord {
-  /** For a user: the workload may be gone when somebody asks what it was. */
+  /** For users who ask about a workload that is gone. */
   comm?: string
   threads?: number
   /** The root comes first. */
-  tasks?: (holds.ProcessName & { asId: number })[]
+  tasks?: (ProcessName & { asId: number })[]
 }
 
 /**
@@ -52,7 +52,7 @@ export class Workload {
   open(id: string): void {
     this.root.open()
     this.space.open()
-    this.#holds.announce(holds.cgroup, Freezer.forProcess(this.root.pid, id).record)
+    this.#holds.announce(cgroupHold, Freezer.forProcess(this.root.pid, id).record)
   }
 
   /**
@@ -107,7 +107,7 @@ export class Workload {
    */
   keepFrozen(): void {
     if (!this.root.isOpen) return
-    this.#freezer ??= this.#holds.take(holds.cgroup, (record) => new Freezer(record))
+    this.#freezer ??= this.#holds.take(cgroupHold, (record) => new Freezer(record))
     if (this.root.isStopped) {
       this.#freezer.create()
       this.#freezer.add(this.root.pid)

@@ -1,7 +1,7 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { readMaps } from '@pageferry/checkpoint'
+import { cgroupHold, readMaps } from '@pageferry/checkpoint'
 import { eventually } from '@pageferry/testing/eventually'
 import { isAlive, kill, type Subject, startSubject } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
@@ -41,7 +41,7 @@ t.test('through a migration and back', async (t) => {
   workload.open(id)
   t.match(workload.record, { comm: 'odd', threads: 1, tasks: [{ pid, startTime: /^\d+$/, asId: 1 }] })
   t.match(workload.root.facts, { nsPid: pid })
-  const path = list.facts(holds.cgroup)?.path ?? ''
+  const path = list.facts(cgroupHold)?.path ?? ''
   t.match(path, /pageferry-test/)
   t.notOk(existsSync(path), 'chosen, not created')
   t.throws(() => workload.root.stopped, { code: 'INTERNAL' })
@@ -107,7 +107,7 @@ t.test('a successor finds it frozen, and lets it run or kills it', async (t) => 
     const list = openHolds(stateDir)
     const successor = new Workload(pid, list, () => {})
     t.ok(successor.adopt(record))
-    const path = list.facts(holds.cgroup)?.path ?? ''
+    const path = list.facts(cgroupHold)?.path ?? ''
     t.ok(existsSync(path))
     successor.keepFrozen()
     successor[end]()
@@ -116,7 +116,7 @@ t.test('a successor finds it frozen, and lets it run or kills it', async (t) => 
     else await eventually('it is gone', () => !isAlive(pid))
     t.notOk(existsSync(path))
     successor.close()
-    t.equal(openHolds(stateDir).facts(holds.cgroup), undefined, 'a third worker has nothing to undo')
+    t.equal(openHolds(stateDir).facts(cgroupHold), undefined, 'a third worker has nothing to undo')
   }
 })
 
@@ -145,7 +145,7 @@ t.test('killed while the freezer holds it: its cgroup does not stay', async (t) 
   workload.open(`${id}-killed`)
   workload.stop(() => {})
   workload.keepFrozen()
-  const path = list.facts(holds.cgroup)?.path ?? ''
+  const path = list.facts(cgroupHold)?.path ?? ''
   t.ok(existsSync(path))
   kill(pid)
   list.releaseAll()

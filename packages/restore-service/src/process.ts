@@ -1,7 +1,7 @@
 import { closeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Logger, PageferryError } from '@pageferry/base'
-import { type Clocks, Freezer, Restorer } from '@pageferry/checkpoint'
+import { PageferryError } from '@pageferry/base'
+import { type Clocks, cgroupHold, Freezer, Restorer } from '@pageferry/checkpoint'
 import {
   connectKeeper,
   fds,
@@ -11,6 +11,8 @@ import {
   readExitStatus,
 } from '@pageferry/kernel'
 import type { WorkloadExit } from '@pageferry/migration'
+import type { Holds } from '@pageferry/service/worker'
+import { keeperHold } from './holds.js'
 import type { Known } from './records.js'
 
 /** The keeper reaps its child and writes down how it ended; fsync included that takes a moment. */
@@ -20,12 +22,15 @@ const exitStatusPauseMs = 20
 export interface RestoredProcessOptions {
   /** Of the keeper: its socket, and later the exit status, which the service finds there too. */
   directory: string
-  log: Logger
+  /** What has to be undone; `discard` undoes it, also what the worker before has left. */
+  holds: Holds
   /** Once, when the process has ended; never synchronously. */
   onExit(exit: WorkloadExit): void
 }
 
 export interface SkeletonOptions {
+  /** Of the migration. */
+  id: string
   /** The workload's pid in its own namespace. */
   nsPid: number
   newPidNamespace: boolean
@@ -38,7 +43,7 @@ export interface SkeletonOptions {
  *
  *   create   this worker: traced with EXITKILL, so the skeleton dies with the worker, whatever happens
  *   release  the freezer's cgroup: it stays, frozen, when the worker dies
- *   thaw     nobody: it runs, as a child of its keeper
+ *   thaw     its keeper, as whose child it runs
  *   discard  gone, and keeper and cgroup with it
  */
 export class RestoredProcess {
@@ -76,18 +81,20 @@ export class RestoredProcess {
   }
 
   /**
-   * Starts the keeper and, below it, the empty skeleton. When it fails, `discard` removes what there is; the caller
-   * must have recorded the freezer before, so that a successor can do the same.
+   * Starts the keeper and, below it, the empty skeleton. When it fails, `discard` removes what there is.
+   * @throws UNSUPPORTED_HOST when no cgroup can be made
    */
-  async create(
-    freezer: Freezer,
-    options: SkeletonOptions,
-  ): Promise<{ restorer: Restorer; keeper: KeeperClient }> {
-    const { nsPid, newPidNamespace, clockOffsets } = options
+  async create(options: SkeletonOptions): Promise<{ restorer: Restorer; keeper: KeeperClient }> {
+    const { id, nsPid, newPidNamespace, clockOffsets } = options
+    const { directory, holds } = this.#options
+    holds.announce(cgroupHold, Freezer.atTop(id).record)
+    holds.announce(keeperHold, { directory })
+    const freezer = holds.take(cgroupHold, (record) => new Freezer(record))
     this.#freezer = freezer
     freezer.create()
+    holds.take(keeperHold, () => directory)
     const keeper = await launchKeeper({
-      dir: this.#options.directory,
+      dir: directory,
       newPidNamespace,
       monotonicOffsetNs: clockOffsets?.monotonicNs,
       boottimeOffsetNs: clockOffsets?.boottimeNs,
@@ -103,8 +110,9 @@ export class RestoredProcess {
   }
 
   /** After kill -9 of the worker before: the process is its keeper's, frozen or running, or it has ended. */
-  adopt({ freezer, pid }: Pick<Known, 'freezer' | 'pid'>): void {
-    if (freezer !== undefined) this.#freezer = new Freezer(freezer)
+  adopt({ pid }: Pick<Known, 'pid'>): void {
+    const record = this.#options.holds.facts(cgroupHold)
+    if (record !== undefined) this.#freezer = new Freezer(record)
     this.#pid = pid ?? 0
     try {
       this.#keeper = connectKeeper(this.#options.directory)
@@ -163,16 +171,9 @@ export class RestoredProcess {
   /** Kills it and ends the keeper. Idempotent; succeeds when they, or any of them, never were. */
   discard(): void {
     this.#stopWatching()
-    try {
-      if (this.#keeper?.status().state === 'none') this.#keeper.quit()
-      else this.#keeper?.kill()
-    } catch (error) {
-      this.#options.log.debug({ error: (error as Error).message }, 'the keeper is gone already')
-    }
-    this.#freezer?.thaw()
+    this.#options.holds.releaseAll()
     this.#keeper?.close()
     this.#keeper = null
-    this.#freezer?.remove()
   }
 
   /** This worker's descriptors; the process goes on. */

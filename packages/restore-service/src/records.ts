@@ -1,6 +1,5 @@
 import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
-import type { FreezerRecord } from '@pageferry/checkpoint'
 import type { DestinationReport, VerifySetting } from '@pageferry/migration'
 import type { WorkerChannel, WorkerSpec } from '@pageferry/service/worker'
 
@@ -9,8 +8,6 @@ export interface Remembered {
   /** connect: how many bulk lanes are dialled again, and the port of the fault lane. */
   nrBulkLanes?: number
   faultPort?: number
-  /** prepare, before the cgroup exists: what has to be removed. */
-  freezer?: FreezerRecord
   /** prepare: the workload as the source calls it, and its threads of that moment. */
   nsPid?: number
   comm?: string

@@ -7,7 +7,7 @@ import {
   RecordFile,
   toErrorInfo,
 } from '@pageferry/base'
-import { Freezer, ProcessImages, readStat, rehearse } from '@pageferry/checkpoint'
+import { ProcessImages, readStat, rehearse } from '@pageferry/checkpoint'
 import { Heir } from '@pageferry/kernel'
 import {
   type DestinationEffect,
@@ -29,6 +29,7 @@ import {
 import { LazyMap } from '@pageferry/pages'
 import type { RestoreRequest } from '@pageferry/service'
 import {
+  type Holds,
   Inbox,
   StatusReporter,
   type WorkerChannel,
@@ -37,6 +38,7 @@ import {
 } from '@pageferry/service/worker'
 import { type Frame, type FrameOf, frameToError, isFrameOn, WireError } from '@pageferry/wire'
 import { checkAdmission, clockOffsets } from './admission.js'
+import { openHolds } from './holds.js'
 import { DestinationLanes } from './lanes/lanes.js'
 import { AddressSpace } from './lazy/address-space.js'
 import { type Family, holdSkeleton } from './lazy/adopt.js'
@@ -71,6 +73,7 @@ export class DestinationWorker {
   readonly #phases: Phases
   readonly #driver: Driver<DestinationState, DestinationEvent, DestinationEffect>
   readonly #lanes: DestinationLanes
+  readonly #holds: Holds
   readonly #process: RestoredProcess
   readonly #inbox = new Inbox()
   readonly #images = new ProcessImages()
@@ -94,7 +97,12 @@ export class DestinationWorker {
     this.#log = log
     this.#records = new DestinationRecords(channel, spec)
     this.#report = this.#records.known.report ?? emptyReport()
-    this.#process = new RestoredProcess({ directory: stateDir, log, onExit: (exit) => this.#onExit(exit) })
+    this.#holds = openHolds(stateDir)
+    this.#process = new RestoredProcess({
+      directory: stateDir,
+      holds: this.#holds,
+      onExit: (exit) => this.#onExit(exit),
+    })
     this.#status = new StatusReporter(channel, { phase: 'connect' }, () =>
       destinationStatus(this.#driver.state, this.#process, this.#records.known, this.#report),
     )
@@ -277,10 +285,10 @@ export class DestinationWorker {
     const { pid: nsPid, comm, tids, verify } = begin
     this.#verifier = this.#verifierFor(verify)
     this.#verifier?.createLog()
-    const freezer = Freezer.atTop(this.#spec.id)
-    await this.#records.keep({ freezer: freezer.record, nsPid, comm, threads: tids.length, verify })
+    await this.#records.keep({ nsPid, comm, threads: tids.length, verify })
     const newPidNamespace = this.#spec.request.newPidNamespace === true
-    const { restorer, keeper } = await this.#process.create(freezer, {
+    const { restorer, keeper } = await this.#process.create({
+      id: this.#spec.id,
       nsPid,
       newPidNamespace,
       clockOffsets: offsets,
@@ -420,6 +428,7 @@ export class DestinationWorker {
     void this.#lanes.close().then(() => {
       this.#driver.stop()
       this.#journal.close()
+      this.#holds.close()
       this.#process.close()
       this.#channel.exit(0)
     })

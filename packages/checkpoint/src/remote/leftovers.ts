@@ -5,23 +5,23 @@ import { codeBytes, isInjectionCode } from './exit-sequence.js'
 import { findGap, scratchPages } from './scratch.js'
 import { StoppedProcess } from './stopped-process.js'
 
-/** A thread in the middle of leftover code needs microseconds to get out of it. */
+/** A thread in the middle of leftover code leaves it within microseconds. */
 const attempts = 50
 const pauseMs = 2
 
 /**
- * Where the scratch area of a freeze will lie, chosen while the workload still runs, so that a successor can be
- * told before the area exists. Far from where the kernel puts new mappings; if the workload maps something just
- * there in the meantime, `mapScratch` fails.
+ * Where the scratch area of a freeze will lie: far from where the kernel puts new mappings. Chosen while the workload still
+ * runs, so that the place is on record before the area exists. If the workload maps something just there in the meantime,
+ * `mapScratch` fails.
  */
 export function chooseScratch(pid: number): number {
   return findGap(readMaps(pid), scratchPages)
 }
 
 /**
- * Removes from a workload what a tracer of ours that was killed in the middle has left there: the scratch area
- * (only an area of exactly its kind at the place that was chosen for it) and injected code behind the vdso.
- * Stops the process for a moment, and only if there is something. The process must not be frozen.
+ * Removes the leftovers of a tracer of ours that was killed: the scratch area (only an area of exactly its kind at the
+ * place that was chosen for it) and injected code behind the vdso. Stops the process for a moment, and only if it finds
+ * something. The process must not be frozen.
  */
 export function removeLeftovers(pid: number, scratchPage: number | undefined): void {
   if (!hasLeftovers(pid, scratchPage)) return
@@ -37,7 +37,7 @@ export function removeLeftovers(pid: number, scratchPage: number | undefined): v
         stopped.leader.call('munmap', addressOf(scratchPage as number), scratchPages * pageBytes)
       }
     } finally {
-      // Letting go of it also wipes the code, which somebody may still be in.
+      // `resume` also wipes the code: not while a thread is in it.
       if (settled) stopped.resume()
       else stopped.detach()
     }

@@ -8,12 +8,12 @@ import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedArea
 const pagesPerRead = 1024
 
 /**
- * Compares contents, where the kernel tracks nothing: a page is written when it differs from what was sent.
- * The hash that is kept is that of the bytes that were *sent*: a page that changes between the look and the
- * read, and changes back before the freeze, must not pass for clean.
+ * Compares contents, where the kernel tracks nothing: a page is written when it differs from the bytes that were sent. The
+ * hash is that of the bytes that were *sent*: a page that changes between scan and read, and changes back before the freeze,
+ * must not pass for clean.
  *
- * XXH64: two contents of one page agree by accident once in 2^64 changes; nobody who controls the workload's
- * memory gains by making them agree, it is his own memory that he spoils.
+ * XXH64: two contents of one page agree by accident once in 2^64 changes. A user who makes them agree on purpose spoils only
+ * the memory of his own workload.
  */
 export class PageHashTracker implements Tracker {
   readonly kind = 'page-hash'

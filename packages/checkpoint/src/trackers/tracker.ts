@@ -4,9 +4,9 @@ import { fds } from '@pageferry/kernel'
 import { type Area, type AreaMap, carriesPages, PageSet } from '@pageferry/pages'
 import { readMaps } from '../proc/maps.js'
 
-/** What a look at the workload's page tables found. */
+/** What a scan of the workload's page tables found. */
 export interface MemoryScan {
-  /** Pages with content of the process's own (memory/source-pages.ts, FrozenMemory.presentOrSwapped). */
+  /** Pages with content of the process's own (pages/source-pages.ts, FrozenMemory.presentOrSwapped). */
   present: PageSet
   /** SWAPPED and not PRESENT: swapped out, or only a write-protect marker of the kernel's; nothing tells which. */
   doubtful: PageSet
@@ -19,8 +19,8 @@ export interface MemoryScan {
 }
 
 /**
- * Finds out which pages were written between two looks. Three ways (kernel-facts.md), one interface:
- * write protection by userfaultfd, soft-dirty bits, and comparing page contents.
+ * Finds out which pages were written between two scans. Three ways, one interface: write protection by userfaultfd,
+ * soft-dirty bits, and comparing page contents.
  */
 export interface Tracker {
   readonly kind: TrackerKind

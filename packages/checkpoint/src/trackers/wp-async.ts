@@ -11,10 +11,10 @@ import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedArea
 const { O_CLOEXEC, O_NONBLOCK } = fds
 
 /**
- * Asynchronous write protection: a userfaultfd that belongs to the workload's address space, taken over by
- * us. The kernel lifts the protection of a page on the first write and remembers; nobody waits
- * (Documentation/admin-guide/mm/userfaultfd.rst, UFFD_FEATURE_WP_ASYNC). Ends with the descriptor: when this
- * process dies, the workload is untracked again.
+ * Asynchronous write protection: a userfaultfd of the workload's address space, whose descriptor we take over. The kernel
+ * lifts the protection of a page on the first write and remembers it; the writing thread does not wait
+ * (Documentation/admin-guide/mm/userfaultfd.rst, UFFD_FEATURE_WP_ASYNC). The tracking ends with the descriptor, so also when
+ * this process dies.
  */
 export class WpAsyncTracker implements Tracker {
   readonly kind = 'wp-async'

@@ -1,6 +1,6 @@
 import { type ErrorInfo, isKernelError } from '@pageferry/base'
+import { cgroupHold } from '@pageferry/checkpoint'
 import type { FrameOf } from '@pageferry/wire'
-import { cgroup } from '../holds.js'
 import type { Source } from '../source.js'
 import { HashServer } from './hash-server.js'
 import { keptError } from './kept-original.js'
@@ -28,7 +28,7 @@ export function answerHashes(source: Source, frame: FrameOf<'hashRequest'>): voi
 /** The destination could not prove the memory of what it runs. @returns the error with what an operator must know */
 export function keepOriginal({ workload, holds, log }: Source, error: ErrorInfo): ErrorInfo {
   const { root, isGone } = workload
-  const cause = keptError(error, { pid: root.pid, isGone, freezer: holds.facts(cgroup) })
+  const cause = keptError(error, { pid: root.pid, isGone, freezer: holds.facts(cgroupHold) })
   log.error({ details: cause.details }, cause.message)
   return cause
 }

@@ -1,0 +1,32 @@
+import { cgroupHold } from '@pageferry/checkpoint'
+import { connectKeeper, type KeeperClient } from '@pageferry/kernel'
+import { type Hold, Holds } from '@pageferry/service/worker'
+
+/** The keeper, and the skeleton below it with whatever that has become. */
+export const keeperHold: Hold<{ directory: string }, string> = {
+  name: 'keeper',
+  release: endKeeper,
+  recover: ({ directory }) => endKeeper(directory),
+}
+
+/**
+ * Everything that the destination does to its host, in the order in which it is taken. The keeper is undone first: the cgroup
+ * must be empty to be removed. Once the workload runs there is nothing to undo: the keeper removes the cgroup at the end.
+ */
+export function openHolds(stateDir: string): Holds {
+  return new Holds(`${stateDir}/holds`, [cgroupHold, keeperHold])
+}
+
+/** Connects for that: a launch that failed half-way has a keeper and no client. */
+function endKeeper(directory: string): void {
+  let keeper: KeeperClient | null = null
+  try {
+    keeper = connectKeeper(directory)
+    if (keeper.status().state === 'none') keeper.quit()
+    else keeper.kill()
+  } catch {
+    // It has ended, before we asked or meanwhile.
+  } finally {
+    keeper?.close()
+  }
+}
