@@ -1,7 +1,6 @@
 import type { Logger } from '@pageferry/base'
 import type { Phases } from '@pageferry/migration'
-import type { Settings } from '@pageferry/service'
-import type { DumpRequest } from '@pageferry/service'
+import type { DumpRequest, Settings } from '@pageferry/service'
 import type { Holds, Inbox, StatusReporter, WorkerChannel, WorkerSpec } from '@pageferry/service/worker'
 import type { SourceLanes } from './lanes/lanes.js'
 import type { Push } from './lazy/push.js'

@@ -89,6 +89,7 @@ export class SpareWorkers {
         return spare.worker.dismiss(exitTimeoutMs)
       }),
     )
+    rmSync(this.#options.directory, { recursive: true, force: true })
   }
 
   #start(): void {
