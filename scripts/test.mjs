@@ -10,7 +10,7 @@
 // node and scripts/typescript-loader.mjs takes half a second where `tap run` takes two. That runner would also not
 // know which files may run side by side, nor clean up after a test that was killed.
 //
-// Two files at most run side by side that move processes, and only one of them outside of a lab (tests/groups.mjs).
+// Only one file at a time moves processes outside of a lab (tests/groups.mjs).
 //
 // A test may be skipped only for what the kernel lacks, and says so: { skip: 'kernel: no soft-dirty' }. Any other skip
 // fails the run, so that nothing is forgotten. The first lines of a file may say:
@@ -37,8 +37,8 @@ PAGEFERRY_SEED=n  repeats what was random in the run that printed this seed
 PAGEFERRY_SOAK=1  the long form: every combination, hundreds of moments and seeds
 `
 
-/** A migration keeps two processors busy, and waits half of the time. */
-const lanes = Math.max(2, Math.floor(availableParallelism() / 2))
+/** A test that moves processes waits for more than half of its time: measured, two lanes left half of two processors idle. */
+const lanes = Math.max(3, Math.floor(availableParallelism() / 2))
 
 const words = process.argv.slice(2)
 const seed = process.env.PAGEFERRY_SEED ?? String(Date.now() % 1_000_000)

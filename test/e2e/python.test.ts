@@ -1,3 +1,4 @@
+// test-timeout-s: 900
 // Python programs continue correctly: one computing, one allocating and freeing, one with threads.
 // PAGEFERRY_SOAK=1 for all combinations, 20 times in a row and 20 hops.
 

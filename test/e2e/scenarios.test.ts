@@ -1,3 +1,4 @@
+// test-timeout-s: 900
 // What single migrations must show: the scenario of 2016, a large idle process, an exit in the middle of a round.
 
 import { failureOf } from '@pageferry/service/client'

@@ -30,21 +30,31 @@ while os.uname().nodename == before and time.monotonic() < until:
     memory[n * 40960 % len(memory)] = n % 256
     time.sleep(0.01)
 print(os.getpid(), before, os.uname().nodename, flush=True)
+time.sleep(float(sys.argv[2]))
 sys.exit(int(sys.argv[1]))
 `
 
 t.test("the exit status and the output are the command's", async (t) => {
   const report = join(directory, 'report.json')
-  const args = ['--verify', '--settle', '300', '--report', report, '--', 'python3', '-c', workload, '7']
+  const args = ['--verify', '--settle', '300', '--report', report, '--', 'python3', '-c', workload, '7', '3']
   const { status, stdout, stderr } = labRun(...args)
   t.equal(status, 7, stderr)
   t.match(stdout, /^\d{5} pageferry-a pageferry-b\n$/, 'one process, on both hosts')
   t.match(stderr, /round 1: [\d,]+ pages/)
-  t.match(stderr, /runs on the destination\./)
+  t.match(stderr, /runs on the destination\.\nWaiting for python3 to end\./)
   const written = JSON.parse(readFileSync(report, 'utf8'))
   t.match(written, { mode: 'hybrid', outcome: 'migrated', verify: { mismatches: 0 } })
   t.equal(written.workload.pid, Number.parseInt(stdout, 10))
   t.ok(written.verify.pages > 16_000)
+})
+
+t.test('a command that ends as soon as it is there', async (t) => {
+  const { status, stderr } = labRun('--verify', '--settle', '300', '--', 'python3', '-c', workload, '9', '0')
+  t.equal(status, 9, stderr)
+  t.match(
+    stderr,
+    /runs on the destination\.\nWaiting|came to the destination and exited with status 9 there\.\n$/,
+  )
 })
 
 t.test('what cannot be migrated: 3, and why', async (t) => {
@@ -69,8 +79,21 @@ for (const [signal, wanted] of [
 ] as const) {
   t.test(`${signal} at any moment leaves nothing behind`, async (t) => {
     for (const momentMs of momentsMs) {
-      const name = `${prefix}-run-${process.pid}-${signal}-${momentMs}`
-      const args = ['lab', 'run', '--new-lab', name, '--settle', '300', '--', 'python3', '-c', workload, '0']
+      const name = `${prefix}-${signal}-${momentMs}`
+      const args = [
+        'lab',
+        'run',
+        '--new-lab',
+        name,
+        '--settle',
+        '300',
+        '--',
+        'python3',
+        '-c',
+        workload,
+        '0',
+        '0',
+      ]
       const child = spawn(process.execPath, [program, ...args], { stdio: ['ignore', 'ignore', 'pipe'] })
       const exit = once(child, 'exit')
       let said = ''

@@ -29,6 +29,8 @@
 #define MAX_CLIENTS 8
 /* A keeper that never got a child is of no use to anybody once its worker is gone. */
 #define UNUSED_TIMEOUT_MS 60000
+/* Of a tied one: who started it connects at once, or was killed. */
+#define TIED_TIMEOUT_MS 20000
 
 static struct options options;
 static struct child child = { .state = KEEPER_NONE, .pidfd = -1 };
@@ -287,7 +289,8 @@ __attribute__((noreturn)) static void keep(void)
 				kill_all(&child, options.new_pid_namespace);
 			killing = true;
 		}
-		int ready = poll(fds, MAX_CLIENTS + 2, unused ? UNUSED_TIMEOUT_MS : -1);
+		int patience_ms = options.tied ? TIED_TIMEOUT_MS : UNUSED_TIMEOUT_MS;
+		int ready = poll(fds, MAX_CLIENTS + 2, unused ? patience_ms : -1);
 
 		if (ready == 0)
 			finish();

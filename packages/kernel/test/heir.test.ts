@@ -4,6 +4,7 @@ import { closeSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import type { Duplex, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { eventually } from '@pageferry/testing/eventually'
 import t, { type Test } from 'tap'
 import * as fds from '../src/fds.js'
 import { Heir } from '../src/heir.js'
@@ -65,7 +66,8 @@ t.test('shares the table while the process lives, has its userfaultfds afterward
   const pid = all.process.pid as number
   t.equal(fds.kcmp(pid, heirPid, fds.KCMP_FILES, 0, 0), 0, 'one table')
   t.not(fds.kcmp(pid, heirPid, fds.KCMP_VM, 0, 0), 0, 'but not the memory')
-  t.equal(readFileSync(`/proc/${heirPid}/comm`, 'utf8'), 'pf-heir\n')
+  const comm = () => readFileSync(`/proc/${heirPid}/comm`, 'utf8')
+  await eventually('it has started', () => comm() === 'pf-heir\n')
   const resident = Number(/^RssAnon:\s+(\d+)/m.exec(readFileSync(`/proc/${heirPid}/status`, 'utf8'))?.[1])
   t.ok(resident < 200, `${resident} KiB of memory of its own`)
 

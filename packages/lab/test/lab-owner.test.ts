@@ -53,7 +53,7 @@ for (const signal of ['SIGKILL', 'SIGTERM', 'SIGINT'] as const) {
 
 t.test('an owner killed while the lab comes up leaves nothing either', async (t) => {
   for (const afterMs of [150, 250, 350]) {
-    const name = `${prefix}-early-${process.pid}-${afterMs}`
+    const name = `${prefix}-early-${afterMs}`
     const owner = spawn(process.execPath, [program, 'lab', 'up', name, '--no-services'], { stdio: 'ignore' })
     await sleep(afterMs)
     const finished = owner.exitCode !== null
@@ -67,7 +67,7 @@ t.test('an owner killed while the lab comes up leaves nothing either', async (t)
 })
 
 t.test('lab up, exec, down by command line', async (t) => {
-  const name = `${prefix}-cli-${process.pid}`
+  const name = `${prefix}-cli`
   const attempt = (...args: string[]) => spawnSync(process.execPath, [program, ...args], { encoding: 'utf8' })
   const pageferry = (...args: string[]) => {
     const { status, stdout, stderr } = attempt(...args)

@@ -240,7 +240,7 @@ t.test('a service that does not start: its own last words, and no lab is left', 
 })
 
 t.test('down finds a lab that died before it could write anything down', async (t) => {
-  const name = `${process.env.PAGEFERRY_LAB_PREFIX ?? 'lab'}-torn-${process.pid}`
+  const name = `${process.env.PAGEFERRY_LAB_PREFIX ?? 'lab'}-torn`
   mkdirSync(`/run/pageferry/labs/${name}`, { recursive: true })
   mkdirSync('/run/pageferry/subnets', { recursive: true })
   writeFileSync('/run/pageferry/subnets/254', name)

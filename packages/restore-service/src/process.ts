@@ -75,6 +75,12 @@ export class RestoredProcess {
     return this.#keeper
   }
 
+  /** From `create` until the lazy phase. */
+  get skeleton(): { restorer: Restorer; keeper: KeeperClient } {
+    if (this.#restorer === null || this.#keeper === null) throw new PageferryError('INTERNAL', 'no skeleton')
+    return { restorer: this.#restorer, keeper: this.#keeper }
+  }
+
   /** Null until `create`, and in a worker that adopted the process: nothing is left to restore then. */
   get restorer(): Restorer | null {
     return this.#restorer

@@ -8,8 +8,8 @@ export interface Remembered {
   /** connect: how many bulk lanes are dialled again, and the port of the fault lane. */
   nrBulkLanes?: number
   faultPort?: number
-  /** prepare: the workload as the source calls it, and its threads of that moment. */
-  nsPid?: number
+  /** prepare: the address spaces of the workload, its root's first; the root's name, and its threads of that moment. */
+  asIds?: number[]
   comm?: string
   threads?: number
   verify?: VerifySetting
@@ -21,8 +21,8 @@ export interface RememberedRestore {
   pid: number
   /** That it was frozen with. */
   threads: number
-  /** Pages that are pushed later carry the number after it. */
-  finalRound: number
+  /** By as_id. Pages that are pushed later carry the number after it. */
+  finalRounds: Record<number, number>
   /** What had been measured by then. */
   report: DestinationReport
 }
@@ -51,6 +51,13 @@ export class DestinationRecords {
 
   get known(): Readonly<Known> {
     return this.#known
+  }
+
+  /** Of a workload that was restored. */
+  finalRound(asId: number): number {
+    const round = this.#known.finalRounds?.[asId]
+    if (round === undefined) throw new PageferryError('INTERNAL', `address space ${asId} was not restored`)
+    return round
   }
 
   /** Resolves when it would survive the death of this worker and of the service. */

@@ -1,35 +1,20 @@
-import { performance } from 'node:perf_hooks'
-import {
-  createLogger,
-  type ErrorInfo,
-  type Logger,
-  PageferryError,
-  RecordFile,
-  toErrorInfo,
-} from '@pageferry/base'
-import { ProcessImages, readStat, rehearse } from '@pageferry/checkpoint'
-import { Heir } from '@pageferry/kernel'
+import { createLogger, type ErrorInfo, type Logger, PageferryError, RecordFile } from '@pageferry/base'
+import { ProcessImages } from '@pageferry/checkpoint'
 import {
   type DestinationEffect,
   type DestinationEvent,
-  type DestinationReport,
   type DestinationState,
   Driver,
   destinationStateFromJournal,
   type Outcome,
-  type Phases,
-  type RoundFrame,
   startDestination,
   stepDestination,
   type ToDestination,
   takesRoundFrame,
-  type VerifySetting,
   type WorkloadExit,
 } from '@pageferry/migration'
-import { LazyMap } from '@pageferry/pages'
 import type { RestoreRequest } from '@pageferry/service'
 import {
-  type Holds,
   Inbox,
   StatusReporter,
   type WorkerChannel,
@@ -37,177 +22,156 @@ import {
   workerPhases,
 } from '@pageferry/service/worker'
 import { type Frame, type FrameOf, frameToError, isFrameOn, WireError } from '@pageferry/wire'
-import { checkAdmission, clockOffsets } from './admission.js'
+import type { Destination, Member } from './destination.js'
 import { openHolds } from './holds.js'
 import { DestinationLanes } from './lanes/lanes.js'
-import { AddressSpace } from './lazy/address-space.js'
-import { type Family, holdSkeleton } from './lazy/adopt.js'
-import { appointHeir, dismissHeir, inheritSpaces } from './lazy/heir.js'
-import { LazyPhase } from './lazy/phase.js'
-import { frameOf, type WordFacts } from './outgoing.js'
+import { runLazyPhase } from './lazy/run.js'
+import { frameOf } from './messages.js'
+import { prepare } from './prepare.js'
 import { RestoredProcess } from './process.js'
 import { DestinationRecords } from './records.js'
 import { destinationStatus, emptyReport } from './report.js'
+import { restore, thaw } from './restore.js'
 import { ImageReceiver } from './rounds/images.js'
-import { type FinalSets, RoundReceiver } from './rounds/receiver.js'
+import { takeRoundFrame } from './rounds/route.js'
 import { StoredImages } from './rounds/stored-images.js'
 import { watchSilence } from './timeouts.js'
-import { Verifier } from './verify/verifier.js'
-
-/** The as_id of the workload's root. */
-const rootAsId = 1
+import { prove } from './verify/prove.js'
+import { verifierFor } from './verify/verifier.js'
 
 /**
- * The destination's side of one migration: executes what the state machine in migration/destination-machine.ts says.
- * The workload's process belongs to its keeper; this worker may die at any moment and its successor takes over from
- * the journal, the keeper and the records.
+ * The destination's side of one migration: carries out what the state machine in migration/destination-machine.ts says;
+ * each effect is one phase, see #execute. The workload's process belongs to its keeper: this worker may die at any
+ * moment, and its successor takes over from the journal, the keeper and the records.
  */
 export class DestinationWorker {
-  readonly #spec: WorkerSpec<RestoreRequest>
-  readonly #channel: WorkerChannel
+  readonly #destination: Destination
   readonly #log: Logger
   readonly #journal: RecordFile
-  readonly #records: DestinationRecords
-  readonly #report: DestinationReport
-  readonly #status: StatusReporter
-  readonly #phases: Phases
   readonly #driver: Driver<DestinationState, DestinationEvent, DestinationEffect>
-  readonly #lanes: DestinationLanes
-  readonly #holds: Holds
-  readonly #process: RestoredProcess
-  readonly #inbox = new Inbox()
-  readonly #images = new ProcessImages()
-  readonly #imageReceiver: ImageReceiver
-  readonly #stored: StoredImages | null
-  readonly #rounds: RoundReceiver
   #begin: FrameOf<'begin'> | null = null
-  #verifier: Verifier | null = null
-  /** The address spaces with lazy pages, from the restore on; those of a worker before this one are with the keeper. */
-  #spaces: ReadonlyMap<number, Family> | null = null
-  #lazy: LazyPhase | null = null
-  /** From before the first fault until the last page: see lazy/heir.ts. */
-  #heir: Heir | null = null
-  #readyParts: Record<string, number> = {}
 
   constructor(spec: WorkerSpec<RestoreRequest>, takeover: boolean, channel: WorkerChannel) {
-    this.#spec = spec
-    this.#channel = channel
-    const { id, token, stateDir, request } = spec
-    const log = createLogger('restore-worker').child({ migration: id })
-    this.#log = log
-    this.#records = new DestinationRecords(channel, spec)
-    this.#report = this.#records.known.report ?? emptyReport()
-    this.#holds = openHolds(stateDir)
-    this.#process = new RestoredProcess({
-      directory: stateDir,
-      holds: this.#holds,
-      onExit: (exit) => this.#onExit(exit),
-    })
-    this.#status = new StatusReporter(channel, { phase: 'connect' }, () =>
-      destinationStatus(this.#driver.state, this.#process, this.#records.known, this.#report),
-    )
-    const { injectFault, imagesDir } = request
-    this.#phases = workerPhases({ role: 'destination', log, status: this.#status, injectFault, takeover })
-    this.#stored = imagesDir === undefined || takeover ? null : new StoredImages(imagesDir)
-    this.#imageReceiver = new ImageReceiver((name, bytes) => {
-      this.#images.set(name, bytes)
-      this.#stored?.store(name, bytes)
-      this.#rounds.imageCame(name)
-    })
-    const source = { url: request.source, migrationId: id, token }
-    this.#lanes = new DestinationLanes(source, this.#records.known, log, {
-      onFrame: (frame, payload) => this.#onFrame(frame, payload),
-      onLost: (lane, index) => this.#driver.post({ type: 'laneLost', lane, index }),
-      onRedialled: (lane, index) => {
-        if (lane === 'control') this.#verifier?.reconnected()
-        this.#driver.post({ type: 'reconnected', lane, index })
-      },
-      onPeerUnknown: () => this.#driver.post({ type: 'peerUnknown' }),
-    })
-    this.#rounds = new RoundReceiver(this.#images, this.#lanes.bulk, {
-      onRoundApplied: (frame) => this.#lanes.send(frame),
-      onFinalMap: () => this.#beginRestore(),
-      onFinalPagemap: (sets) => this.#noteLazy(sets),
-      onRoundFailed: (error) =>
-        this.#driver.post({ type: 'stepFailed', step: 'prepare', error: error.toInfo() }),
-    })
-    this.#journal = RecordFile.open(`${stateDir}/journal`)
+    this.#log = createLogger('restore-worker').child({ migration: spec.id })
+    this.#destination = this.#open(spec, takeover, channel)
+    this.#journal = RecordFile.open(`${spec.stateDir}/journal`)
+    if (takeover) this.#adopt()
+    const { status, lanes } = this.#destination
     const records = this.#journal.records as { type: string }[]
-    if (takeover) {
-      this.#process.adopt(this.#records.known)
-      this.#verifier = this.#verifierFor(this.#records.known.verify)
-    }
     this.#driver = new Driver(takeover ? destinationStateFromJournal(records) : startDestination(), {
       step: stepDestination,
       execute: (effect, signal) => this.#execute(effect, signal),
-      onState: () => this.#status.send(),
+      onState: () => status.send(),
     })
     channel.onCancel(() => this.#driver.post({ type: 'cancel' }))
     watchSilence(
-      () => ({ state: this.#driver.state, isConnected: this.#lanes.isConnected }),
+      () => ({ state: this.#driver.state, isConnected: lanes.isConnected }),
       (what) => this.#driver.post({ type: 'timeout', what }),
     )
   }
 
-  get #facts(): WordFacts {
-    return { pid: this.#process.pid, report: this.#report, readyParts: this.#readyParts }
+  #open(spec: WorkerSpec<RestoreRequest>, takeover: boolean, channel: WorkerChannel): Destination {
+    const { stateDir, request } = spec
+    const { injectFault, imagesDir } = request
+    const log = this.#log
+    const records = new DestinationRecords(channel, spec)
+    const report = records.known.report ?? emptyReport()
+    const holds = openHolds(stateDir)
+    const root = new RestoredProcess({ directory: stateDir, holds, onExit: (exit) => this.#onExit(exit) })
+    const look = () => destinationStatus(this.#driver.state, root, records.known, report)
+    const status = new StatusReporter(channel, { phase: 'connect' }, look)
+    const images = new ProcessImages()
+    const stored = imagesDir === undefined || takeover ? null : new StoredImages(imagesDir)
+    return {
+      ...{ spec, log, channel, status, holds, records, report, root, images, stored },
+      phases: workerPhases({ role: 'destination', log, status, injectFault, takeover }),
+      lanes: this.#openLanes(spec, records),
+      inbox: new Inbox(),
+      post: (event) => this.#driver.post(event),
+      members: new Map(),
+      imageReceiver: new ImageReceiver((name, bytes) => this.#imageCame(name, bytes)),
+      readyParts: {},
+      heir: null,
+      lazy: null,
+    }
   }
 
-  get #rehearsalDir(): string {
-    return `${this.#spec.stateDir}/rehearsal`
+  #openLanes(
+    { id, token, request }: WorkerSpec<RestoreRequest>,
+    records: DestinationRecords,
+  ): DestinationLanes {
+    const source = { url: request.source, migrationId: id, token }
+    return new DestinationLanes(source, records.known, this.#log, {
+      onFrame: (frame, payload) => this.#onFrame(frame, payload),
+      onLost: (lane, index) => this.#driver.post({ type: 'laneLost', lane, index }),
+      onRedialled: (lane, index) => {
+        if (lane === 'control') for (const { verifier } of this.#members) verifier?.reconnected()
+        this.#driver.post({ type: 'reconnected', lane, index })
+      },
+      onPeerUnknown: () => this.#driver.post({ type: 'peerUnknown' }),
+    })
   }
 
-  /** --verify; null: nobody asked for it. In a successor it goes on with what is on record. */
-  #verifierFor(when: VerifySetting = 'off'): Verifier | null {
-    if (when === 'off') return null
-    const logPath = `${this.#spec.stateDir}/hashes`
-    const asId = this.#begin?.asId ?? rootAsId
-    const send = (frame: Frame): void => this.#lanes.send(frame)
-    return new Verifier({ when, asId, logPath, send }, this.#report.verify)
+  /** The worker before this one was killed. */
+  #adopt(): void {
+    const { records, root, members } = this.#destination
+    const { asIds = [], verify } = records.known
+    root.adopt(records.known)
+    for (const asId of asIds) {
+      const verifier = verifierFor(this.#destination, asId, verify)
+      members.set(asId, { asId, process: root, rounds: null, verifier, family: null })
+    }
+  }
+
+  get #members(): Member[] {
+    return [...this.#destination.members.values()]
   }
 
   #onExit(exit: WorkloadExit): void {
     this.#driver.post({ type: 'workloadExited', exit })
-    this.#lazy?.processGone(rootAsId)
+    for (const { asId } of this.#members) this.#destination.lazy?.processGone(asId)
+  }
+
+  #imageCame(name: string, bytes: Uint8Array): void {
+    const { images, stored } = this.#destination
+    images.set(name, bytes)
+    stored?.store(name, bytes)
+    for (const { rounds } of this.#members) rounds?.imageCame(name)
   }
 
   async #execute(effect: DestinationEffect, signal: AbortSignal): Promise<void> {
+    const destination = this.#destination
+    const { phases, root, lanes } = destination
     switch (effect.type) {
       case 'connect':
-        return this.#phases.run('connect', () => this.#connect())
+        return phases.run('connect', () => this.#connect())
       case 'startPrepare':
-        return this.#phases.run('skeleton', () => this.#prepare(signal))
+        return phases.run('skeleton', () => this.#prepare(signal))
       case 'startRestore':
-        return this.#restore(signal)
+        return restore(destination, signal)
       case 'detachSkeleton':
-        this.#process.release()
-        return
+        return root.release()
       case 'thawSkeleton':
-        return this.#phases.run('resume', () => this.#thaw())
+        return phases.run('resume', () => thaw(destination))
       case 'startPostcopy':
-        await this.#phases.run('postcopy', () => this.#runPostcopy(signal))
-        return this.#phases.run('verify', () => this.#prove(signal))
+        await phases.run('postcopy', () => runLazyPhase(destination, signal))
+        return phases.run('verify', () => prove(destination, signal))
       case 'discardSkeleton':
-        this.#process.discard()
-        return
+        return root.discard()
       case 'reconnect':
-        this.#lanes.redial(effect.lane, effect.index)
-        return
+        return lanes.redial(effect.lane, effect.index)
       case 'journal':
-        this.#journal.append(effect.record, effect.unsynced !== true)
-        return
+        return this.#journal.append(effect.record, effect.unsynced !== true)
       case 'send':
-        this.#lanes.send(frameOf(effect.message, this.#facts))
-        return
+        return lanes.send(frameOf(effect.message, destination))
       case 'deliver':
-        this.#inbox.put(effect.message)
-        return
+        return destination.inbox.put(effect.message)
       case 'error':
         this.#log.warn({ code: effect.error.code }, effect.error.message)
         return
       case 'restart':
         this.#log.error({ code: effect.error.code }, `starting anew: ${effect.error.message}`)
-        this.#channel.exit(1)
+        destination.channel.exit(1)
         return
       case 'finish':
         return this.#finish(effect.outcome, effect.error)
@@ -215,9 +179,15 @@ export class DestinationWorker {
   }
 
   async #connect(): Promise<void> {
-    await this.#records.keep(await this.#lanes.connectControl())
-    await this.#lanes.connectPages()
+    const { records, lanes } = this.#destination
+    await records.keep(await lanes.connectControl())
+    await lanes.connectPages()
     this.#driver.post({ type: 'connected' })
+  }
+
+  #prepare(signal: AbortSignal): Promise<void> {
+    if (this.#begin === null) throw new PageferryError('INTERNAL', 'no Begin')
+    return prepare(this.#destination, this.#begin, signal)
   }
 
   #onFrame(frame: Frame, payload: Uint8Array): void {
@@ -228,14 +198,18 @@ export class DestinationWorker {
       case 'image':
       case 'roundBegin':
       case 'roundEnd':
-        if (takesRoundFrame(this.#driver.state, frame.type)) this.#onRoundFrame(frame, payload)
+        if (takesRoundFrame(this.#driver.state, frame.type)) takeRoundFrame(this.#destination, frame, payload)
         return
-      case 'pageHashes':
-        if (this.#verifier === null) throw new PageferryError('PROTOCOL', 'hashes that nobody asked for')
-        this.#verifier.answered(frame, payload)
+      case 'pageHashes': {
+        const verifier = this.#destination.members.get(frame.asId)?.verifier ?? null
+        if (verifier === null) throw new PageferryError('PROTOCOL', 'hashes that nobody asked for')
+        verifier.answered(frame, payload)
         return
+      }
       case 'failed':
-        this.#verifier?.originalLost(PageferryError.fromInfo(frameToError(frame)))
+        for (const { verifier } of this.#members) {
+          verifier?.originalLost(PageferryError.fromInfo(frameToError(frame)))
+        }
         this.#post({ type: frame.type, error: frameToError(frame) })
         return
       case 'cancel':
@@ -250,187 +224,22 @@ export class DestinationWorker {
     this.#post(frame)
   }
 
-  /** Data of a round, past the machine: see destination-machine.ts. */
-  #onRoundFrame(frame: RoundFrame, payload: Uint8Array): void {
-    switch (frame.type) {
-      case 'image':
-        this.#imageReceiver.add(frame, payload)
-        break
-      case 'roundBegin':
-        if (frame.final) this.#status.beQuiet()
-        this.#rounds.begin(frame)
-        break
-      case 'roundEnd':
-        this.#rounds.end(frame)
-    }
-  }
-
   #post(message: ToDestination): void {
     this.#driver.post({ type: 'message', message })
   }
 
-  async #prepare(signal: AbortSignal): Promise<void> {
-    const begin = this.#begin
-    if (begin === null) throw new PageferryError('INTERNAL', 'no Begin')
-    checkAdmission(begin)
-    // Before the rehearsal, which then writes the pages that the freeze will write: of a spare worker, too, in one pass.
-    this.#heir = Heir.start()
-    // Also proves that this host can do it, before the workload is touched.
-    await rehearse(this.#rehearsalDir, 'restore', this.#channel.isRehearsed ? { passes: 1 } : {})
-    signal.throwIfAborted()
-    const offsets = await clockOffsets(begin, () => {
-      this.#lanes.send({ type: 'clockRequest' })
-      return this.#inbox.next('clockReply', signal)
-    })
-    const { pid: nsPid, comm, tids, verify } = begin
-    this.#verifier = this.#verifierFor(verify)
-    this.#verifier?.createLog()
-    await this.#records.keep({ nsPid, comm, threads: tids.length, verify })
-    const newPidNamespace = this.#spec.request.newPidNamespace === true
-    const { restorer, keeper } = await this.#process.create({
-      id: this.#spec.id,
-      nsPid,
-      newPidNamespace,
-      clockOffsets: offsets,
-    })
-    appointHeir(keeper, this.#heir)
-    holdSkeleton(keeper, begin.asId, restorer.uffd)
-    this.#records.createFile()
-    this.#rounds.fillSkeleton(restorer, begin.asId, this.#verifier?.roundLog)
-    const all = this.#phases.run('receive', () => this.#rounds.finalSets(signal))
-    all.catch((cause: unknown) => {
-      if (signal.aborted) return
-      this.#driver.post({ type: 'stepFailed', step: 'prepare', error: toErrorInfo(cause) })
-    })
-  }
-
-  /** What needs no page: the source looks through the memory meanwhile, and sends the last ones. */
-  #beginRestore(): void {
-    const { restorer } = this.#process
-    if (restorer === null) throw new PageferryError('INTERNAL', 'no skeleton')
-    restorer.beginState(this.#images)
-  }
-
-  #noteLazy(sets: FinalSets): void {
-    const { restorer, keeper } = this.#process
-    if (restorer === null || keeper === null) throw new PageferryError('INTERNAL', 'no skeleton')
-    const map = new LazyMap(sets.lazy.clone(), restorer.map.registered.clone())
-    const asId = this.#begin?.asId ?? rootAsId
-    const space = AddressSpace.create(keeper, asId, restorer.uffd, { lazy: map, unsettled: [] })
-    this.#spaces = new Map([[asId, [space]]])
-    // Meanwhile the last pages are on their way.
-    this.#verifier?.checkAbsent(restorer, sets)
-  }
-
-  /** Afterwards the skeleton is the workload, frozen at the instruction where the original stands. */
-  async #restore(signal: AbortSignal): Promise<void> {
-    const { restorer } = this.#process
-    if (restorer === null) throw new PageferryError('INTERNAL', 'no skeleton')
-    const sets = await this.#rounds.finalSets(signal)
-    const began = performance.now()
-    await this.#phases.run('reconcile', () => this.#verifier?.checkSkeleton(restorer, sets, signal))
-    if (this.#verifier !== null) this.#report.verify = this.#verifier.report
-    const { pid, memFd } = restorer.skeleton
-    this.#stored?.storePages({ pid, memFd, nsPid: restorer.nsPid }, sets)
-    const verified = performance.now()
-    await this.#phases.run('restore', () => {
-      restorer.finishState(this.#images)
-      this.#process.freeze()
-    })
-    this.#report.blackout.restoreMs = performance.now() - began // for a successor, who does not see the rest
-    const { nrThreads } = readStat(pid)
-    this.#records.saveRestore({
-      ...{ pid, threads: nrThreads },
-      ...{ finalRound: this.#rounds.round, report: this.#report },
-    })
-    const ended = performance.now()
-    this.#report.blackout.restoreMs = ended - began
-    this.#readyParts = { verifyMs: verified - began, stateMs: ended - verified }
-  }
-
-  /** Its first faults wait until Postcopy starts, which is next. */
-  #thaw(): void {
-    const began = performance.now()
-    this.#process.thaw()
-    this.#report.blackout.resumeMs = performance.now() - began
-  }
-
-  async #runPostcopy(signal: AbortSignal): Promise<void> {
-    const { keeper, restorer } = this.#process
-    // It ends with the last process of the tree: then nobody needs a page any more.
-    if (keeper === null) return
-    const takenOver = this.#spaces === null
-    const spaces = this.#spaces ?? inheritSpaces(keeper, this.#log)
-    if (takenOver) {
-      this.#heir = Heir.start()
-      appointHeir(keeper, this.#heir)
-    }
-    const totalPages = [...spaces.values()].flat().reduce((sum, { lazy }) => sum + lazy.pendingCount, 0)
-    const round = (this.#records.known.finalRound ?? 1) + 1
-    const members = new Map(
-      [...spaces].map(([asId, family]) => {
-        return [asId, { spaces: family, verifier: this.#verifier, process: this.#process }] as const
-      }),
-    )
-    const phase = new LazyPhase({
-      members,
-      takenOver,
-      round,
-      prefetch: this.#spec.request.prefetch !== false,
-      log: this.#log,
-      onProgress: (pendingPages, faults, installedPages) => {
-        this.#lanes.send({ type: 'progress', pendingPages, faults, installedPages })
-        this.#status.show({ phase: 'postcopy', pendingPages, totalPages })
-      },
-      onForkRead: () => this.#phases.reach('fork-event'),
-      freezer: this.#process,
-      lane: this.#lanes.fault,
-    })
-    this.#lazy = phase
-    this.#lanes.fault.receive(phase)
-    const running = phase.run(signal)
-    this.#status.speak()
-    for (const [asId, [workload]] of spaces) {
-      const { uffd, gate } = workload
-      if (gate === null) continue
-      const hashLog = this.#verifier?.lazyLog
-      const target = { kind: 'lazy', asId, round, uffd, gate: gate.buffer, hashLog } as const
-      this.#lanes.bulk.openLazy(target, phase)
-    }
-    if (this.#process.exit !== undefined) phase.processGone(rootAsId)
-    await running
-    Object.assign(this.#report, phase.report)
-    phase.release()
-    if (this.#heir !== null) dismissHeir(keeper, this.#heir)
-    restorer?.skeleton.close()
-  }
-
-  /** The workload runs on its own now; the frozen original waits for this. */
-  async #prove(signal: AbortSignal): Promise<void> {
-    if (this.#verifier === null) return
-    try {
-      await this.#verifier.prove(signal)
-    } catch (error) {
-      if (!signal.aborted) this.#log.error({ verify: this.#verifier.report }, (error as Error).message)
-      throw error
-    } finally {
-      this.#report.verify = this.#verifier.report
-    }
-  }
-
   async #finish(outcome: Outcome, error?: ErrorInfo): Promise<void> {
-    const cause = this.#status.end(outcome, error)
-    this.#verifier?.removeLog()
-    if (cause !== null && outcome === 'discarded' && !this.#lanes.isConnected) {
-      await this.#lanes.sayFailed(cause)
-    }
+    const { status, lanes, holds, root, channel } = this.#destination
+    const cause = status.end(outcome, error)
+    for (const { verifier } of this.#members) verifier?.removeLog()
+    if (cause !== null && outcome === 'discarded' && !lanes.isConnected) await lanes.sayFailed(cause)
     // Not awaited: while the lane closes, the machine still answers what the source may have missed.
-    void this.#lanes.close().then(() => {
+    void lanes.close().then(() => {
       this.#driver.stop()
       this.#journal.close()
-      this.#holds.close()
-      this.#process.close()
-      this.#channel.exit(0)
+      holds.close()
+      root.close()
+      channel.exit(0)
     })
   }
 }

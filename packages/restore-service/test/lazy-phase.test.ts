@@ -30,8 +30,10 @@ async function setUp(test: Test, lazyOf: (first: number) => LazyMap, prefetch = 
   const space = AddressSpace.create(keeper, asId, fds.dup(child.uffd), waiting)
   const { source, destination } = await lanePair(test, 'fault')
   const phase = new LazyPhase({
-    ...{ takenOver: false, round, prefetch },
-    members: new Map([[asId, { spaces: [space], verifier: null, process: { pid: 0 } }]]),
+    ...{ takenOver: false, prefetch },
+    members: new Map([
+      [asId, { spaces: [space], round, verifier: null, process: { pid: 0, exit: undefined } }],
+    ]),
     log: createLogger('test', 'silent'),
     onProgress: () => {},
     onForkRead: () => {},

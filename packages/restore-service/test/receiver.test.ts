@@ -1,13 +1,17 @@
 import type { Restorer } from '@pageferry/checkpoint'
+import type { DestinationEvent, RoundFrame } from '@pageferry/migration'
 import { PE_LAZY, PE_PARENT, PE_PRESENT } from '@pageferry/pages'
 import { eventually } from '@pageferry/testing/eventually'
 import { lanePair, Recorder } from '@pageferry/testing/sockets'
 import { bulkWindowBatches, type FrameOf } from '@pageferry/wire'
 import type { Lane } from '@pageferry/wire/sockets'
 import t, { type Test } from 'tap'
+import type { Destination, Member } from '../src/destination.js'
 import { BulkInstaller } from '../src/lanes/bulk-installer.js'
 import type { RoundTarget } from '../src/lanes/bulk-messages.js'
+import { ImageReceiver } from '../src/rounds/images.js'
 import { RoundReceiver } from '../src/rounds/receiver.js'
+import { takeRoundFrame } from '../src/rounds/route.js'
 import { area, createRestorer, Images, pages, read, relative, table } from './fixtures/skeleton.js'
 
 const asId = 5
@@ -52,7 +56,7 @@ async function setUp(test: Test, nrLanes = 2): Promise<Setup> {
       for (const { installer } of lanes) installer.close()
     },
   }
-  const rounds = new RoundReceiver(images.images, bulk, {
+  const rounds = new RoundReceiver({ restorer, asId }, images.images, bulk, {
     onRoundApplied: (frame) => applied.push(frame.pages),
     onFinalMap: () => finalSteps.push('map'),
     onFinalPagemap: () => finalSteps.push('pagemap'),
@@ -60,12 +64,6 @@ async function setUp(test: Test, nrLanes = 2): Promise<Setup> {
       throw error
     },
   })
-  t.throws(
-    () => rounds.begin({ type: 'roundBegin', asId, round: 1, final: false }),
-    { code: 'PROTOCOL' },
-    'no skeleton',
-  )
-  rounds.fillSkeleton(restorer, asId)
   return { restorer, images, lanes, rounds, applied, finalSteps }
 }
 
@@ -193,7 +191,6 @@ t.test('frames out of order, or of another process', async (t) => {
   const other = { asId: asId + 1 }
 
   t.throws(() => begin(setup, 2), outOfOrder, 'the first round is 1')
-  t.throws(() => begin(setup, 1, other), foreign)
   t.throws(() => end(setup, 1, [0]), outOfOrder, 'no round has begun')
   t.equal(rounds.round, 0)
 
@@ -208,7 +205,6 @@ t.test('frames out of order, or of another process', async (t) => {
     'a page outside the map',
   )
   t.throws(() => end(setup, 2, [0]), outOfOrder)
-  t.throws(() => end(setup, 1, [0], other), foreign)
   t.throws(() => end(setup, 1, [0], { final: true }), outOfOrder, 'it began as another kind of round')
   t.throws(() => pagemap(setup, []), outOfOrder, 'of a round that is not the final one')
   t.doesNotThrow(() => rounds.imageCame('mm-100.img'), 'other images have no order')
@@ -224,6 +220,32 @@ t.test('frames out of order, or of another process', async (t) => {
   t.throws(() => end(setup, 1, [2]), outOfOrder)
   t.same(relative(restorer.presentPages()), [[0, 2]])
   await eventually('the good ones are acknowledged', () => lanes[0].acks.frames.length === 2)
+})
+
+t.test('each frame goes to the rounds of its address space', async (t) => {
+  const setup = await setUp(t)
+  const { rounds, restorer } = setup
+  const failures: DestinationEvent[] = []
+  const member: Member = { asId, process: {} as Member['process'], rounds, verifier: null, family: null }
+  const destination = {
+    members: new Map([[asId, member]]),
+    imageReceiver: new ImageReceiver(() => {}),
+    status: { beQuiet: () => t.fail('not the final round') } as unknown as Destination['status'],
+    post: (event: DestinationEvent) => failures.push(event),
+  }
+  const take = (frame: RoundFrame) => takeRoundFrame(destination, frame, new Uint8Array())
+  take({ type: 'roundBegin', asId: asId + 1, round: 1, final: false })
+  take({ type: 'roundEnd', asId: asId + 1, round: 1, final: false, batchesPerLane: [0] })
+  const unknown = { code: 'PROTOCOL', message: `address space ${asId + 1} is unknown` }
+  const failure = { type: 'stepFailed', step: 'prepare', error: unknown }
+  t.match(failures, [failure, failure], 'each ends the migration, with its reason')
+  t.equal(rounds.round, 0)
+  take({ type: 'roundBegin', asId, round: 1, final: false })
+  batch(setup, 0, 1, 0, [1])
+  take({ type: 'roundEnd', asId, round: 1, final: false, batchesPerLane: [1] })
+  t.equal(rounds.round, 1)
+  t.same(relative(restorer.presentPages()), [[0, 1]])
+  t.equal(failures.length, 2)
 })
 
 t.test('more batches than RoundEnd says', async (t) => {

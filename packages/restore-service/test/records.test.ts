@@ -28,16 +28,27 @@ t.test('what a successor knows', async (t) => {
   const first = worker()
   t.same(first.known, {})
   await first.keep({ nrBulkLanes: 2 })
-  await first.keep({ nsPid: 7, comm: 'odd', threads: 3 })
+  await first.keep({ asIds: [1], comm: 'odd', threads: 3 })
   first.createFile()
-  t.same(worker().known, { nrBulkLanes: 2, nsPid: 7, comm: 'odd', threads: 3 }, 'an empty file says nothing')
+  t.same(
+    worker().known,
+    { nrBulkLanes: 2, asIds: [1], comm: 'odd', threads: 3 },
+    'an empty file says nothing',
+  )
 
   const recorded = records.length
-  first.saveRestore({ pid: 4711, threads: 4, finalRound: 3, report: { ...emptyReport(), drainMs: 5 } })
+  first.saveRestore({
+    pid: 4711,
+    threads: 4,
+    finalRounds: { 1: 3 },
+    report: { ...emptyReport(), drainMs: 5 },
+  })
   t.equal(records.length, recorded, 'the service has no part in the freeze')
-  t.match(first.known, { pid: 4711, threads: 4, finalRound: 3 })
+  t.match(first.known, { pid: 4711, threads: 4, finalRounds: { 1: 3 } })
+  t.equal(worker().finalRound(1), 3)
+  t.throws(() => worker().finalRound(2), { code: 'INTERNAL' })
   t.match(worker().known, {
-    ...{ nrBulkLanes: 2, comm: 'odd', pid: 4711, finalRound: 3, report: { drainMs: 5 } },
+    ...{ nrBulkLanes: 2, comm: 'odd', pid: 4711, finalRounds: { 1: 3 }, report: { drainMs: 5 } },
     threads: 4,
   })
 })
@@ -50,7 +61,7 @@ t.test('killed while it wrote that', async (t) => {
 
 t.test('nothing is created in the freeze', async (t) => {
   const { worker } = setUp(t)
-  t.throws(() => worker().saveRestore({ pid: 1, threads: 1, finalRound: 1, report: emptyReport() }), {
+  t.throws(() => worker().saveRestore({ pid: 1, threads: 1, finalRounds: { 1: 1 }, report: emptyReport() }), {
     code: 'INTERNAL',
   })
 })

@@ -58,6 +58,8 @@ async function runOnce(
     })
     progress.stop()
     conclude(result, flags.report, process.stderr)
+    const ended = result.destination?.workload?.exit
+    if (ended !== undefined) return ended
     process.stderr.write(`Waiting for ${command[0]} to end.\n`)
     return await waitForExit(lab, 'b', result.id, signal)
   } finally {

@@ -12,15 +12,17 @@ import { MlockedMremap } from './mlocked-mremap.js'
 import { Pager } from './pager.js'
 import { Standstill } from './standstill.js'
 
-type LazyVerifier = Pick<Verifier, 'noteLazy' | 'noteUnlogged'>
+type LazyVerifier = Pick<Verifier, 'lazyLog' | 'noteLazy' | 'noteUnlogged'>
 
 /** One address space of the workload when it is resumed. */
-interface LazyMember {
+export interface LazyMember {
   /** Itself, and after a takeover the children that it has forked since. */
   spaces: Family
+  /** The number that pushed batches carry. */
+  round: number
   /** Hashes pages before they are installed. */
   verifier: LazyVerifier | null
-  process: Pick<RestoredProcess, 'pid'>
+  process: Pick<RestoredProcess, 'pid' | 'exit'>
 }
 
 export interface LazyPhaseOptions {
@@ -28,7 +30,6 @@ export interface LazyPhaseOptions {
   members: ReadonlyMap<number, LazyMember>
   /** Another worker served them before: part of what the source has sent is lost. */
   takenOver: boolean
-  round: number
   /** Ask for pages that will probably be touched next. */
   prefetch: boolean
   log: Logger
@@ -70,8 +71,8 @@ export class LazyPhase implements FaultReceiver {
     this.#pushBegan = options.takenOver
     this.#standstill = new Standstill(options.freezer)
     if (options.takenOver) this.#standstill.end()
-    const { round, prefetch, log, lane, onForkRead } = options
-    for (const [asId, { spaces, process }] of options.members) {
+    const { prefetch, log, lane, onForkRead } = options
+    for (const [asId, { spaces, round, process }] of options.members) {
       const pager = new Pager(spaces, {
         ...{ asId, round, prefetch, log, lane, onForkRead },
         standstill: this.#standstill,
@@ -146,7 +147,7 @@ export class LazyPhase implements FaultReceiver {
   #pagerOf({ asId, round }: { asId: number; round: number }): Pager {
     const pager = this.#pagers.get(asId)
     if (pager === undefined) throw new WireError('OUTSIDE_PROCESS', `address space ${asId} is unknown`)
-    if (round !== this.#options.round) {
+    if (round !== this.#options.members.get(asId)?.round) {
       throw new WireError('OUT_OF_ORDER', `round ${round} of address space ${asId} is not being received`)
     }
     return pager

@@ -28,24 +28,24 @@ export interface RoundEvents {
 interface Skeleton {
   restorer: Restorer
   asId: number
-  /** The authority on the contents: its image comes within the final round, behind those of the state. */
-  pagemapName: string
   /** Where the threads of the bulk lanes log the hashes of what they install; undefined: nothing is verified. */
-  hashLog: string | undefined
+  hashLog?: string
 }
 
 /**
- * Applies rounds to the skeleton: first the round's memory map, then its pages, which the bulk lanes install. A round is
+ * Applies the rounds of one address space to its skeleton: first the round's memory map, then its pages, which the bulk lanes install. A round is
  * complete when each lane has installed as many batches as RoundEnd says; nothing of the next one is applied before.
  *
  * What the control lane says of rounds comes here directly, and so does each installed batch. An error in a frame of the
  * control lane ends the migration with its own reason (`onRoundFailed`); one in a batch closes the lane that carried it.
  */
 export class RoundReceiver implements RoundBatches {
+  readonly #skeleton: Skeleton
   readonly #images: ProcessImages
+  /** The authority on the contents: its image comes within the final round, behind those of the state. */
+  readonly #pagemapName: string
   readonly #bulk: Pick<BulkLanes, 'openRound' | 'close'>
   readonly #events: RoundEvents
-  #skeleton: Skeleton | null = null
   #round = 0
   #isFinal = false
   #open = false
@@ -59,18 +59,20 @@ export class RoundReceiver implements RoundBatches {
   readonly #finalInstalled: Promise<FinalSets>
   #installed: (sets: FinalSets) => void = () => {}
 
-  constructor(images: ProcessImages, bulk: Pick<BulkLanes, 'openRound' | 'close'>, events: RoundEvents) {
+  constructor(
+    skeleton: Skeleton,
+    images: ProcessImages,
+    bulk: Pick<BulkLanes, 'openRound' | 'close'>,
+    events: RoundEvents,
+  ) {
+    this.#skeleton = skeleton
+    this.#pagemapName = imageFileName('pagemap', skeleton.restorer.nsPid)
     this.#images = images
     this.#bulk = bulk
     this.#events = events
     this.#finalInstalled = new Promise((resolve) => {
       this.#installed = resolve
     })
-  }
-
-  /** Before the source is told that it may send rounds. */
-  fillSkeleton(restorer: Restorer, asId: number, hashLog?: string): void {
-    this.#skeleton = { restorer, asId, pagemapName: imageFileName('pagemap', restorer.nsPid), hashLog }
   }
 
   get round(): number {
@@ -87,12 +89,9 @@ export class RoundReceiver implements RoundBatches {
     })
   }
 
-  /** @throws PROTOCOL when there is no skeleton yet: the source was not told to send rounds */
   #apply(action: (skeleton: Skeleton) => void): void {
-    const skeleton = this.#skeleton
-    if (skeleton === null) throw new PageferryError('PROTOCOL', 'a round before there is a skeleton')
     try {
-      action(skeleton)
+      action(this.#skeleton)
     } catch (error) {
       this.#events.onRoundFailed(
         error instanceof PageferryError
@@ -105,7 +104,6 @@ export class RoundReceiver implements RoundBatches {
   /** Brings the memory map to that of the round. */
   begin(frame: FrameOf<'roundBegin'>): void {
     this.#apply((skeleton) => {
-      checkSpace(skeleton, frame.asId)
       if (this.#open || this.#isFinal || frame.round !== this.#round + 1) {
         throw new WireError('OUT_OF_ORDER', `round ${frame.round} begins after round ${this.#round}`)
       }
@@ -128,7 +126,7 @@ export class RoundReceiver implements RoundBatches {
    */
   imageCame(name: string): void {
     this.#apply((skeleton) => {
-      if (name !== skeleton.pagemapName) return
+      if (name !== this.#pagemapName) return
       if (!this.#open || !this.#isFinal || this.#final !== null) {
         throw new WireError('OUT_OF_ORDER', `${name} in round ${this.#round}`)
       }
@@ -172,8 +170,7 @@ export class RoundReceiver implements RoundBatches {
   }
 
   end(frame: FrameOf<'roundEnd'>): void {
-    this.#apply((skeleton) => {
-      checkSpace(skeleton, frame.asId)
+    this.#apply(() => {
       const known = this.#open && frame.round === this.#round && frame.final === (this.#final !== null)
       if (!known || this.#expected !== null) {
         throw new WireError('OUT_OF_ORDER', `round ${frame.round} ends in round ${this.#round}`)
@@ -186,7 +183,7 @@ export class RoundReceiver implements RoundBatches {
   #finishIfComplete(): void {
     const expected = this.#expected
     const skeleton = this.#skeleton
-    if (expected === null || skeleton === null) return
+    if (expected === null) return
     for (const [lane, count] of this.#batches.entries()) {
       if ((count ?? 0) > (expected[lane] ?? 0)) {
         throw new WireError(
@@ -223,8 +220,4 @@ export class RoundReceiver implements RoundBatches {
       // The skeleton is gone, which the next step that needs it says.
     }
   }
-}
-
-function checkSpace(skeleton: Skeleton, asId: number): void {
-  if (asId !== skeleton.asId) throw new WireError('OUTSIDE_PROCESS', `address space ${asId} is unknown`)
 }

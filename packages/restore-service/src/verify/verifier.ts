@@ -2,9 +2,10 @@ import { closeSync, openSync, rmSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
 import type { PageferryError } from '@pageferry/base'
 import type { Restorer } from '@pageferry/checkpoint'
-import type { VerifyReport } from '@pageferry/migration'
+import type { VerifyReport, VerifySetting } from '@pageferry/migration'
 import { type AreaMap, checkInstalled, PageSet } from '@pageferry/pages'
 import type { Frame, FrameOf } from '@pageferry/wire'
+import type { Destination } from '../destination.js'
 import type { FinalSets } from '../rounds/receiver.js'
 import { Findings } from './findings.js'
 import { HashLog, readHashLog } from './hash-log.js'
@@ -19,6 +20,17 @@ export interface VerifierOptions {
   logPath: string
   /** On the control lane. */
   send(frame: Frame): void
+}
+
+/** Of one address space. null: nobody asked for it. In a successor it goes on with what is on record. */
+export function verifierFor(
+  { spec, lanes, report }: Pick<Destination, 'spec' | 'lanes' | 'report'>,
+  asId: number,
+  when: VerifySetting = 'off',
+): Verifier | null {
+  if (when === 'off') return null
+  const logPath = `${spec.stateDir}/hashes-${asId}`
+  return new Verifier({ when, asId, logPath, send: (frame) => lanes.send(frame) }, report.verify)
 }
 
 /**

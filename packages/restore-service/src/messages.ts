@@ -1,18 +1,14 @@
 import { hostFacts } from '@pageferry/checkpoint'
-import type { DestinationReport, FromDestination } from '@pageferry/migration'
+import type { FromDestination } from '@pageferry/migration'
 import { errorToFrame, errorToJson, type Frame, toJsonText } from '@pageferry/wire'
-
-/** What the destination's words carry, beyond what the machine knows. */
-export interface WordFacts {
-  /** Of the restored process, as this host sees it. */
-  pid: number
-  report: DestinationReport
-  /** Milliseconds of the parts of the restore, by name; for the source's log. */
-  readyParts: Record<string, number>
-}
+import type { Destination } from './destination.js'
 
 /** A message of the machine as a frame for the source. */
-export function frameOf(message: FromDestination, { pid, report, readyParts }: WordFacts): Frame {
+export function frameOf(
+  message: FromDestination,
+  { root, report, readyParts }: Pick<Destination, 'root' | 'report' | 'readyParts'>,
+): Frame {
+  const { pid } = root
   const { restoreMs, resumeMs } = report.blackout
   switch (message.type) {
     case 'prepared':
