@@ -14,9 +14,6 @@ import type { RoundReceiver } from './rounds/receiver.js'
 import type { StoredImages } from './rounds/stored-images.js'
 import type { Verifier } from './verify/verifier.js'
 
-/** Ids of address spaces count from here; the root of the workload has the first. */
-export const rootAsId = 1
-
 /** What the phases of one migration work with, each of which is one file. */
 export interface Destination {
   readonly spec: WorkerSpec<RestoreRequest>

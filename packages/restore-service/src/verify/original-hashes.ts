@@ -44,7 +44,7 @@ export class OriginalHashes {
             ),
           ),
         answerTimeoutMs,
-      )
+      ).unref()
       this.#open.push({ runs, timer, resolve, reject })
     })
     this.#request(runs)
