@@ -9,7 +9,7 @@ import { inLab } from '../support/in-lab.js'
 import { moveOnce, Workload } from '../support/workload.js'
 
 const programs = ['compute.py', 'alloc.py', 'threads.py']
-const timesInARow = soak ? 20 : 3
+const timesInARow = soak ? 20 : 5
 const hops = soak ? 20 : 6
 
 await inLab('Python programs', async (t, lab) => {

@@ -57,7 +57,7 @@ async function failsThenSucceeds(t: Test, nrFailures: number, strike: Strike) {
 }
 
 t.test('the restore worker dies before the commit', { timeout: 600_000 }, (t) =>
-  failsThenSucceeds(t, soak ? 40 : 4, async (_lab, driver, { id, source }, random) => {
+  failsThenSucceeds(t, soak ? 40 : 6, async (_lab, driver, { id, source }, random) => {
     const worker = driver.worker('b', 'destination', id)
     const wanted = ['precopy', 'freezing', 'dumping', 'awaitingReady']
     if (random() < 0.5) await untilState(source, id, wanted.slice(Math.floor(random() * 2)))
@@ -87,7 +87,7 @@ t.test('the dump-service dies before the commit', { timeout: 600_000 }, (t) =>
 )
 
 t.test('it is cancelled', { timeout: 600_000 }, (t) =>
-  failsThenSucceeds(t, soak ? 40 : 4, async (_lab, _driver, { id, source, destination }, random) => {
+  failsThenSucceeds(t, soak ? 40 : 6, async (_lab, _driver, { id, source, destination }, random) => {
     await sleep(random() * 1200)
     // Either side can be asked; after the commit both refuse.
     await (random() < 0.7 ? source : destination).cancel(id).catch(() => {})

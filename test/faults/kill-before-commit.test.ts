@@ -17,7 +17,7 @@ import { Restless } from '../support/restless.js'
  * migration takes up to its commit, every second one over the freeze, where all of the injection happens.
  */
 
-const nrKills = Number(process.env.PAGEFERRY_KILLS ?? (soak ? 300 : 10))
+const nrKills = Number(process.env.PAGEFERRY_KILLS ?? (soak ? 300 : 16))
 /** About as long as a migration of this workload takes up to its freeze, and from there to its commit. */
 const wholeMs = 2500
 const freezeMs = 60
