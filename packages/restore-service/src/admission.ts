@@ -15,7 +15,7 @@ import {
 import type { FrameOf } from '@pageferry/wire'
 
 /**
- * Whether the workload that Begin describes can live on this host.
+ * Checks whether the workload that Begin describes can live on this host.
  * @throws REFUSED, NOT_PERMITTED or UNSUPPORTED_HOST; nothing was touched on either side
  */
 export function checkAdmission(begin: FrameOf<'begin'>): void {
@@ -32,12 +32,12 @@ export function checkAdmission(begin: FrameOf<'begin'>): void {
   }
 }
 
-/** Of several round trips the fastest is the most exact. */
+/** Clock readings to take. The one with the fastest round trip is the most exact. */
 const clockRequests = 5
 
 /**
- * Offsets of a time namespace under which the workload's clocks go on; null when it needs none. `ask` reads its clocks
- * on the other side.
+ * Returns the offsets of a time namespace in which the workload's clocks go on; null when it needs none. `ask` reads
+ * the clocks on the source.
  */
 export async function clockOffsets(
   begin: FrameOf<'begin'>,

@@ -14,50 +14,50 @@ import type { RoundReceiver } from './rounds/receiver.js'
 import type { StoredImages } from './rounds/stored-images.js'
 import type { Verifier } from './verify/verifier.js'
 
-/** What the phases of one migration work with, each of which is one file. */
+/** State that the phases of one migration share. Each phase is one file. */
 export interface Destination {
   readonly spec: WorkerSpec<RestoreRequest>
   readonly log: Logger
   readonly channel: WorkerChannel
   readonly status: StatusReporter
   readonly phases: Phases
-  /** What must be undone. */
+  /** Everything that must be undone. */
   readonly holds: Holds
-  /** What a successor must know. */
+  /** Facts that a successor must know. */
   readonly records: DestinationRecords
   readonly report: DestinationReport
   /** The connections. */
   readonly lanes: DestinationLanes
-  /** What the source has answered to a running phase. */
+  /** Replies of the source to the running phase. */
   readonly inbox: Inbox
-  /** For what comes while no phase waits for it. */
+  /** Takes events that no phase waits for. */
   post(event: DestinationEvent): void
-  /** The root of what is moved. */
+  /** The root of the process tree that is moved. */
   readonly root: RestoredProcess
-  /** By as_id: from the preparation on; in a successor those that were restored. */
+  /** Address spaces by as_id, filled by the preparation; in a successor, those that were restored. */
   readonly members: Map<number, Member>
-  /** Of the whole workload, as they come. */
+  /** Images of the whole workload, added as they arrive. */
   readonly images: ProcessImages
   readonly imageReceiver: ImageReceiver
-  /** --images; null: nobody wants them on disk. */
+  /** --images; null: they are not stored on disk. */
   readonly stored: StoredImages | null
-  /** Milliseconds of the parts of the restore, by name; for the source's log. */
+  /** Milliseconds of each part of the restore, by name; for the source's log. */
   readyParts: Record<string, number>
-  /** From before the first fault until the last page: see lazy/heir.ts. */
+  /** Exists from before the first fault until the last page: see lazy/heir.ts. */
   heir: Heir | null
-  /** From the resume on. */
+  /** Set at the resume. */
   lazy: LazyPhase | null
 }
 
-/** One address space of the workload. The preflight refuses trees, so there is one yet. */
+/** One address space of the workload. There is only one today: the preflight refuses trees. */
 export interface Member {
   readonly asId: number
-  /** A process that has it. */
+  /** A process that uses it. */
   readonly process: RestoredProcess
-  /** null in a successor: the rounds are over. */
+  /** null in a successor, where the rounds are over. */
   readonly rounds: RoundReceiver | null
-  /** --verify; null: nobody asked for it. */
+  /** --verify; null: verification was not asked for. */
   readonly verifier: Verifier | null
-  /** With lazy pages, from the final pagemap on; in a successor from the lazy phase on. */
+  /** Set with lazy pages, from the final pagemap on; in a successor, from the lazy phase on. */
   family: Family | null
 }

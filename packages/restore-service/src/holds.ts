@@ -2,7 +2,7 @@ import { cgroupHold } from '@pageferry/checkpoint'
 import { connectKeeper, type KeeperClient } from '@pageferry/kernel'
 import { type Hold, Holds } from '@pageferry/service/worker'
 
-/** The keeper, and the skeleton below it with whatever that has become. */
+/** The keeper, and its child: the skeleton or the process that it has become. */
 export const keeperHold: Hold<{ directory: string }, string> = {
   name: 'keeper',
   release: endKeeper,
@@ -10,14 +10,15 @@ export const keeperHold: Hold<{ directory: string }, string> = {
 }
 
 /**
- * Everything that the destination does to its host, in the order in which it is taken. The keeper is undone first: the cgroup
- * must be empty to be removed. Once the workload runs there is nothing to undo: the keeper removes the cgroup at the end.
+ * Everything that the destination does to its host, in the order of taking. The keeper is undone first, because only an
+ * empty cgroup can be removed. Once the workload runs there is nothing to undo: the keeper removes the cgroup at the
+ * end.
  */
 export function openHolds(stateDir: string): Holds {
   return new Holds(`${stateDir}/holds`, [cgroupHold, keeperHold])
 }
 
-/** Connects for that: a launch that failed half-way has a keeper and no client. */
+/** Opens its own connection: a launch that failed half-way has a keeper and no client. */
 function endKeeper(directory: string): void {
   let keeper: KeeperClient | null = null
   try {
@@ -25,7 +26,7 @@ function endKeeper(directory: string): void {
     if (keeper.status().state === 'none') keeper.quit()
     else keeper.kill()
   } catch {
-    // It has ended, before we asked or meanwhile.
+    // The keeper has ended, before the call or during it.
   } finally {
     keeper?.close()
   }

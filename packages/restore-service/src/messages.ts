@@ -3,7 +3,7 @@ import type { FromDestination } from '@pageferry/migration'
 import { errorToFrame, errorToJson, type Frame, toJsonText } from '@pageferry/wire'
 import type { Destination } from './destination.js'
 
-/** A message of the machine as a frame for the source. */
+/** Turns a message of the machine into a frame for the source. */
 export function frameOf(
   message: FromDestination,
   { root, report, readyParts }: Pick<Destination, 'root' | 'report' | 'readyParts'>,

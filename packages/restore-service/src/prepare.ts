@@ -11,7 +11,7 @@ import { RoundReceiver } from './rounds/receiver.js'
 import { verifierFor } from './verify/verifier.js'
 
 /**
- * Everything that this host can refuse is refused here. Afterwards there is an empty skeleton, and the rounds may come.
+ * Refuses everything that this host can refuse. Afterwards there is an empty skeleton, and the rounds may come.
  *
  * @throws as checkAdmission does
  */
@@ -22,10 +22,11 @@ export async function prepare(
 ): Promise<void> {
   const { spec, channel, lanes, records, inbox, root, phases } = destination
   checkAdmission(begin)
-  // Before the rehearsal, which then writes the pages that the freeze will write: of a spare worker, too, in one pass.
+  // Start it before the rehearsal, whose one pass then touches the pages that the freeze will write; in a spare worker
+  // too.
   const heir = Heir.start()
   destination.heir = heir
-  // Also proves that this host can do it, before the workload is touched.
+  // The rehearsal also proves that this host can restore, before the workload is touched.
   await rehearse(`${spec.stateDir}/rehearsal`, 'restore', channel.isRehearsed ? { passes: 1 } : {})
   signal.throwIfAborted()
   const offsets = await clockOffsets(begin, () => {

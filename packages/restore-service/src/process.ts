@@ -15,34 +15,34 @@ import type { Holds } from '@pageferry/service/worker'
 import { keeperHold } from './holds.js'
 import type { Known } from './records.js'
 
-/** The keeper reaps its child and writes down how it ended; fsync included that takes a moment. */
+/** The keeper reaps its child and writes the exit status to disk. With fsync, that takes a moment. */
 const exitStatusTries = 100
 const exitStatusPauseMs = 20
 
 export interface RestoredProcessOptions {
-  /** Of the keeper: its socket, and later the exit status, which the service finds there too. */
+  /** The keeper's directory: its socket, and later the exit status, which the service finds there too. */
   directory: string
-  /** What has to be undone; `discard` undoes it, also what the worker before has left. */
+  /** Everything that must be undone; `discard` undoes it, including what the worker before has left. */
   holds: Holds
-  /** Once, when the process has ended; never synchronously. */
+  /** Called once, when the process has ended; never synchronously. */
   onExit(exit: WorkloadExit): void
 }
 
 export interface SkeletonOptions {
-  /** Of the migration. */
+  /** Id of the migration. */
   id: string
   /** The workload's pid in its own namespace. */
   nsPid: number
   newPidNamespace: boolean
-  /** Of a time namespace, relative to the host's clocks; null: it needs none. */
+  /** Offsets of a time namespace, relative to the host's clocks; null: it needs none. */
   clockOffsets: Clocks | null
 }
 
 /**
- * The process that the workload becomes, from the empty skeleton on. Who owns it:
+ * The process that the workload becomes, starting as the empty skeleton. Its owner after each step:
  *
  *   create   this worker: traced with EXITKILL, so the skeleton dies with the worker, whatever happens
- *   release  the freezer's cgroup: it stays, frozen, when the worker dies
+ *   release  the freezer's cgroup: the process stays, frozen, when the worker dies
  *   thaw     its keeper, as whose child it runs
  *   discard  gone, and keeper and cgroup with it
  */
@@ -60,12 +60,12 @@ export class RestoredProcess {
     this.#options = options
   }
 
-  /** As this host sees it; 0 until there is one. */
+  /** Pid as this host sees it; 0 until there is one. */
   get pid(): number {
     return this.#pid
   }
 
-  /** How it ended, once it has. */
+  /** How the process ended; undefined while it lives. */
   get exit(): WorkloadExit | undefined {
     return this.#exit
   }
@@ -75,19 +75,19 @@ export class RestoredProcess {
     return this.#keeper
   }
 
-  /** From `create` until the lazy phase. */
+  /** Available from `create` until the lazy phase. */
   get skeleton(): { restorer: Restorer; keeper: KeeperClient } {
     if (this.#restorer === null || this.#keeper === null) throw new PageferryError('INTERNAL', 'no skeleton')
     return { restorer: this.#restorer, keeper: this.#keeper }
   }
 
-  /** Null until `create`, and in a worker that adopted the process: nothing is left to restore then. */
+  /** Null until `create`, and in a worker that adopted the process, which has nothing left to restore. */
   get restorer(): Restorer | null {
     return this.#restorer
   }
 
   /**
-   * Starts the keeper and, below it, the empty skeleton. When it fails, `discard` removes what there is.
+   * Starts the keeper and, below it, the empty skeleton. On failure, `discard` removes what there is.
    * @throws UNSUPPORTED_HOST when no cgroup can be made
    */
   async create(options: SkeletonOptions): Promise<{ restorer: Restorer; keeper: KeeperClient }> {
@@ -115,7 +115,7 @@ export class RestoredProcess {
     return { restorer, keeper }
   }
 
-  /** After kill -9 of the worker before: the process is its keeper's, frozen or running, or it has ended. */
+  /** Takes over after kill -9 of the worker before. The process is its keeper's, frozen or running, or it has ended. */
   adopt({ pid }: Pick<Known, 'pid'>): void {
     const record = this.#options.holds.facts(cgroupHold)
     if (record !== undefined) this.#freezer = new Freezer(record)
@@ -126,7 +126,7 @@ export class RestoredProcess {
       this.#pid = child.pid
       this.#watch(child.pidfd)
     } catch {
-      // No keeper, or it has no child any more: it wrote down how that ended.
+      // There is no keeper, or its child has ended and the keeper wrote down how.
       const exit = readExitStatus(this.#options.directory) ?? ({ kind: 'unknown' } as const)
       this.#exit = exit
       queueMicrotask(() => this.#options.onExit(exit))
@@ -153,28 +153,28 @@ export class RestoredProcess {
     this.#options.onExit(this.#exit)
   }
 
-  /** Everything is restored: from here its cgroup holds it, whether traced or not. */
+  /** Everything is restored: from here the cgroup keeps the process frozen, whether traced or not. */
   freeze(): void {
     this.#freezer?.freeze()
   }
 
-  /** For a moment in the lazy phase: each thread stops when it comes back from the kernel. `thaw` lets them go on. */
+  /** Stops each thread when it comes back from the kernel, for a moment in the lazy phase. `thaw` lets them go on. */
   holdStill(): void {
     this.#freezer?.beginFreezing()
   }
 
-  /** Must be frozen; ends the tracing. From here the process outlives this worker. */
+  /** Ends the tracing; the process must be frozen. From here it outlives this worker. */
   release(): void {
     if (this.#restorer === null || this.#freezer === null) throw new PageferryError('INTERNAL', 'no skeleton')
     this.#restorer.release(this.#freezer)
   }
 
-  /** It runs. Idempotent, also for a successor that finds it running or gone. */
+  /** Lets the process run. Idempotent, also for a successor that finds it running or gone. */
   thaw(): void {
     this.#freezer?.thaw()
   }
 
-  /** Kills it and ends the keeper. Idempotent; succeeds when they, or any of them, never were. */
+  /** Kills the process and ends the keeper. Idempotent; succeeds also when one or both never existed. */
   discard(): void {
     this.#stopWatching()
     this.#options.holds.releaseAll()
@@ -182,7 +182,7 @@ export class RestoredProcess {
     this.#keeper = null
   }
 
-  /** This worker's descriptors; the process goes on. */
+  /** Closes this worker's descriptors; the process goes on. */
   close(): void {
     this.#stopWatching()
     this.#keeper?.close()

@@ -3,39 +3,41 @@ import { PageferryError } from '@pageferry/base'
 import type { DestinationReport, VerifySetting } from '@pageferry/migration'
 import type { WorkerChannel, WorkerSpec } from '@pageferry/service/worker'
 
-/** What a successor must know beyond the journal and what the keeper holds. Each from the step named on. */
+/**
+ * Facts that a successor needs beyond the journal and the keeper's holdings. Each field names the step that sets it.
+ */
 export interface Remembered {
-  /** connect: how many bulk lanes are dialled again, and the port of the fault lane. */
+  /** connect: the number of bulk lanes to dial again, and the port of the fault lane. */
   nrBulkLanes?: number
   faultPort?: number
-  /** prepare: the address spaces of the workload, its root's first; the root's name, and its threads of that moment. */
+  /** prepare: the address spaces of the workload, its root's first; then the root's name and number of threads. */
   asIds?: number[]
   comm?: string
   threads?: number
   verify?: VerifySetting
 }
 
-/** The same, but found out in the freeze. */
+/** The same, for facts that are found out in the freeze. */
 export interface RememberedRestore {
-  /** The restored process as this host sees it. */
+  /** Pid of the restored process, as this host sees it. */
   pid: number
-  /** That it was frozen with. */
+  /** Number of threads at the freeze. */
   threads: number
-  /** By as_id. Pages that are pushed later carry the number after it. */
+  /** Final round by as_id. Pages that are pushed later carry the next number. */
   finalRounds: Record<number, number>
-  /** What had been measured by then. */
+  /** Measurements so far. */
   report: DestinationReport
 }
 
 export type Known = Remembered & Partial<RememberedRestore>
 
 /**
- * The records of this migration: what the workers before this one have said, and what this one adds.
+ * The records of this migration: those of the workers before this one, and those that this one adds.
  *
- *   records of the service  what is known before the freeze
- *   restored.json           what is found out in it: nobody waits for the service then, nor for its disk. Created before
- *                           (a new file waits for the disk, too) and not synchronised: what it tells of is lost with
- *                           the host.
+ *   records of the service  facts known before the freeze
+ *   restored.json           facts found out in the freeze, written without waiting for the service or its disk. It is
+ *                           created before, because a new file waits for the disk, too. It is not synchronised: the
+ *                           process that it describes is lost with the host.
  */
 export class DestinationRecords {
   readonly #channel: WorkerChannel
@@ -53,25 +55,25 @@ export class DestinationRecords {
     return this.#known
   }
 
-  /** Of a workload that was restored. */
+  /** The final round of a workload that was restored. */
   finalRound(asId: number): number {
     const round = this.#known.finalRounds?.[asId]
     if (round === undefined) throw new PageferryError('INTERNAL', `address space ${asId} was not restored`)
     return round
   }
 
-  /** Resolves when it would survive the death of this worker and of the service. */
+  /** Resolves when the records would survive the death of this worker and of the service. */
   keep(more: Remembered): Promise<void> {
     Object.assign(this.#known, more)
     return this.#channel.record({ ...more })
   }
 
-  /** Before the freeze. */
+  /** Call it before the freeze. */
   createFile(): void {
     this.#fd = openSync(this.#path, 'w', 0o600)
   }
 
-  /** Survives the death of this worker and of the service when it returns. Once. */
+  /** When it returns, the record survives the death of this worker and of the service. Call it once. */
   saveRestore(restored: RememberedRestore): void {
     if (this.#fd === none)
       throw new PageferryError('INTERNAL', `${this.#path} was not created before the freeze`)
@@ -83,14 +85,14 @@ export class DestinationRecords {
   }
 }
 
-/** Of a descriptor that is not open. */
+/** Stands for a descriptor that is not open. */
 const none = -1
 
 function readRestored(path: string): Partial<RememberedRestore> {
   try {
     return JSON.parse(readFileSync(path, 'utf8')) as RememberedRestore
   } catch {
-    // The worker before was killed earlier, or while it wrote: it had not said Ready.
+    // The previous worker was killed earlier, or while it wrote. It had not sent Ready.
     return {}
   }
 }

@@ -12,7 +12,7 @@ import type { Remembered } from './records.js'
 /** From Commit on the migration can no longer be cancelled. */
 const committedStates: readonly DestinationStateName[] = ['committed', 'running', 'drained', 'done', 'lost']
 
-/** Of a migration that has measured nothing yet. */
+/** The report of a migration that has measured nothing yet. */
 export function emptyReport(): DestinationReport {
   return {
     faults: { ...NO_FAULTS },
@@ -25,7 +25,7 @@ export function emptyReport(): DestinationReport {
   }
 }
 
-/** What the service is told, and shows to whoever asks. */
+/** The status that the service gets and shows to its clients. */
 export function destinationStatus(
   state: DestinationState,
   { pid, exit }: Pick<RestoredProcess, 'pid' | 'exit'>,

@@ -6,12 +6,12 @@ import { AddressSpace } from './lazy/address-space.js'
 import type { FinalSets, RoundReceiver } from './rounds/receiver.js'
 import { verifyReportOf } from './verify/report.js'
 
-/** What needs no page: the source looks through the memory meanwhile, and sends the last ones. */
+/** Restores the state that needs no page. Meanwhile the source scans the memory and sends the last pages. */
 export function beginState({ images }: Destination, { process }: Member): void {
   process.skeleton.restorer.beginState(images)
 }
 
-/** The final pagemap has come; the last pages are on their way. */
+/** The final pagemap has arrived; the last pages are under way. */
 export function noteLazyPages(member: Member, sets: FinalSets): void {
   const { restorer, keeper } = member.process.skeleton
   const map = new LazyMap(sets.lazy.clone(), restorer.map.registered.clone())
@@ -19,7 +19,7 @@ export function noteLazyPages(member: Member, sets: FinalSets): void {
   member.verifier?.checkAbsent(restorer, sets)
 }
 
-/** Afterwards the skeleton is the workload, frozen at the instruction where the original stands. */
+/** Makes the skeleton the workload, frozen at the instruction where the original stands. */
 export async function restore(destination: Destination, signal: AbortSignal): Promise<void> {
   const { members, phases, records, report, stored, images, root } = destination
   const all = [...members.values()]
@@ -40,7 +40,7 @@ export async function restore(destination: Destination, signal: AbortSignal): Pr
     for (const { process } of all) process.skeleton.restorer.finishState(images)
     root.freeze()
   })
-  report.blackout.restoreMs = performance.now() - began // for a successor, who does not see the rest
+  report.blackout.restoreMs = performance.now() - began // first value, for a successor, which does not see the rest
   const finalRounds = Object.fromEntries(
     all.map(({ asId, rounds }) => [asId, (rounds as RoundReceiver).round]),
   )
@@ -50,7 +50,7 @@ export async function restore(destination: Destination, signal: AbortSignal): Pr
   destination.readyParts = { verifyMs: verified - began, stateMs: ended - verified }
 }
 
-/** Its first faults wait until the lazy phase starts, which is next. */
+/** Lets the workload run. Its first faults wait until the lazy phase starts, which is next. */
 export function thaw({ root, report }: Destination): void {
   const began = performance.now()
   root.thaw()

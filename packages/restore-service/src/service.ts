@@ -27,8 +27,8 @@ export interface RestoreServiceOptions {
 }
 
 /**
- * Starts the destination's service. Its workers are programs of their own, so that tracing, the addon and
- * the data lanes are never loaded into the process that answers the API.
+ * Starts the destination's service. Its workers are programs of their own, so that tracing, the addon and the data
+ * lanes are never loaded into the process that answers the API.
  * @throws as createService does; nothing is left running then.
  */
 export function startRestoreService(options: RestoreServiceOptions): Promise<Service> {
@@ -52,7 +52,7 @@ function keeperLives(directory: string): boolean {
   return existsSync(join(directory, 'keeper.sock'))
 }
 
-/** A damaged file says as little as none: a migration's status is asked for all the same. */
+/** Treats a damaged file like a missing one: the status of the migration must still be available. */
 function readExit(directory: string): WorkloadExit | undefined {
   try {
     return readExitStatus(directory)

@@ -1,15 +1,15 @@
 import { performance } from 'node:perf_hooks'
 import type { DestinationState } from '@pageferry/migration'
 
-/** How often an unanswered Drained or Abandoned is said again. */
+/** How often an unanswered Drained or Abandoned is repeated. */
 const repeatMs = 5_000
 /**
- * How long a complete copy waits for a source that cannot be reached: longer than the source, when it has not
- * committed, waits to be asked. Giving up is safe then and later: a source that has committed hears it and resumes.
+ * How long a complete copy waits for a source that cannot be reached. This is longer than an uncommitted source waits
+ * to be asked. Giving up is safe then and later: a source that has committed hears it and resumes.
  */
 const readyPatienceMs = 60_000
 
-/** The machine has no clock: it is told, again and again, when an answer of the source is overdue. */
+/** Posts a timeout, again and again, while an answer of the source is overdue. The machine has no clock. */
 export function watchSilence(
   look: () => { state: DestinationState; isConnected: boolean },
   onOverdue: (what: string) => void,

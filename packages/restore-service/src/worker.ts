@@ -40,9 +40,9 @@ import { prove } from './verify/prove.js'
 import { verifierFor } from './verify/verifier.js'
 
 /**
- * The destination's side of one migration: carries out what the state machine in migration/destination-machine.ts says;
- * each effect is one phase, see #execute. The workload's process belongs to its keeper: this worker may die at any
- * moment, and its successor takes over from the journal, the keeper and the records.
+ * The destination's side of one migration. It executes the effects of the state machine in
+ * migration/destination-machine.ts; each effect is one phase, see #execute. The workload's process belongs to its
+ * keeper. This worker may die at any moment; its successor takes over from the journal, the keeper and the records.
  */
 export class DestinationWorker {
   readonly #destination: Destination
@@ -112,7 +112,7 @@ export class DestinationWorker {
     })
   }
 
-  /** The worker before this one was killed. */
+  /** Takes over from a worker that was killed. */
   #adopt(): void {
     const { records, root, members } = this.#destination
     const { asIds = [], verify } = records.known
@@ -202,7 +202,7 @@ export class DestinationWorker {
         return
       case 'pageHashes': {
         const verifier = this.#destination.members.get(frame.asId)?.verifier ?? null
-        if (verifier === null) throw new PageferryError('PROTOCOL', 'hashes that nobody asked for')
+        if (verifier === null) throw new PageferryError('PROTOCOL', 'hashes that were not asked for')
         verifier.answered(frame, payload)
         return
       }
@@ -233,7 +233,7 @@ export class DestinationWorker {
     const cause = status.end(outcome, error)
     for (const { verifier } of this.#members) verifier?.removeLog()
     if (cause !== null && outcome === 'discarded' && !lanes.isConnected) await lanes.sayFailed(cause)
-    // Not awaited: while the lane closes, the machine still answers what the source may have missed.
+    // Not awaited: while the lane closes, the machine still answers messages that the source may have missed.
     void lanes.close().then(() => {
       this.#driver.stop()
       this.#journal.close()

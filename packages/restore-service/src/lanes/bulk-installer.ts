@@ -15,28 +15,28 @@ interface Waiting {
   payload: Uint8Array
 }
 
-/** Where the batches of the lane go at the moment. */
+/** The target of the lane's batches at the moment. */
 interface Destination {
   readonly target: Target
-  /** @param payload the pages, not compressed any more */
+  /** @param payload the pages, decompressed */
   install(lane: Lane, frame: FrameOf<'pageBatch'>, payload: Uint8Array): void
   close(): void
 }
 
 /**
- * Installs what one bulk lane brings: round by round into the skeleton, then into the running workload. Lives in another
- * thread than the worker and knows neither the workload's state nor the other lanes; the worker does, and opens one target
- * after another. A batch may overtake the message that opens its target: it waits.
+ * Installs the pages of one bulk lane: round by round into the skeleton, then into the running workload. It lives in
+ * another thread than the worker and knows neither the workload's state nor the other lanes. The worker knows both and
+ * opens one target after another. A batch that overtakes the message that opens its target waits.
  */
 export class BulkInstaller {
   readonly #post: (message: FromBulkThread, transfer?: ArrayBuffer[]) => void
   readonly #decoder = new PageDecoder()
   #destination: Destination | null = null
-  /** The only round that may wait; any, before the first target. */
+  /** The only round whose batches may wait; null before the first target, when any may. */
   #next: number | null = null
-  /** Bounded by the window of the lane. */
+  /** Bounded by the lane's window. */
   #waiting: Waiting[] = []
-  /** Batches that the worker has, by their sequence, with the connection that waits for the acknowledgement. */
+  /** Batches that were handed to the worker, by sequence, with the connection that expects the acknowledgement. */
   readonly #handedOver = new Map<number, Lane>()
   #waitingBytes = 0
 
@@ -55,7 +55,7 @@ export class BulkInstaller {
     this.#waiting = []
     this.#waitingBytes = 0
     for (const { lane, frame, payload } of waiting) {
-      // As if it came now: its lane is closed when it is wrong, and may be closed already.
+      // Handled as if it came now: a wrong batch closes its lane. The lane may be closed already.
       if (!lane.isOpen) continue
       try {
         this.onBatch(lane, frame, payload)
@@ -65,7 +65,7 @@ export class BulkInstaller {
     }
   }
 
-  /** Nothing is installed until the next target is opened. */
+  /** Installs nothing until the next target is opened. */
   close(): void {
     this.#destination?.close()
     this.#destination = null
@@ -93,7 +93,7 @@ export class BulkInstaller {
   }
 
   #wait(lane: Lane, frame: FrameOf<'pageBatch'>, payload: Uint8Array): void {
-    // Of a connection that is gone: the source sends it again.
+    // Drop batches of a lost connection: the source sends them again.
     this.#waiting = this.#waiting.filter((other) => other.lane === lane)
     this.#waitingBytes = this.#waiting.reduce((sum, other) => sum + pageBytesOf(other.frame), 0)
     const bytes = this.#waitingBytes + pageBytesOf(frame)
@@ -101,17 +101,17 @@ export class BulkInstaller {
       throw new WireError('WINDOW_EXCEEDED', `${lane} does not wait for its acknowledgements`)
     }
     this.#waitingBytes = bytes
-    // The payload lies in the buffer of its connection.
+    // Copy the payload: it lies in the connection's receive buffer.
     this.#waiting.push({ lane, frame, payload: Uint8Array.from(payload) })
   }
 }
 
-/** While it is stopped: what is there of an earlier round is overwritten. */
+/** Target of a round. The process is stopped, so pages of earlier rounds are overwritten. */
 class Skeleton implements Destination {
   readonly target: RoundTarget
   readonly #post: (message: FromBulkThread) => void
   #installer: PageInstaller | null = null
-  /** Of our own: a number that the worker closes could be another file's while we write. */
+  /** Our own descriptor: if the worker closed a shared one, its number could become another file's while we write. */
   #memFd: number | null = null
   #hasher: PageHasher | null = null
   #log: HashLog | null = null
@@ -121,7 +121,7 @@ class Skeleton implements Destination {
     this.#post = post
   }
 
-  /** With the first batch: that the skeleton is gone is then the lane's failure, not the thread's. */
+  /** Opens with the first batch. If the skeleton is gone, the lane fails and not the thread. */
   #open(): PageInstaller {
     const { pid, uffd, ranges, hashLog } = this.target
     this.#memFd = openSync(`/proc/${pid}/mem`, 'r+')
@@ -135,7 +135,7 @@ class Skeleton implements Destination {
   install(lane: Lane, { sequence, runs, zeroRuns }: FrameOf<'pageBatch'>, payload: Uint8Array): void {
     this.#installer ??= this.#open()
     this.#installer.installBatch(runs, payload, zeroRuns)
-    // Read back at once, while they are in the processor's cache. What cannot be written is found to lack its hash.
+    // Read back at once, while the pages are in the processor's cache. A page that was not written will lack its hash.
     for (const table of [runs, zeroRuns]) {
       this.#hasher?.forEachPiece(table, (piece, hashes) => this.#log?.append('round', piece, hashes))
     }
@@ -149,7 +149,7 @@ class Skeleton implements Destination {
   }
 }
 
-/** While it runs: only what is missing, and only what the gate lets pass. */
+/** Target of the lazy phase. The process runs, so only missing pages that the gate lets pass are installed. */
 class Workload implements Destination {
   readonly target: LazyTarget
   readonly #post: (message: FromBulkThread, transfer?: ArrayBuffer[]) => void
@@ -183,7 +183,7 @@ class Workload implements Destination {
       isClosed: pages.isClosed || zeros.isClosed,
       isUnlogged,
     }
-    // Asked last: a fork or a move that is read from here on finds that these pages were there before.
+    // Asked last: a fork or a move that is read after this finds these pages installed.
     if (this.#gate.hasOthers) {
       batch.payload = Uint8Array.from(payload)
       this.#onHandedOver(sequence, lane)
@@ -194,7 +194,7 @@ class Workload implements Destination {
     }
   }
 
-  /** False: they should be on record and are not. */
+  /** Returns false when the hashes should be on record and are not. */
   #noteHashes(runs: Float64Array, payload: Uint8Array, zeroRuns: Float64Array): boolean {
     const { hashLog } = this.target
     if (hashLog === undefined) return true

@@ -12,24 +12,26 @@ import type {
   ToBulkThread,
 } from './bulk-messages.js'
 
-/** Hears of each batch of a round, once it is in the skeleton. May throw: its lane is closed with the error's code. */
+/**
+ * Is told of each batch of a round, once it is in the skeleton. May throw: its lane is closed with the error's code.
+ */
 export interface RoundBatches {
   onInstalled(lane: number, round: number, pages: number): void
 }
 
-/** Hears of each pushed batch, once its thread has installed what it can. May throw, likewise. */
+/** Is told of each pushed batch, once its thread has installed what it can. May throw, likewise. */
 export interface PushedBatches {
   onPushed(batch: Pushed): void
 }
 
 /**
- * The bulk lanes as the worker sees them. Their threads receive, decompress and install; a batch comes to the worker once,
- * as a message that goes straight to the receiver that came with the target.
+ * The bulk lanes as the worker sees them. Their threads receive, decompress and install. The worker gets each batch
+ * once, as a message that goes straight to the receiver that came with the target.
  */
 export class BulkLanes {
   readonly #onLost: (index: number, error: PageferryError) => void
   readonly #lanes: BulkLane[] = []
-  /** No more than there are processors: each takes some 20 MiB, and two on one processor are slower than one. */
+  /** At most one thread per processor: each takes some 20 MiB, and two on one processor are slower than one. */
   readonly #threads: Worker[] = []
   #target: Target | null = null
   #rounds: RoundBatches | null = null
@@ -62,7 +64,7 @@ export class BulkLanes {
     for (const lane of this.#lanes) lane?.post({ type: 'open', target })
   }
 
-  /** Batches wait for the next target. */
+  /** Makes batches wait for the next target. */
   close(): void {
     this.#target = null
     for (const lane of this.#lanes) lane?.post({ type: 'close' })
@@ -87,7 +89,7 @@ export class BulkLanes {
       case 'pushed': {
         const { batch } = message
         this.#lazy?.onPushed(batch)
-        // It came with its pages, and they are where they belong now: the source may send more.
+        // The batch came with its pages, which are installed now: the source may send more.
         if (batch.payload !== undefined) {
           lane.post({ type: 'taken', sequence: batch.sequence, bytes: batch.payload.length })
         }
@@ -116,7 +118,7 @@ class BulkLane {
           try {
             on(message)
           } catch (error) {
-            // The peer broke the protocol in a way that shows only here.
+            // The peer broke the protocol in a way that only the worker can see.
             this.post({ type: 'refuse', error: toErrorInfo(error) })
           }
         }

@@ -2,8 +2,8 @@ import type { ErrorInfo } from '@pageferry/base'
 import type { DialOptions } from '@pageferry/wire/sockets'
 
 /*
- * What the worker and the threads of its bulk lanes say to each other, through a port for each lane. A thread is given the
- * ports of the lanes that it carries.
+ * Messages between the worker and the threads of its bulk lanes, through one port per lane. A thread gets the ports of
+ * the lanes that it carries.
  *
  *   worker                                        thread
  *      | dial                                       |
@@ -20,7 +20,7 @@ import type { DialOptions } from '@pageferry/wire/sockets'
  *      |------------------------------------------->|
  *      |                  pushed, of some batches    |
  *      |<-------------------------------------------|
- *      | taken                                      |     answers a batch that came along: it may be acknowledged
+ *      | taken                                      |     answers a batch that came with its pages: acknowledge it
  *      |------------------------------------------->|
  */
 
@@ -29,7 +29,7 @@ export interface RoundTarget {
   kind: 'round'
   asId: number
   round: number
-  /** The skeleton, as this host sees it. */
+  /** Pid of the skeleton, as this host sees it. */
   pid: number
   uffd: number
   /** Where pages may lie: [first page, number of pages, 1 where userfaultfd is registered], ascending. */
@@ -59,21 +59,21 @@ export type ToBulkThread =
   /** The lane is closed with the code of the error. */
   | { type: 'refuse'; error: ErrorInfo }
 
-/** A batch of the lazy phase, when its thread has done what it can. */
+/** A batch of the lazy phase, after its thread has installed what it can. */
 export interface Pushed {
   asId: number
   sequence: number
   runs: Float64Array
   zeroRuns: Float64Array
-  /** Pages that were missing and are there now. */
+  /** Pages that were missing and are installed now. */
   installed: number
-  /** Pages in no registered area. */
+  /** Pages outside every registered area. */
   lost: number[]
-  /** Nothing more can be installed: the address space is gone, or all of this is over. */
+  /** Nothing more can be installed: the address space is gone, or the phase is over. */
   isClosed: boolean
-  /** Their hashes should have been written and were not. */
+  /** The hashes of these pages should have been written and were not. */
   isUnlogged: boolean
-  /** The pages of `runs`: there are places for them that only the worker knows. */
+  /** The pages of `runs`, when there are places for them that only the worker knows. */
   payload?: Uint8Array
 }
 

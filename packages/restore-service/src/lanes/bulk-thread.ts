@@ -7,13 +7,16 @@ import { type DialOptions, dial } from '@pageferry/wire/sockets'
 import { BulkInstaller } from './bulk-installer.js'
 import type { FromBulkThread, ToBulkThread } from './bulk-messages.js'
 
-/** Of this thread only (setpriority(2), "C library/kernel differences"): the thread that serves faults goes first. */
+/**
+ * Applies to this thread only (setpriority(2), "C library/kernel differences"): the thread that serves faults goes
+ * first.
+ */
 const niceness = 5
 
-/** The worker need not know at once that a page was installed: such a page is not faulted on. */
+/** The worker can learn late that a page was installed: threads do not fault on such a page. */
 const pushedDelayMs = 4
 
-/** One bulk lane, for as long as the worker lives. */
+/** Carries one bulk lane, for as long as the worker lives. */
 function carryLane(port: MessagePort): void {
   const pushed = new Batcher<FromBulkThread>(pushedDelayMs, (messages) => port.postMessage(messages))
   const post = (message: FromBulkThread, transfer: ArrayBuffer[] = []): void => {

@@ -2,14 +2,14 @@ import { type Frame, type FrameOf, WireError } from '@pageferry/wire'
 import type { Lane } from '@pageferry/wire/sockets'
 import { PageDecoder } from '@pageferry/wire/sockets'
 
-/** Asks for pages, and gets them. */
+/** Receives the replies of the fault lane. */
 export interface FaultReceiver {
   /**
    * May throw: the lane is closed with the error's code.
-   * @param pages those of `frame.runs`, one behind the other; the next reply overwrites them
+   * @param pages the pages of `frame.runs`, one behind the other; the next reply overwrites them
    */
   onReply(frame: FrameOf<'pageReply'>, pages: Uint8Array): void
-  /** There is a connection, the first or a new one. Replies to earlier requests may be lost. */
+  /** A connection is up, the first or a new one. Replies to earlier requests may be lost. */
   onUp(): void
 }
 
@@ -26,24 +26,27 @@ export class FaultLane {
     return this.#lane?.isOpen === true
   }
 
-  /** Dropped while there is no connection: `onUp` says when to ask again. */
+  /** Drops the frame while there is no connection: `onUp` says when to ask again. */
   send(frame: Frame): void {
     this.#lane?.send(frame)
   }
 
-  /** The lazy phase begins: replies go to the receiver from here on. No page was asked for before. */
+  /** Starts the lazy phase: replies go to the receiver from here on. No page was requested before. */
   receive(receiver: FaultReceiver): void {
     this.#receiver = receiver
     if (this.#lane !== null) receiver.onUp()
   }
 
-  /** For DestinationLanes: a new connection, not opened yet. */
+  /** Called by DestinationLanes with a new connection, not opened yet. */
   attach(lane: Lane): void {
     this.#lane = lane
     this.#receiver?.onUp()
   }
 
-  /** For DestinationLanes. @throws WireError: nothing of the frame was applied */
+  /**
+   * Called by DestinationLanes.
+   * @throws WireError: nothing of the frame was applied
+   */
   onFrame(frame: Frame, payload: Uint8Array): void {
     if (frame.type !== 'pageReply') {
       throw new WireError('OUT_OF_ORDER', `${frame.type} after the handshake of the fault lane`)

@@ -9,18 +9,20 @@ import { FaultLane } from './fault-lane.js'
 /** Pause before a lost lane is dialled again, doubled after each failure. */
 const redialMs = 200
 const maxRedialMs = 5_000
-/** How long a closed control lane may take: the source then has had the time to ask for what it missed. */
+/** How long closing the control lane may take. The source can ask for messages that it missed until then. */
 const lingerMs = 10_000
-/** Attempts to reach a source that has lost us: its next worker is there within a second or two, on a busy host five. */
+/**
+ * Attempts to reach a source that has lost us. Its next worker is there within two seconds, on a busy host within five.
+ */
 const farewells = 8
 const farewellPauseMs = 800
 
-/** What the source says of all lanes when the control lane is dialled. A successor must know it. */
+/** The source's answer when the control lane is dialled; it concerns all lanes. A successor must know it. */
 export type Welcomed = Pick<Dialled, 'nrBulkLanes' | 'faultPort'>
 
-/** What the worker hears. Pages do not pass it: `fault` and `bulk` have receivers of their own. */
+/** Events for the worker. Pages do not pass through it: `fault` and `bulk` have receivers of their own. */
 export interface LaneEvents {
-  /** Of the control lane. May throw: the lane is closed with the error's code. */
+  /** A frame on the control lane. May throw: the lane is closed with the error's code. */
   onFrame(frame: Frame, payload: Uint8Array): void
   onLost(kind: LaneKind, index: number): void
   onRedialled(kind: LaneKind, index: number): void
@@ -29,8 +31,8 @@ export interface LaneEvents {
 }
 
 /**
- * The connections of one migration, all of which the destination dials. Bulk lanes live in threads of their own: frames of
- * the others, the page of a fault first of all, never wait for a batch.
+ * The connections of one migration. The destination dials them all. Bulk lanes live in threads of their own, so frames
+ * of the other lanes never wait for a batch; the page of a fault matters most.
  */
 export class DestinationLanes {
   readonly #source: Pick<DialOptions, 'url' | 'migrationId' | 'token'>
@@ -45,7 +47,7 @@ export class DestinationLanes {
   #over = false
   #wasConnected = false
 
-  /** @param welcomed what the source said to a worker before this one */
+  /** @param welcomed the source's answer to a worker before this one */
   constructor(
     source: Pick<DialOptions, 'url' | 'migrationId' | 'token'>,
     { nrBulkLanes = 1, faultPort }: Partial<Welcomed>,
@@ -59,12 +61,12 @@ export class DestinationLanes {
     this.#events = events
   }
 
-  /** The control lane is up. */
+  /** Whether the control lane is up. */
   get isConnected(): boolean {
     return this.#control !== null
   }
 
-  /** On the control lane. Without one the frame is dropped: the machine says its word again on `reconnected`. */
+  /** Sends on the control lane. Without one the frame is dropped: the machine repeats its messages on `reconnected`. */
   send(frame: Frame): void {
     this.#control?.send(frame)
   }
@@ -75,7 +77,7 @@ export class DestinationLanes {
     return { nrBulkLanes, faultPort }
   }
 
-  /** The other lanes, once the control lane is up. */
+  /** Dials the other lanes, once the control lane is up. */
   async connectPages(): Promise<void> {
     await this.#dial('fault', 0, false)
     for (let index = 0; index < this.#nrBulkLanes; index++) await this.#dial('bulk', index, false)
@@ -114,14 +116,14 @@ export class DestinationLanes {
     else await this.#dialHere(kind, resume)
   }
 
-  /** A lane that lives on this thread. */
+  /** Dials a lane that lives on this thread. */
   async #dialHere(kind: 'control' | 'fault', resume: boolean): Promise<Welcomed> {
     const url = kind === 'fault' ? this.#faultUrl : this.#source.url
     const { lane, ...welcomed } = await dial({ ...this.#source, url, kind, index: 0, resume })
     if (kind === 'control') {
       this.#control = lane
       this.#wasConnected = true
-      // Of this connection: a new worker of the source may listen elsewhere.
+      // The port belongs to this connection: a new worker of the source may listen elsewhere.
       this.#faultPort = welcomed.faultPort
     } else this.fault.attach(lane)
     lane.open({
@@ -152,8 +154,9 @@ export class DestinationLanes {
   }
 
   /**
-   * Says `failed` on a lane that is dialled for it. A source that was never dialled waits for us, one whose worker was
-   * killed in the freeze listens again a moment later, in case that we hold a complete copy. Not more than a courtesy.
+   * Sends `failed` on a control lane that is dialled for it. A source that was never dialled waits for us. A source
+   * whose worker was killed in the freeze soon listens again, because we might hold a complete copy. This is only a
+   * courtesy.
    */
   async sayFailed(error: ErrorInfo): Promise<void> {
     for (let attempt = 0; attempt < farewells; attempt++) {
@@ -175,7 +178,7 @@ export class DestinationLanes {
     }
   }
 
-  /** Nothing is dialled any more. Resolves when the source has closed the control lane too, or has had its time. */
+  /** Stops dialling. Resolves when the source has closed the control lane too, or after `lingerMs`. */
   async close(): Promise<void> {
     this.#over = true
     const control = this.#control

@@ -7,22 +7,22 @@ import { gateFor } from './gate.js'
 import { EventJournal, type ForkFound, mapEvents } from './journal.js'
 import { childNameOf, logNameOf, nameOf, uffdNameOf } from './keeper-names.js'
 
-/** A thread waits for a page. `tid` as the thread knows itself: that may be in a pid namespace below ours. */
+/** A thread waits for a page. `tid` is the thread's own view, which may be in a pid namespace below ours. */
 export interface Fault {
   page: number
   tid: number
 }
 
-/** What an address space needs of the keeper. */
+/** The part of the keeper that an address space needs. */
 export type Holder = Pick<KeeperClient, 'hold' | 'fetch' | 'drop' | 'list'>
 
-/** What an address space waits for: the LazyMap, and changes that are not in it yet. */
+/** Pages that an address space waits for: the LazyMap, and changes that are not in it yet. */
 export interface Waiting {
   lazy: LazyMap
   unsettled: MapEvent[]
 }
 
-/** Half of what a journal has room for. */
+/** Half of a journal's capacity. */
 const maxUnsettled = 8192
 /** Every address a userfaultfd accepts: from the lowest that may be mapped (vm.mmap_min_addr) to TASK_SIZE. */
 const firstAddress = 0x1_0000n
@@ -35,23 +35,23 @@ interface Parts extends Waiting {
   name: string
   uffd: number
   journal: EventJournal
-  /** Of the bulk lanes; null: only the worker itself installs there. */
+  /** Gate of the bulk lanes; null: only the worker itself installs there. */
   gate: InstallGate | null
-  /** So many of `unsettled` were the parent's when this was forked. */
+  /** The first so many of `unsettled` happened to the parent, before the fork. */
   nrInherited?: number
 }
 
 /**
- * One address space that still has lazy pages: the workload's, or that of a child which it has forked since the resume. It
- * owns the userfaultfd, the event journal, and what both say about the memory.
+ * One address space that still has lazy pages: the workload's own, or that of a child forked since the resume. It owns
+ * the userfaultfd, the event journal, and all that both say about the memory.
  *
- * Everything here races with the threads of the workload, which change their memory map at any moment. The kernel reports
- * that in four ways, each of which has one meaning:
+ * Everything here races with the threads of the workload, which change their memory map at any moment. The kernel
+ * reports that in four ways. Each has one meaning:
  *
  *   EAGAIN   a change is under way. Nothing can be installed until its event was read and its thread has gone on.
  *            `install`, `zero`, `settle` and `dropLost` say so; the caller reads events and tries again.
- *   ENOENT   the place is in no registered area. In a quiet address space it was unmapped for good; otherwise the event
- *            that says where it went may be still to come, so that counts as a change under way.
+ *   ENOENT   the page is in no registered area. In a quiet address space it was unmapped for good. Otherwise the event
+ *            that says where it went may be still to come, so this counts as a change under way.
  *   EEXIST   the page is there already: it was installed before, or a child of a fork has its parent's.
  *   ESRCH    the address space is gone (exec, exit). Nothing is waited for any more.
  */
@@ -62,12 +62,14 @@ export class AddressSpace {
   readonly gate: InstallGate | null
   readonly #keeper: Holder
   #journal: EventJournal
-  /** Changes that were read and are not in the LazyMap yet: their order is known when the address space is quiet. */
+  /**
+   * Changes that were read and are not in the LazyMap yet. Their order is known only when the address space is quiet.
+   */
   #unsettled: MapEvent[]
   #nrInherited: number
-  /** Faults that wait for that, by page. */
+  /** Faults that wait until the changes are settled, by page. */
   #deferred = new Map<number, Fault>()
-  /** Source pages that a bulk lane found in no area. */
+  /** Source pages that a bulk lane found outside every area. */
   readonly #lost = new PageSet()
   #waitsSince: number | null = null
   #poller: Poller | null = null
@@ -83,7 +85,7 @@ export class AddressSpace {
     this.#nrInherited = parts.nrInherited ?? 0
   }
 
-  /** Of the workload. The keeper gets the journal, and from here on a successor can take over. */
+  /** Creates the address space of the workload. The keeper gets the journal; from here on a successor can take over. */
   static create(keeper: Holder, asId: number, uffdFd: number, waiting: Waiting): AddressSpace {
     const name = nameOf(asId)
     const { lazy, unsettled } = waiting
@@ -99,7 +101,10 @@ export class AddressSpace {
     })
   }
 
-  /** Of a child, whose userfaultfd the keeper has already. Nothing is read from it before the keeper has its journal. */
+  /**
+   * Creates that of a child, whose userfaultfd the keeper has already. The journal goes to the keeper before the first
+   * read.
+   */
   static createChild(
     keeper: Holder,
     name: string,
@@ -112,14 +117,16 @@ export class AddressSpace {
       keeper.hold(logNameOf(name), journal.fd)
     } catch (error) {
       log.warn({ error: (error as Error).message, name }, 'the keeper does not hold the journal of a child')
-      // Without it a successor would rebuild the child as it was born, and bring back what it has discarded since.
+      // Drop it: a successor without the journal would rebuild the child as it was born, with memory it has discarded
+      // since.
       dropQuietly(keeper, uffdNameOf(name))
     }
     return new AddressSpace({ keeper, name, uffd: uffdFd, journal, ...waiting, gate: null })
   }
 
   /**
-   * After kill -9 of the worker before. `settleForks` must follow when the keeper has the userfaultfds of the forks.
+   * Takes over after kill -9 of the worker before. Call `settleForks` once the keeper has the userfaultfds of the
+   * forks.
    * @param isRoot the workload's own, where the bulk lanes install
    */
   static reopen(keeper: Holder, name: string, isRoot: boolean): { space: AddressSpace; forks: ForkFound[] } {
@@ -130,8 +137,8 @@ export class AddressSpace {
   }
 
   /**
-   * A child came into being, and its userfaultfd with it, in this process's descriptor table alone. It goes to the keeper
-   * before anything else happens; until then only that table has it, which the worker's heir shares.
+   * A fork created a child and its userfaultfd, which only this process's descriptor table has (shared with the
+   * worker's heir). The keeper gets the descriptor before anything else happens.
    */
   fork(fd: number, log: Logger): AddressSpace {
     const name = childNameOf(this.name, this.#journal.nextFork())
@@ -143,7 +150,7 @@ export class AddressSpace {
     return child
   }
 
-  /** The keeper has the userfaultfds of all forks that were read. */
+  /** Notes that the keeper has the userfaultfds of all forks that were read. */
   settleForks(): void {
     this.#journal.settleForks()
   }
@@ -161,13 +168,14 @@ export class AddressSpace {
   }
 
   /**
-   * Reads what is pending into the journal. Changes wait for `settle`; each fork is called back in its place between them,
-   * because the child begins with what its parent knew by then.
-   * @returns the faults among what was read
+   * Reads pending events into the journal. Changes wait for `settle`. Each fork is called back in its place between
+   * them, because the child begins with its parent's state at that moment.
+   * @returns the faults among the events
    */
   read(onFork: (fd: number) => void): Fault[] {
     if (this.#journal.isFull) {
-      // Never quiet in so many events: the best guess, before there is no room for them.
+      // No quiet moment in so many events. Enter them in the most likely order, before the journal has no room for
+      // them.
       if (this.#unsettled.length > maxUnsettled) this.#enter(this.#likelyOrder(), () => {})
       this.#renewJournal()
     }
@@ -181,8 +189,8 @@ export class AddressSpace {
   }
 
   /**
-   * Threads that wait for a page where a change was are let go: they fault again where the page is now, or find that it is
-   * gone. The page itself will never be installed at the old place.
+   * Wakes the threads that wait for a page inside the change. They fault again at the page's new place, or find that it
+   * is gone. The page will never be installed at the old place.
    */
   #note(event: uffd.UffdEvent): void {
     this.#unsettled.push(...mapEvents(event))
@@ -197,8 +205,8 @@ export class AddressSpace {
   }
 
   /**
-   * Enters the changes into the LazyMap, in the order in which they happened. False: a change is under way. Then nothing can
-   * be installed either, and events are still to come.
+   * Enters the changes into the LazyMap, in the order in which they happened. Returns false while a change is under
+   * way: then nothing can be installed either, and events are still to come.
    *
    * Only REMAP events can arrive late. Without one, the order of reading is the order of the changes.
    * @param onChange called before each is entered
@@ -209,7 +217,7 @@ export class AddressSpace {
     if (this.#unsettled.some(({ type }) => type === 'remap')) {
       if (!this.isQuiet) return false
       order = this.#likelyOrder()
-      // A change in between may have made an answer wrong: it would still be under way.
+      // A change in between may have made an answer wrong. It would still be under way.
       if (!this.isQuiet) return false
     }
     this.#enter(order ?? this.#unsettled.keys(), onChange)
@@ -218,7 +226,7 @@ export class AddressSpace {
     return true
   }
 
-  /** Right if the address space was quiet all the while. */
+  /** Correct only if the address space was quiet all the while. */
   #likelyOrder(): number[] {
     const registrations = {
       before: (first: number, end: number) => this.lazy.firstRegistered(first, end),
@@ -249,27 +257,27 @@ export class AddressSpace {
     this.#journal = next
   }
 
-  /** Nothing is installed there. */
+  /** Asks the kernel with a page outside every area, so nothing is installed. */
   #probe(): uffd.Outcome['state'] {
     return uffd.zeroRuns(this.uffd, Float64Array.of(probePage, 1), 1, false).state
   }
 
-  /** No change is under way: every event was read, and nothing that it names can be the next one's. */
+  /** No change is under way: every event was read, and its thread has gone on. */
   get isQuiet(): boolean {
     return this.#probe() !== 'again'
   }
 
-  /** The address space does not exist any more (exec, exit); a userfaultfd never says so by itself. */
+  /** The address space does not exist any more (exec, exit). A userfaultfd never reports that by itself. */
   get isGone(): boolean {
     return this.#probe() === 'gone'
   }
 
-  /** Of a page that waits for a quiet moment, one fault is enough: a thread that was woken in between comes again. */
+  /** Keeps one fault per page until a quiet moment. That is enough: a thread that was woken in between faults again. */
   defer(faults: Iterable<Fault>): void {
     for (const fault of faults) this.#deferred.set(fault.page, fault)
   }
 
-  /** The faults that were deferred; they are no more. */
+  /** Returns the deferred faults and forgets them. */
   takeDeferred(): Fault[] {
     const faults = [...this.#deferred.values()]
     this.#deferred.clear()
@@ -281,7 +289,7 @@ export class AddressSpace {
     for (const fault of this.#deferred.values()) if (isAnswered(fault)) this.#deferred.delete(fault.page)
   }
 
-  /** Since when something waits for a moment without a change, as performance.now() says; null: nothing does. */
+  /** When the wait for a moment without a change began, as performance.now() says; null: nothing waits. */
   get waitsSince(): number | null {
     return this.#waitsSince
   }
@@ -296,9 +304,9 @@ export class AddressSpace {
   }
 
   /**
-   * Installs those of `nr` source pages that are lazy here, where they lie now. All changes must be settled.
+   * Installs those of `nr` source pages that are lazy here, at their present addresses. All changes must be settled.
    * @param data the pages, one behind the other; null: zeros
-   * @returns how many were installed, and whether a change under way keeps the rest away
+   * @returns how many were installed, and whether a change under way blocks the rest
    */
   install(source: number, nr: number, data: Uint8Array | null): { pages: number; isChanging: boolean } {
     let pages = 0
@@ -326,20 +334,20 @@ export class AddressSpace {
   }
 
   /**
-   * Installs zeros where nothing lazy is: stack growth, a grown mapping, a hole, or discarded memory. False: a change is
-   * under way, and something else may lie there after it.
+   * Installs zeros where nothing lazy is: stack growth, a grown mapping, a hole, or discarded memory. Returns false
+   * while a change is under way: afterwards something else may lie there.
    */
   zero(page: number): boolean {
     const { state } = uffd.zeroRuns(this.uffd, Float64Array.of(page, 1), 1, true)
-    // Unmapped meanwhile, or mapped anew without us: the thread has to look again.
+    // The page was unmapped meanwhile, or mapped anew without userfaultfd. The thread has to look again.
     if (state === 'no-range') this.#wake(addressOf(page), BigInt(pageBytes))
     return state !== 'again'
   }
 
   /**
    * A bulk lane has installed a batch through the gate. The LazyMap learns it after the fact, and only of pages that no
-   * event has named since: something else may lie at the address of another by now. A page outside every area may belong to
-   * a REMAP that was not read yet: it stays lazy until `dropLost`.
+   * event has named since: another page may lie at such an address by now. A page outside every area may belong to a
+   * REMAP that was not read yet: it stays lazy until `dropLost`.
    */
   notePushed({ runs, zeroRuns, lost }: Pushed): void {
     const missing = new Set(lost)
@@ -356,8 +364,8 @@ export class AddressSpace {
   }
 
   /**
-   * Pages that a bulk lane found in no area, and of which no event that was under way then has said that they moved: no
-   * thread can fault there any more. False: a change is under way.
+   * Drops pages that a bulk lane found outside every area and that no later event has moved: threads can no longer
+   * fault on them. Returns false while a change is under way.
    */
   dropLost(): boolean {
     if (this.#lost.isEmpty) return true
@@ -379,20 +387,20 @@ export class AddressSpace {
     if (length > 0n) uffd.wake(this.uffd, address, length)
   }
 
-  /** Faults that a dead worker had read and not answered are raised again. */
+  /** Makes threads raise again the faults that a dead worker had read and not answered. */
   wakeAll(): void {
     this.#wake(firstAddress, endAddress - firstAddress)
   }
 
   /**
-   * Nothing is lazy there any more: it becomes ordinary memory. Closing the last descriptor unregisters it and wakes
-   * all threads that wait; what is not there by then reads as zeros, which is right for every page that is left.
+   * Ends user-space paging: the address space has no lazy page and becomes ordinary memory. Closing the last descriptor
+   * unregisters it and wakes all waiting threads. Pages that are missing then read as zeros, which is right for them.
    */
   release(): void {
     this.unwatch()
-    // The descriptor's number will be another file's.
+    // First: the descriptor's number will become another file's.
     this.gate?.close()
-    // In this order: a journal without userfaultfd is no address space, see adoptSpaces.
+    // In this order: adoptSpaces takes a journal without userfaultfd for a drained address space.
     dropQuietly(this.#keeper, uffdNameOf(this.name))
     dropQuietly(this.#keeper, logNameOf(this.name))
     closeSync(this.uffd)
@@ -400,7 +408,9 @@ export class AddressSpace {
   }
 }
 
-/** Full (a storm of forks), or gone: the child is served all the same, it only cannot outlive this worker. */
+/**
+ * The keeper may be full (a storm of forks) or gone. The child is served all the same, but cannot outlive this worker.
+ */
 export function holdUserfaultfd(keeper: Holder, name: string, fd: number, log: Logger): void {
   try {
     keeper.hold(uffdNameOf(name), fd)
@@ -409,12 +419,13 @@ export function holdUserfaultfd(keeper: Holder, name: string, fd: number, log: L
   }
 }
 
-/** The keeper holds nothing under that name from now on; it may be gone together with the process. */
+/** Makes the keeper forget the name. The keeper may be gone together with the process. */
 export function dropQuietly(keeper: Pick<Holder, 'drop'>, name: string): void {
   try {
     keeper.drop(name)
   } catch (error) {
-    // It never had it (a child of too many ancestors has too long a name), or it is gone together with the process.
+    // The keeper never had it (a child of too many ancestors has too long a name), or is gone together with the
+    // process.
     if (!isKernelError(error, 'ENOENT', 'ENAMETOOLONG', 'ECONNRESET', 'EPIPE', 'ENOTCONN')) throw error
   }
 }

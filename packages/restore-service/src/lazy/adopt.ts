@@ -4,20 +4,22 @@ import { AddressSpace, dropQuietly, type Holder, holdUserfaultfd } from './addre
 import type { ForkFound } from './journal.js'
 import { childNameOf, heldSpaces, logNameOf, nameOf, uffdNameOf } from './keeper-names.js'
 
-/** What an adoption needs of the heir of a dead worker. */
+/** The part of a dead worker's heir that an adoption needs. */
 export type UserfaultfdOwner = Pick<Heir, 'takeUserfaultfd'>
 
-/** The address spaces that take pages of one of the source: the workload's own first, then the children forked from it. */
+/** The address spaces that take pages of one of the source: the workload's own first, then children forked from it. */
 export type Family = AddressSpace[]
 
-/** Before the freeze the keeper has the skeleton's userfaultfd; a successor ignores it until there is a journal. */
+/**
+ * Gives the skeleton's userfaultfd to the keeper before the freeze. A successor ignores it until there is a journal.
+ */
 export function holdSkeleton(keeper: Pick<Holder, 'hold'>, asId: number, uffdFd: number): void {
   keeper.hold(uffdNameOf(nameOf(asId)), uffdFd)
 }
 
 /**
- * After kill -9 of the worker before: every address space that it served, by as_id, with all that has happened to them.
- * Faults that it had read and not answered are raised again. None: it had drained them all.
+ * Takes over after kill -9 of the worker before: every address space that it served, by as_id, with all changes so far.
+ * Faults that it had read and not answered are raised again. The map is empty when it had drained them all.
  *
  * @param heir of that worker; null when it had none, or when it has been dealt with
  */
@@ -27,11 +29,11 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
   const families = new Map<number, Family>()
   for (const { name, asId, isRoot, hasUffd, hasLog } of held) {
     if (!hasUffd) {
-      // Of one that was let go when its worker died: the userfaultfd is dropped before its journal.
+      // The worker died while it released this one: the userfaultfd is dropped before its journal.
       dropQuietly(keeper, logNameOf(name))
       continue
     }
-    // Without a journal it is a child that its parent's fork tells of, or a skeleton.
+    // A space without a journal is a child that its parent's journal lists, or a skeleton.
     if (!hasLog) continue
     const family = families.get(asId) ?? []
     families.set(asId, family)
@@ -39,7 +41,7 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
     family.push(space)
     for (const fork of forks) {
       const child = childNameOf(name, fork.ordinal)
-      // One with a journal has its own turn.
+      // A child with a journal is adopted in its own turn.
       if (byName.get(child)?.hasLog !== true) {
         const adopted = adoptChild(keeper, child, byName.get(child)?.hasUffd === true, fork, heir, log)
         if (adopted !== null) family.push(adopted)
@@ -54,7 +56,7 @@ export function adoptSpaces(keeper: Holder, heir: UserfaultfdOwner | null, log: 
   return families
 }
 
-/** A child whose worker died before the child had a journal: rebuilt from its parent's. null: there is nothing to serve. */
+/** Rebuilds a child that had no journal yet, from its parent's. null: there is nothing to serve. */
 function adoptChild(
   keeper: Holder,
   name: string,
@@ -64,7 +66,7 @@ function adoptChild(
   log: Logger,
 ): AddressSpace | null {
   if (isHeld) return AddressSpace.createChild(keeper, name, keeper.fetch(uffdNameOf(name)), fork, log)
-  // It has ended, or has drained.
+  // The child has ended, or has drained.
   if (fork.isSettled) return null
   const fd = heir?.takeUserfaultfd(fork.fd)
   if (fd === undefined) {

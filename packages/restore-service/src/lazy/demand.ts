@@ -6,32 +6,32 @@ import type { FaultLane } from '../lanes/fault-lane.js'
 import type { Fault } from './address-space.js'
 import { maxPagesAhead, ReadAhead } from './read-ahead.js'
 
-/** More samples than this are not kept; the count goes on. 8 bytes each. */
+/** Samples beyond this number are counted and not kept. 8 bytes each. */
 const maxSamples = 1_000_000
-/** Pulls under way: a fault waits behind 512 KiB at most. */
+/** Pulls under way. A fault waits behind 512 KiB at most. */
 const maxPulls = 2
-/** Pages that threads wait for and that are asked for; more wait in the backlog. The rest of the lane is for the other two. */
+/** Demands under way; more wait in the backlog. The rest of the lane is for read-ahead and pulls. */
 const maxDemands = faultPendingMax - maxPagesAhead - maxPulls
 
-/** Requests leave from it. Frames are dropped while it is down; `askAgain` follows when it is up. */
+/** The lane for requests. It drops frames while it is down; `askAgain` follows when it is up. */
 export type RequestLane = Pick<FaultLane, 'isOpen' | 'send'>
 
-/** Where replies go, and what is still to come. Page numbers are the source's. */
+/** Receives the pages of replies, and knows which are still missing. Page numbers are the source's. */
 export interface Wanted {
-  /** Installs the pages wherever they are lazy; answers how many were. */
+  /** Installs the pages wherever they are lazy; returns how many were. */
   install(frame: Pick<FrameOf<'pageReply'>, 'runs' | 'zeroRuns'>, payload: Uint8Array): number
   isPending(source: number): boolean
   pendingSourcePages(): PageSet
 }
 
 /**
- * Requests of one address space's pages on the fault lane, and the replies. There are three kinds of request:
+ * Requests for one address space's pages on the fault lane, and the replies. There are three kinds of request:
  *
  *   demand  one page that a thread waits for; one fault, or several
- *   ahead   pages that are likely to be touched next, see ReadAhead; the source leaves out what it has pushed
- *   pull    pages that do not come by themselves: the source was told to wait, or what it has sent was lost
+ *   ahead   pages that are likely to be touched next, see ReadAhead; the source leaves out pages that it has pushed
+ *   pull    pages that do not come by themselves: the source was told to wait, or the pages that it sent were lost
  *
- * Every request is answered once while its connection lives; a new connection is asked anew.
+ * Every request is answered once while its connection lives. On a new connection they are sent again.
  */
 export class Demand {
   readonly #identity: { asId: number; round: number }
@@ -43,7 +43,7 @@ export class Demand {
   readonly #requested = new Map<number, number>()
   /** Demands beyond `maxDemands`, asked for when there is room. */
   readonly #backlog = new Set<number>()
-  /** Left to pull; null: nothing was pulled yet. */
+  /** Pages left to pull; null: no pull has begun. */
   #toPull: PageSet | null = null
   /** Request ids of the pulls under way. */
   readonly #pulls = new Set<number>()
@@ -52,7 +52,7 @@ export class Demand {
   #maxUs = 0
   #faults = 0
 
-  /** @param prefetch whether to ask for pages ahead */
+  /** @param prefetch whether to request pages ahead */
   constructor(
     identity: { asId: number; round: number },
     lane: RequestLane,
@@ -65,7 +65,7 @@ export class Demand {
     this.#ahead = prefetch ? new ReadAhead((page, nrPages) => this.#request(page, nrPages, true)) : null
   }
 
-  /** The lane has a new connection: what was asked for on the old one is asked for again. */
+  /** The lane has a new connection: repeats the requests of the old one. */
   askAgain(): void {
     this.#ahead?.forget()
     for (const page of this.#requested.keys()) this.#request(page, 1)
@@ -76,7 +76,7 @@ export class Demand {
     }
   }
 
-  /** A thread waits for a page that is lazy. The page itself is asked for first, so that the thread is woken first. */
+  /** A thread waits for a lazy page. The page itself is requested first, so that the thread is woken first. */
   onFault(lazy: LazyMap, { page, tid }: Fault, source: number): void {
     this.#faults++
     if (!this.#requested.has(source)) {
@@ -91,7 +91,7 @@ export class Demand {
     if (this.#ahead?.isComing(source) !== true) this.#request(source, 1)
   }
 
-  /** Asks for pages that no thread has touched and that do not come by themselves. */
+  /** Requests pages that no thread has touched and that do not come by themselves. */
   pull(): void {
     if (!this.#lane.isOpen) return
     if (this.#toPull === null || (this.#toPull.isEmpty && this.#pulls.size === 0)) {
@@ -112,7 +112,7 @@ export class Demand {
     return requestId
   }
 
-  /** Spares the network pages that the workload has given back. Should the frame get lost, they come and are dropped. */
+  /** Saves the network from pages that the workload has discarded. If the frame is lost, they come and are dropped. */
   discard(pages: PageSet): void {
     const table = pages.runTable()
     for (let at = 0; at < table.length; at += 2 * maxRunsPerDiscard) {
@@ -121,7 +121,7 @@ export class Demand {
     }
   }
 
-  /** Installs the reply before anything else is done: threads wait for it. */
+  /** Installs the reply before anything else: threads wait for it. */
   onReply(frame: FrameOf<'pageReply'>, payload: Uint8Array): void {
     this.#wanted.install(frame, payload)
     this.#ahead?.answered(frame.page, frame.nrPages)
@@ -143,7 +143,7 @@ export class Demand {
     if (this.samples.length < maxSamples) this.samples.push(us)
   }
 
-  /** It was asked for ahead, had been pushed already, and is faulted on before it has come with the push. */
+  /** The page was requested ahead after it had been pushed, and a thread faults on it before the push arrives. */
   #isLeftOut(source: number, { nrPages, runs, zeroRuns }: FrameOf<'pageReply'>): boolean {
     if (pagesInRuns(runs) + pagesInRuns(zeroRuns) === nrPages) return false
     return this.#wanted.isPending(source)
@@ -162,7 +162,7 @@ export class Demand {
     return this.#faults
   }
 
-  /** The longest wait of all, also of those beyond `samples`; microseconds. */
+  /** The longest wait of all, including those beyond `samples`; microseconds. */
   get maxUs(): number {
     return this.#maxUs
   }

@@ -2,8 +2,8 @@ import { InstallGate } from '@pageferry/kernel'
 import type { LazyMap, MapEvent } from '@pageferry/pages'
 
 /**
- * The gate of the bulk lanes: open for pages that lie where they lay at the source and that no event has named. The worker
- * installs all others itself, and the gate says that there are some.
+ * Makes the gate of the bulk lanes. It is open for pages that lie at their source address and that no event has named.
+ * The worker installs all others itself, and the gate says that there are some.
  */
 export function gateFor(all: LazyMap, unsettled: readonly MapEvent[]): InstallGate {
   const lazy = all.fork()

@@ -4,29 +4,31 @@ import { eventJournal, fds, type InstallGate, type uffd } from '@pageferry/kerne
 import { LazyMap, type MapEvent } from '@pageferry/pages'
 
 /**
- * What one address space still waits for, so that it survives kill -9 of the worker that serves it.
+ * The missing pages of one address space, kept so that they survive kill -9 of the worker that serves it.
  *
  *     kernel's head | own words | log of events | snapshot: LazyMap.toTable()
  *
- * A memfd that the keeper holds: the snapshot is the LazyMap at the journal's birth, the log holds every event since. The
- * kernel writes events directly into it (kernel/native/event-journal.c), so a kill between two instructions loses none. The
- * journal does not say which pages were installed since: a page that is there answers EEXIST.
+ * The journal is a memfd that the keeper holds. The snapshot is the LazyMap at the journal's birth; the log holds every
+ * event since. The kernel writes events directly into it (kernel/native/event-journal.c), so a kill between two
+ * instructions loses no event. The journal does not say which pages were installed since: a page that is there answers
+ * EEXIST.
  *
- * Events are entered into the LazyMap later than they are read, and now and then in another order (event-order.ts). A word
- * says how many events of the log are in the LazyMap, in the order of the log. The successor puts the others in order.
+ * Events are entered into the LazyMap later than they are read, and now and then in another order (event-order.ts). One
+ * word says how many events of the log are in the LazyMap, in the order of the log. The successor puts the others in
+ * order.
  *
- * The log is bounded. When it is full, or the order was another one, the owner makes a new journal out of the LazyMap as
- * it is. The keeper gets it under the same name, which replaces the old one at once.
+ * The log is bounded. When it is full, or the order was another one, the owner makes a new journal out of the LazyMap
+ * as it is. The keeper gets it under the same name, which replaces the old one at once.
  */
 
-/** 512 KiB of log; a program that discards memory as fast as it can fills it in a second. */
+/** 512 KiB of log. A program that discards memory as fast as it can fills it in a second. */
 const logCapacity = 16_384
-/** One read may bring as many events as this (UFFD_MAX_EVENTS of the addon). */
+/** The most events that one read brings (UFFD_MAX_EVENTS of the addon). */
 const eventsPerRead = 64
 
 /**
- * Own words, 32 bits each: forks before this journal; forks whose userfaultfd the keeper has, too; events of the log, forks
- * among them, that are in the LazyMap in the order of the log.
+ * Own words, 32 bits each. First: forks before this journal. Second: forks whose userfaultfd the keeper has. Third:
+ * events of the log, including forks, that are in the LazyMap in the order of the log.
  */
 const { from: forksAt } = eventJournal.userBytes
 const settledAt = forksAt + 4
@@ -34,13 +36,18 @@ const enteredAt = forksAt + 8
 const snapshotAt = eventJournal.headBytes + logCapacity * eventJournal.eventBytes
 const tripleBytes = 24
 
-/** A fork that the log tells of: the child's address space as it began. `fd`: its number in the dead reader. */
+/**
+ * A fork in the log, with the child's address space at its birth. `fd`: the userfaultfd's number in the dead reader.
+ */
 export interface ForkFound {
   ordinal: number
   fd: number
   lazy: LazyMap
   unsettled: MapEvent[]
-  /** The reader had seen to the userfaultfd; otherwise `fd` is still the child's, in the table of the reader's heir. */
+  /**
+   * The reader gave the userfaultfd to the keeper. Otherwise `fd` is still the child's, in the table of the reader's
+   * heir.
+   */
   isSettled: boolean
 }
 
@@ -82,8 +89,8 @@ export class EventJournal {
   }
 
   /**
-   * The journal of a worker that died: the address space with the changes whose order was known, the others as they were
-   * read, and the forks among all of them.
+   * Opens the journal of a dead worker. Changes whose order was known are in the LazyMap; the others come as they were
+   * read; forks are found among both.
    */
   static open(fd: number): {
     journal: EventJournal
@@ -117,27 +124,30 @@ export class EventJournal {
     return this.#forks
   }
 
-  /** Time for a new journal: the next read might not find room. */
+  /** A new journal is due: the next read might not find room. */
   get isFull(): boolean {
     return eventJournal.count(this.#area) > logCapacity - eventsPerRead
   }
 
-  /** All that was read is in the LazyMap, in the order of the log. */
+  /** Notes that all events read so far are in the LazyMap, in the order of the log. */
   noteEntered(): void {
     this.#words.setUint32(enteredAt, eventJournal.count(this.#area), true)
   }
 
-  /** The number of the fork that was read; once for each, in their order. */
+  /** Returns the number of the fork that was read. Call it once per fork, in their order. */
   nextFork(): number {
     return ++this.#forks
   }
 
-  /** The keeper has the userfaultfds of all forks so far, so the numbers in the log mean nothing any more. */
+  /**
+   * Notes that the keeper has the userfaultfds of all forks so far; the descriptor numbers in the log mean nothing any
+   * more.
+   */
   settleForks(): void {
     this.#words.setUint32(settledAt, this.#forks, true)
   }
 
-  /** What is pending now; every event but the faults is in the log by then. The caller enters them. */
+  /** Reads pending events. Every event but the faults is in the log when it returns. The caller enters them. */
   read(uffdFd: number, gate?: InstallGate): uffd.UffdEvent[] {
     return eventJournal.read(uffdFd, this.#area, gate)
   }
@@ -147,12 +157,12 @@ export class EventJournal {
   }
 }
 
-/** What a child begins with, of what its parent knows at the moment of the fork. */
+/** The state that a child inherits from its parent at the fork. */
 function childOf(lazy: LazyMap, unsettled: readonly MapEvent[]): { lazy: LazyMap; unsettled: MapEvent[] } {
   return { lazy: lazy.fork(), unsettled: [...unsettled] }
 }
 
-/** What an event says about the address space, in pages; a fault says nothing, a fork is for the caller. */
+/** Changes that an event makes to the address space, in pages. A fault makes none; a fork is for the caller. */
 export function mapEvents(event: uffd.UffdEvent): MapEvent[] {
   switch (event.type) {
     case 'remove':
@@ -167,7 +177,7 @@ export function mapEvents(event: uffd.UffdEvent): MapEvent[] {
   }
 }
 
-/** The event that says so. */
+/** The inverse of `mapEvents`. */
 function changeEvent(event: MapEvent): eventJournal.ChangeEvent {
   if (event.type === 'remap') {
     return {

@@ -28,7 +28,7 @@ export function logNameOf(name: string): string {
   return `${name}.log`
 }
 
-/** An address space of which the keeper holds something. */
+/** An address space for which the keeper holds a descriptor. */
 export interface HeldSpace {
   name: string
   asId: number
@@ -38,7 +38,7 @@ export interface HeldSpace {
   hasLog: boolean
 }
 
-/** Parents before children. Names that are not of this form belong to others. */
+/** Lists parents before children. Names of another form belong to other users of the keeper. */
 export function heldSpaces(names: Iterable<string>): HeldSpace[] {
   const found = new Map<string, HeldSpace>()
   for (const held of names) {

@@ -9,20 +9,22 @@ import type { AddressSpace, Fault } from './address-space.js'
 const MREMAP_MAYMOVE = 1n
 const MREMAP_FIXED = 2n
 
-/** How long a fault has been deferred before it is looked at, and between two such looks: a file of each thread is read. */
+/**
+ * How long a fault must be deferred before a look, and the time between two looks. A look reads a file of each thread.
+ */
 const patienceMs = 50
-/** The kernel fills a GiB in less than one. */
+/** The kernel fills 1 GiB in less than a second. */
 const fillTimeoutMs = 10_000
 const fillPollMs = 0.1
 
 /**
- * Lets go threads that enlarge and move locked memory (mlock) with mremap(2). The kernel fills the new part (mm_populate)
- * before it queues the event of the move, and no page can be installed until that event was read (do_mremap in
- * mm/mremap.c, Linux 6.18). So the thread waits for a page that it keeps away itself, and all other threads with it.
+ * Frees threads that enlarge and move locked memory (mlock) with mremap(2). The kernel fills the new part (mm_populate)
+ * before it queues the event of the move. No page can be installed until that event was read (do_mremap in mm/mremap.c,
+ * Linux 6.18). So the thread waits for a page that it blocks itself, and it blocks all other threads too.
  *
- * Nothing lazy is in the new part: it is taken off the userfaultfd until the kernel has filled it. Not for longer: the
- * mapping consists of two areas meanwhile, and mremap refuses two. The workload cannot get to its next mremap before the
- * event of this one was read.
+ * Nothing lazy is in the new part, so it leaves the userfaultfd until the kernel has filled it. It must return soon:
+ * until then the mapping consists of two areas, and mremap refuses two. The workload cannot reach its next mremap
+ * before the event of this one was read.
  */
 export class MlockedMremap {
   readonly #process: Pick<RestoredProcess, 'pid'>
@@ -34,7 +36,7 @@ export class MlockedMremap {
     this.#log = log
   }
 
-  /** Answers deferred faults of such threads. Only of the workload itself: the pid of a child is not known. */
+  /** Answers deferred faults of such threads. Works only for the workload itself: the pid of a child is not known. */
   letGo(space: AddressSpace): void {
     const now = performance.now()
     if (now - Math.max(space.waitsSince ?? now, this.#lookedAt) < patienceMs) return
@@ -62,13 +64,16 @@ export class MlockedMremap {
       }
       return true
     } catch (error) {
-      // It was killed, and its memory is gone.
+      // The thread was killed, and its memory is gone.
       if (isKernelError(error, 'ENOENT', 'ESRCH', 'EINVAL', 'ENOMEM')) return false
       throw error
     }
   }
 
-  /** The kernel fills upwards. This blocks the worker, which could install nothing meanwhile. */
+  /**
+   * Waits for the last page, since the kernel fills upwards. This blocks the worker, which could install nothing
+   * meanwhile.
+   */
   #isFilledSoon(lastPage: number): boolean {
     const fd = openSync(`/proc/${this.#process.pid}/pagemap`, 'r')
     const entry = new BigUint64Array(1)
@@ -86,7 +91,7 @@ export class MlockedMremap {
     }
   }
 
-  /** @param tid as the thread knows itself: that may be a pid namespace below ours */
+  /** @param tid the thread's own view, which may be in a pid namespace below ours */
   #callOf(tid: number): ProcSyscall | null {
     const { pid } = this.#process
     const task = readTids(pid).find((each) => readStatus(pid, each).nsPids.at(-1) === tid)
@@ -95,8 +100,8 @@ export class MlockedMremap {
 }
 
 /**
- * How many pages a mapping is enlarged by, if a fault of the thread that does it, at the first of them, can only be the
- * kernel's; otherwise 0. mremap(2) touches no memory for any other reason.
+ * Returns how many pages the thread's mremap adds, if its fault at the first of them can only be the kernel's;
+ * otherwise 0. mremap(2) touches memory for no other reason.
  */
 export function newPagesFrom(page: number, call: ProcSyscall | null): number {
   if (call?.nr !== SYS.mremap) return 0
@@ -104,7 +109,7 @@ export function newPagesFrom(page: number, call: ProcSyscall | null): number {
   const first = pageCount(oldAddress)
   const nrOld = pageCount(oldLength)
   const nrNew = pageCount(newLength) - nrOld
-  // Where it is not moved there is no event to wait for; of length 0, it is a second mapping and not an enlarged one.
+  // A mapping that is not moved has no event to wait for. A length of 0 makes a second mapping and enlarges nothing.
   if (nrNew <= 0 || nrOld === 0 || (flags & MREMAP_MAYMOVE) === 0n) return 0
   const isThere =
     (flags & MREMAP_FIXED) === 0n
@@ -113,7 +118,7 @@ export function newPagesFrom(page: number, call: ProcSyscall | null): number {
   return isThere ? nrNew : 0
 }
 
-/** Of addresses, which are multiples, the page number; of lengths, pages that they begin. */
+/** For an address, which is a multiple of the page size, the page number; for a length, the pages that it begins. */
 function pageCount(bytes: bigint): number {
   return pageOf(bytes + BigInt(pageBytes - 1))
 }

@@ -8,7 +8,7 @@ import { Demand, type RequestLane } from './demand.js'
 import type { MlockedMremap } from './mlocked-mremap.js'
 import type { Standstill } from './standstill.js'
 
-/** From this number of address spaces on, each fork looks for those that have ended. */
+/** From this number of address spaces on, each fork removes those that have ended. */
 const manySpaces = 8
 
 export interface PagerOptions {
@@ -19,29 +19,29 @@ export interface PagerOptions {
   lane: RequestLane
   standstill: Standstill
   mlockedMremap: MlockedMremap
-  /** A fork's event was read, and its userfaultfd is in our table only. For an injected fault. */
+  /** A fork's event was read, and only our table has its userfaultfd. For an injected fault. */
   onForkRead(): void
-  /** Runs what an event of the kernel or a timer has begun; what it throws ends the lazy phase. */
+  /** Runs an action that a kernel event or a timer has begun; an error that it throws ends the lazy phase. */
   run(action: () => void): void
 }
 
 /**
- * Serves events and faults of one address space of the workload, and of the children that it has forked since the resume:
- * all of them take pages of the same address space of the source.
+ * Serves events and faults of one address space of the workload, and of the children that it has forked since the
+ * resume. All of them take pages of the same address space of the source.
  *
- * Events and faults are served on this one thread. It installs a page only after all events that were read are settled, so
- * a page that the workload has discarded is never filled with its old content. The bulk lanes install from threads of
- * their own, through a gate that closes for all that an event names (InstallGate). The kernel helps: while an event waits
- * to be read, UFFDIO_COPY answers EAGAIN.
+ * Events and faults are served on this one thread. It installs a page only after all events that were read are settled.
+ * So a page that the workload has discarded is never filled with its old content. The bulk lanes install from threads
+ * of their own, through a gate that closes for all that an event names (InstallGate). The kernel helps: while an event
+ * waits to be read, UFFDIO_COPY answers EAGAIN.
  */
 export class Pager {
   readonly demand: Demand
   readonly #options: PagerOptions
   /** The workload's own first. */
   readonly #spaces: Family
-  /** Source pages that the workload has given back before they came. */
+  /** Source pages that the workload discarded before they came. */
   readonly #discarded = new PageSet()
-  /** Address spaces that were not quiet, and will be looked at again soon. */
+  /** Address spaces that were not quiet and will be looked at again soon. */
   readonly #looking = new Set<AddressSpace>()
   #pushedPages = 0
 
@@ -77,8 +77,8 @@ export class Pager {
   }
 
   /**
-   * First what changes the address space, in its order, then the faults: serving one may have to read more events,
-   * and those come after all of these.
+   * Handles the changes of the address space first, in order, then the faults. Serving a fault may have to read more
+   * events, and those come after all of these.
    */
   #serve(space: AddressSpace): void {
     const faults = space.read((fd) => this.#onFork(space, fd))
@@ -103,13 +103,13 @@ export class Pager {
     return true
   }
 
-  /** A child that was forked before may still need what its parent has given back: then nothing is said. */
+  /** Notes discarded pages for the source, unless there are children: an earlier child may still need them. */
   #noteDiscard({ lazy }: AddressSpace, event: MapEvent): void {
     if (this.#spaces.length > 1 || event.type === 'remap') return
     lazy.forEachPendingIn(event.first, event.nr, (source, nr) => this.#discarded.addRange(source, nr))
   }
 
-  /** A thread that goes on after its change says nothing, so it is looked for. */
+  /** Schedules another look: a thread that goes on after its change raises no event. */
   #lookAgain(space: AddressSpace): void {
     const { standstill, mlockedMremap, run } = this.#options
     standstill.beginAfter(space.noteWaiting(performance.now()))
@@ -146,19 +146,19 @@ export class Pager {
     const workload = this.#spaces[0]
     const { payload } = batch
     this.#pushedPages += batch.installed
-    // It comes late: everything was released.
+    // The batch is late: everything was released.
     if (workload === undefined) return
     workload.notePushed(batch)
     if (batch.lost.length > 0) this.#lookAgain(workload)
     if (batch.isClosed && workload.isGone) workload.lazy.clear()
-    // Pages that have moved, and children: only this thread knows where they go.
+    // Only this thread knows where pages that have moved, and pages of children, go.
     if (payload !== undefined) this.#pushedPages += this.#install(batch, payload)
   }
 
-  /** Installs the pages wherever they are lazy; answers how many were. */
+  /** Installs the pages wherever they are lazy; returns how many were. */
   #install(frame: Pick<Pushed, 'runs' | 'zeroRuns'>, payload: Uint8Array): number {
     let installed = 0
-    // Children that are forked while we install come last and take part.
+    // Children that are forked during the installation are appended and take part.
     for (let s = 0; s < this.#spaces.length; s++) {
       const space = this.#spaces[s]
       let at = 0
@@ -178,7 +178,7 @@ export class Pager {
     let installed = 0
     let waitsSince: number | null = null
     for (;;) {
-      // Looked up anew after every event: what was waiting may have been discarded or moved.
+      // Look up anew after every event: the missing page may have been discarded or moved.
       if (this.#settle(space)) {
         const { pages, isChanging } = space.install(source, nr, data)
         installed += pages
@@ -202,17 +202,17 @@ export class Pager {
     return pages
   }
 
-  /** Pages that are still to come, over all its address spaces. */
+  /** Pages that are still to come, over all address spaces of this pager. */
   get pendingPages(): number {
     return this.#spaces.reduce((sum, space) => sum + space.lazy.pendingCount, 0)
   }
 
-  /** Pages that were pushed and that were missing. */
+  /** Pushed pages that were missing. */
   get pushedPages(): number {
     return this.#pushedPages
   }
 
-  /** Children that have everything, or have ended, leave at once: the keeper's room for names is small. */
+  /** Releases children that have all pages, or have ended, at once: the keeper's room for names is small. */
   releaseDrainedChildren(): void {
     for (const child of this.#spaces.slice(1).filter(({ lazy }) => lazy.isDrained)) {
       this.#spaces.splice(this.#spaces.indexOf(child), 1)
@@ -222,7 +222,7 @@ export class Pager {
 
   /** Ends user-space paging. Until then faults must be served, so this comes last. */
   release(): void {
-    // Children first: as long as the keeper has the workload's, a successor knows that there is something to do.
+    // Children first: while the keeper has the workload's, a successor knows that there is work left.
     for (const space of this.#spaces.splice(0).reverse()) space.release()
   }
 }

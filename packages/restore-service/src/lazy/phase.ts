@@ -14,9 +14,9 @@ import { Standstill } from './standstill.js'
 
 type LazyVerifier = Pick<Verifier, 'lazyLog' | 'noteLazy' | 'noteUnlogged'>
 
-/** One address space of the workload when it is resumed. */
+/** One address space of the workload at the resume. */
 export interface LazyMember {
-  /** Itself, and after a takeover the children that it has forked since. */
+  /** The address space itself and, after a takeover, the children that it has forked since. */
   spaces: Family
   /** The number that pushed batches carry. */
   round: number
@@ -28,9 +28,9 @@ export interface LazyMember {
 export interface LazyPhaseOptions {
   /** By as_id. */
   members: ReadonlyMap<number, LazyMember>
-  /** Another worker served them before: part of what the source has sent is lost. */
+  /** Another worker served them before: part of the pages that the source has sent is lost. */
   takenOver: boolean
-  /** Ask for pages that will probably be touched next. */
+  /** Request pages that will probably be touched next. */
   prefetch: boolean
   log: Logger
   lane: RequestLane
@@ -38,20 +38,21 @@ export interface LazyPhaseOptions {
   onProgress(pending: number, faults: number, pushed: number): void
   /** For an injected fault, see Pager. */
   onForkRead(): void
-  /** Holds the workload still for moments, see Standstill. */
+  /** Holds the workload still for short moments, see Standstill. */
   freezer: Pick<RestoredProcess, 'holdStill' | 'thaw'>
 }
 
 const progressMs = 200
-/** Without a page for this long the destination pulls the rest itself. */
+/** After this long without a page the destination pulls the rest itself. */
 const stallMs = 500
 
 /**
- * The lazy phase on the destination, from the resume until no page is lazy. Each address space of the workload has a Pager,
- * which serves its events and faults and installs its pages; this class routes what the lanes bring, and sees the end.
+ * The lazy phase on the destination, from the resume until no page is lazy. Each address space of the workload has a
+ * Pager, which serves its events and faults and installs its pages. This class routes the lanes' frames and detects the
+ * end.
  *
- * The LazyMaps alone decide what is still to come, and they outlive this process (journal.ts). What the source believes to
- * have sent is only the order of things: pages that got lost, in a broken lane or in a worker that was killed, are pulled.
+ * The LazyMaps alone decide which pages are still to come, and they outlive this process (journal.ts). The source's own
+ * record of sent pages only affects the order. Pages that got lost, in a broken lane or in a killed worker, are pulled.
  */
 export class LazyPhase implements FaultReceiver {
   readonly #options: LazyPhaseOptions
@@ -59,7 +60,7 @@ export class LazyPhase implements FaultReceiver {
   readonly #standstill: Standstill
   readonly #began = performance.now()
   #drainMs = 0
-  /** A source that has not begun to push was told to wait (pushDelayMs): nothing of it can be lost. */
+  /** A source that has not begun to push was told to wait (pushDelayMs), so none of its pages can be lost. */
   #pushBegan: boolean
   #lastPending = -1
   #lastProgressAt = 0
@@ -106,7 +107,7 @@ export class LazyPhase implements FaultReceiver {
     if (this.#options.takenOver) this.#pull()
   }
 
-  /** Installs pages, maybe the last ones. */
+  /** Runs an action that may install the last page. */
   #run(action: () => void): void {
     this.#guard(() => {
       action()
@@ -114,7 +115,7 @@ export class LazyPhase implements FaultReceiver {
     })
   }
 
-  /** The kernel or a timer has called us: an error ends the phase. */
+  /** Runs a callback of the kernel or a timer: an error ends the phase. */
   #guard(action: () => void): void {
     try {
       action()
@@ -123,12 +124,12 @@ export class LazyPhase implements FaultReceiver {
     }
   }
 
-  /** The fault lane is there, or there again. */
+  /** The fault lane is up, for the first time or again. */
   onUp(): void {
     for (const pager of this.#pagers.values()) pager.demand.askAgain()
   }
 
-  /** @throws WireError: the frame is of no address space or of another round */
+  /** @throws WireError: the frame's address space is unknown, or its round is another one */
   onReply(frame: FrameOf<'pageReply'>, payload: Uint8Array): void {
     const pager = this.#pagerOf(frame)
     this.#verifierOf(frame.asId)?.noteLazy(frame.runs, payload, frame.zeroRuns)
@@ -157,7 +158,7 @@ export class LazyPhase implements FaultReceiver {
     return this.#options.members.get(asId)?.verifier ?? null
   }
 
-  /** A process of the workload is gone; children that it has forked go on. */
+  /** A process of the workload is gone. Children that it has forked go on. */
   processGone(asId: number): void {
     this.#pagers.get(asId)?.processGone()
     this.#checkDrained()

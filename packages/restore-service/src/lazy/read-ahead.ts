@@ -1,18 +1,18 @@
 import { type LazyMap, Prefetcher } from '@pageferry/pages'
 
-/** Pages that are on their way unasked: a fault of another thread waits behind 512 KiB at most. */
+/** Pages requested ahead and under way. A fault of another thread waits behind 512 KiB at most. */
 export const maxPagesAhead = 128
-/** Pages of one request: the first of a window are installed while the others are still on their way. */
+/** Pages per request. The first pages of a window are installed while the others are still under way. */
 const maxRequestPages = 16
 
 /**
- * Asks the source for pages that threads will fault on next (pages/prefetch.ts). Which pages those are is said in
- * today's addresses; what is asked for, in the source's.
+ * Requests the pages that threads will fault on next (pages/prefetch.ts). The prediction uses today's addresses, the
+ * requests use the source's.
  */
 export class ReadAhead {
   readonly #prefetcher = new Prefetcher()
   readonly #request: (page: number, nrPages: number) => void
-  /** Source pages that were asked for here and not answered. */
+  /** Source pages that were requested here and not answered. */
   readonly #coming = new Set<number>()
 
   constructor(request: (page: number, nrPages: number) => void) {
@@ -27,12 +27,12 @@ export class ReadAhead {
     return this.#prefetcher.useful
   }
 
-  /** A fault on this source page need not ask for it again. */
+  /** Whether this source page was requested ahead, so that a fault on it needs no request. */
   isComing(source: number): boolean {
     return this.#coming.has(source)
   }
 
-  /** @param isRequested whether somebody waits for that source page, so that it was asked for */
+  /** @param isRequested whether a thread waits for that source page, so that it was requested */
   onFault(lazy: LazyMap, tid: number, page: number, isRequested: (source: number) => boolean): void {
     const pages = this.#prefetcher.onFault(tid, page, {
       isMissing: (each) => lazy.isPending(each),
@@ -52,13 +52,13 @@ export class ReadAhead {
     for (let source = first; source < first + nr; source++) this.#coming.delete(source)
   }
 
-  /** The lane is lost, and with it the answers. Nobody waits for them. */
+  /** The lane is lost, and the answers with it. No thread waits for them. */
   forget(): void {
     this.#coming.clear()
   }
 }
 
-/** Neighbours become one run, whether the pages ascend or descend; the order remains. */
+/** Joins neighbours into one run, whether the pages ascend or descend; keeps the order. */
 function runsOf(pages: readonly number[]): [first: number, nr: number][] {
   const runs: [number, number][] = []
   for (const page of pages) {

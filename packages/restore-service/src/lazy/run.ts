@@ -3,7 +3,7 @@ import type { Destination } from '../destination.js'
 import { appointHeir, dismissHeir, inheritSpaces } from './heir.js'
 import { type LazyMember, LazyPhase } from './phase.js'
 
-/** From the resume until no page is lazy. Ends with the last process of the tree, too: then nobody needs a page. */
+/** Runs from the resume until no page is lazy, or until the last process of the tree ends. */
 export async function runLazyPhase(destination: Destination, signal: AbortSignal): Promise<void> {
   const { members, spec, log, lanes, status, phases, root, report } = destination
   const { keeper } = root
@@ -47,7 +47,7 @@ export async function runLazyPhase(destination: Destination, signal: AbortSignal
   for (const { process } of members.values()) process.restorer?.skeleton.close()
 }
 
-/** The worker before this one was killed in the lazy phase, or between Commit and it. */
+/** Takes over from a worker that was killed in the lazy phase, or between Commit and it. */
 function takeOver(destination: Destination, keeper: KeeperClient): void {
   const families = inheritSpaces(keeper, destination.log)
   for (const [asId, member] of destination.members) member.family = families.get(asId) ?? null

@@ -1,31 +1,34 @@
 import { performance } from 'node:perf_hooks'
 import type { RestoredProcess } from '../process.js'
 
-/** How long something may wait for a moment at which no change is under way. Bursts of them last some milliseconds. */
+/** How long a page may wait for a moment without a change under way. Bursts of changes last some milliseconds. */
 const patienceMs = 50
-/** Of a standstill: threads come back from the kernel in less than one, and the bulk threads get as many batches in. */
+/**
+ * Length of a standstill. Threads return from the kernel in under a millisecond; the bulk threads install batches
+ * meanwhile.
+ */
 const lengthMs = 5
-/** Between two while that goes on. */
+/** Pause between two standstills in a row. */
 const pauseMs = 10
 
 /**
- * The kernel lets nobody install a page while a change of the address space is under way. Where a few threads change it
- * all the time, one of them always is in the middle of that (eight that move memory and do nothing else, on two
- * processors: no page in a minute), and a thread that waits for a page would wait for them to end. So the process is held
- * still for a moment now and then: a thread that is let go after its change then stops before it begins the next one.
+ * Lets pages in when the workload changes its address space all the time. The kernel refuses every installation while a
+ * change is under way. With a few threads that only move memory, a change always is: eight of them on two processors
+ * let no page in for a minute. A thread that waits for a page would wait until they end. So the process is held still
+ * for a moment now and then: each thread stops after its change, before it begins the next one.
  */
 export class Standstill {
   readonly #process: Pick<RestoredProcess, 'holdStill' | 'thaw'>
   #timer: NodeJS.Timeout | null = null
   #isHeld = false
-  /** When the last one ended. */
+  /** When the last standstill ended. */
   #endedAt = Number.NEGATIVE_INFINITY
 
   constructor(process: Pick<RestoredProcess, 'holdStill' | 'thaw'>) {
     this.#process = process
   }
 
-  /** Something has been waiting since then, as performance.now() says. Begins one, if that is too long. */
+  /** Begins a standstill if something has been waiting too long, since the given performance.now(). */
   beginAfter(since: number): void {
     if (this.#isHeld) return
     const now = performance.now()
@@ -36,7 +39,7 @@ export class Standstill {
     this.#process.holdStill()
   }
 
-  /** Idempotent, also for a successor of a worker that was killed in the middle of one. */
+  /** Idempotent, also for a successor of a worker that was killed during a standstill. */
   end(): void {
     if (this.#timer !== null) clearTimeout(this.#timer)
     this.#timer = null

@@ -1,11 +1,11 @@
 import { type FrameOf, WireError } from '@pageferry/wire'
 
-/** Images that one process may have under way; each is bounded by the wire already. */
+/** Images under way at once. The wire bounds each of them already. */
 const maxPartial = 4
-/** One core image a thread, and about ten more. */
+/** One core image per thread, and about ten more. */
 const maxImages = 20_000
 
-/** Puts image files together from their pieces, which come in order on the control lane. */
+/** Assembles image files from their pieces, which come in order on the control lane. */
 export class ImageReceiver {
   readonly #partial = new Map<string, { bytes: Buffer; filled: number; totalBytes: number }>()
   readonly #done: (name: string, bytes: Uint8Array) => void
@@ -23,7 +23,7 @@ export class ImageReceiver {
         throw new WireError('TOO_LARGE', 'too many image files')
       }
       this.#count++
-      // Not allocated by the announced size alone: it grows with what really arrives.
+      // Do not trust the announced size: the buffer grows with the bytes that really arrive.
       image = { bytes: Buffer.alloc(Math.min(totalBytes, 2 * payload.length)), filled: 0, totalBytes }
       this.#partial.set(name, image)
     }

@@ -4,10 +4,10 @@ import { memory, uffd } from '@pageferry/kernel'
 import { carriesPages } from '@pageferry/pages'
 import { WireError } from '@pageferry/wire'
 
-/** Zeros to write over pages that are there already. */
+/** Zeros to write over pages that exist already. */
 const zeros = Buffer.alloc(256 * pageBytes)
 
-/** Where pages of a round may lie: three numbers an area, for `PageInstaller`. */
+/** Ranges that may take pages of a round: three numbers per area, for `PageInstaller`. */
 export function installRanges({ map, registered }: Restorer['map']): Float64Array {
   const areas = map.areas.filter(carriesPages)
   return Float64Array.from(
@@ -16,9 +16,9 @@ export function installRanges({ map, registered }: Restorer['map']): Float64Arra
 }
 
 /**
- * Installs pages in the stopped skeleton. Where userfaultfd is registered: UFFDIO_COPY, and what is there
- * already (of an earlier round) is overwritten. Elsewhere (file mappings, locked and shared memory) the page is
- * written, which makes the private copy.
+ * Installs pages in the stopped skeleton. Where userfaultfd is registered it uses UFFDIO_COPY and overwrites pages of
+ * an earlier round. Elsewhere (file mappings, locked and shared memory) it writes the page, which makes the private
+ * copy.
  */
 export class PageInstaller {
   readonly #uffd: number
@@ -26,7 +26,7 @@ export class PageInstaller {
   readonly #memFd: number
   readonly #ranges: Float64Array
 
-  /** @param ranges of `installRanges` */
+  /** @param ranges as `installRanges` returns them */
   constructor(uffdFd: number, memFd: number, ranges: Float64Array) {
     this.#uffd = uffdFd
     this.#memFd = memFd
@@ -34,7 +34,7 @@ export class PageInstaller {
   }
 
   /**
-   * Pages with content, and pages that are zeros.
+   * Installs pages with content, and pages of zeros.
    * @throws WireError OUTSIDE_PROCESS when one of them is not memory of the process; nothing was installed then
    */
   installBatch(runs: Float64Array, data: Uint8Array, zeroRuns: Float64Array): void {
@@ -54,7 +54,7 @@ export class PageInstaller {
         return
       }
       const { state } = uffd.installRuns(this.#uffd, this.#memFd, table, 1, bytes, 'overwrite', false)
-      // The skeleton is stopped and changes nothing: 'again' and 'no-range' cannot be its doing.
+      // The skeleton is stopped and changes nothing: it cannot cause 'again' or 'no-range'.
       if (state !== 'done') throw new PageferryError('INTERNAL', `UFFDIO_COPY into the skeleton: ${state}`)
     })
   }
@@ -68,7 +68,7 @@ export class PageInstaller {
     }
   }
 
-  /** Cuts runs where registered memory begins and ends. Pages outside the map are the peer's mistake. */
+  /** Cuts runs at the borders of registered memory. A page outside the map is the peer's mistake. */
   #split(runs: Float64Array, callback: (first: number, nr: number, registered: boolean) => void): void {
     const ranges = this.#ranges
     for (let r = 0; r < runs.length; r += 2) {

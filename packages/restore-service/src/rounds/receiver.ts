@@ -17,32 +17,34 @@ export interface FinalSets {
 export interface RoundEvents {
   /** A whole round is installed. */
   onRoundApplied(frame: FrameOf<'roundApplied'>): void
-  /** The memory map is the final one, and the images of the state are there. A throw fails the round. */
+  /** The memory map is the final one, and the images of the state have arrived. A throw fails the round. */
   onFinalMap(): void
-  /** What becomes of each page is known, and the last ones are being installed. A throw fails the round. */
+  /** The final pagemap was applied, and the last pages are being installed. A throw fails the round. */
   onFinalPagemap(sets: FinalSets): void
   onRoundFailed(error: PageferryError): void
 }
 
-/** Where the rounds go. */
+/** The target of the rounds. */
 interface Skeleton {
   restorer: Restorer
   asId: number
-  /** Where the threads of the bulk lanes log the hashes of what they install; undefined: nothing is verified. */
+  /** File in which the bulk lanes' threads log the hashes of installed pages; undefined: nothing is verified. */
   hashLog?: string
 }
 
 /**
- * Applies the rounds of one address space to its skeleton: first the round's memory map, then its pages, which the bulk lanes install. A round is
- * complete when each lane has installed as many batches as RoundEnd says; nothing of the next one is applied before.
+ * Applies the rounds of one address space to its skeleton: first the round's memory map, then its pages, which the bulk
+ * lanes install. A round is complete when each lane has installed as many batches as RoundEnd says. Nothing of the next
+ * round is applied before.
  *
- * What the control lane says of rounds comes here directly, and so does each installed batch. An error in a frame of the
- * control lane ends the migration with its own reason (`onRoundFailed`); one in a batch closes the lane that carried it.
+ * Frames of the control lane about rounds come here directly, and so does each installed batch. An error in a frame of
+ * the control lane ends the migration with its own reason (`onRoundFailed`). An error in a batch closes the lane that
+ * carried it.
  */
 export class RoundReceiver implements RoundBatches {
   readonly #skeleton: Skeleton
   readonly #images: ProcessImages
-  /** The authority on the contents: its image comes within the final round, behind those of the state. */
+  /** The pagemap is the authority on the contents. Its image comes within the final round, after those of the state. */
   readonly #pagemapName: string
   readonly #bulk: Pick<BulkLanes, 'openRound' | 'close'>
   readonly #events: RoundEvents
@@ -54,7 +56,7 @@ export class RoundReceiver implements RoundBatches {
   #expected: number[] | null = null
   #pages = 0
   #began = 0
-  /** What the page tables say since the last round, and the state of the map that this holds for. */
+  /** Page tables as read since the last round, and the version of the map for which they hold. */
   #present: { pages: PageSet; changes: number } | null = null
   readonly #finalInstalled: Promise<FinalSets>
   #installed: (sets: FinalSets) => void = () => {}
@@ -79,7 +81,7 @@ export class RoundReceiver implements RoundBatches {
     return this.#round
   }
 
-  /** Resolves when the final round is installed; rejects when the step that waits is told to give up. */
+  /** Resolves when the final round is installed; rejects when the signal aborts. */
   finalSets(signal: AbortSignal): Promise<FinalSets> {
     return new Promise((resolve, reject) => {
       const giveUp = () => reject(signal.reason)
@@ -101,7 +103,7 @@ export class RoundReceiver implements RoundBatches {
     }
   }
 
-  /** Brings the memory map to that of the round. */
+  /** Changes the memory map to that of the round. */
   begin(frame: FrameOf<'roundBegin'>): void {
     this.#apply((skeleton) => {
       if (this.#open || this.#isFinal || frame.round !== this.#round + 1) {
@@ -121,8 +123,8 @@ export class RoundReceiver implements RoundBatches {
   }
 
   /**
-   * An image is complete. That of the final round's pagemap says what becomes of each page: discards what the source does
-   * not vouch for, and lets the last pages in.
+   * An image is complete. The final round's pagemap decides about each page: pages that the source does not vouch for
+   * are discarded, and the last pages may come in.
    */
   imageCame(name: string): void {
     this.#apply((skeleton) => {
@@ -157,7 +159,7 @@ export class RoundReceiver implements RoundBatches {
   }
 
   /**
-   * A lane has installed a batch.
+   * Counts a batch that a lane has installed.
    * @throws WireError OUT_OF_ORDER: the round has fewer
    */
   onInstalled(lane: number, round: number, pages: number): void {
@@ -208,8 +210,9 @@ export class RoundReceiver implements RoundBatches {
   }
 
   /**
-   * Between two rounds there is time, and in the freeze there is none: the scan takes longer the more memory there is.
-   * Nothing is installed before the next round begins. If that changes the map, the page tables are read again.
+   * Reads the page tables between two rounds, where there is time: the scan takes longer the more memory there is, and
+   * the freeze has none to spare. Nothing is installed before the next round begins. If that changes the map, they are
+   * read again.
    */
   #lookAhead({ restorer }: Skeleton): void {
     if (this.#open || this.#isFinal) return
@@ -217,7 +220,7 @@ export class RoundReceiver implements RoundBatches {
       this.#present = { pages: restorer.presentPages(), changes: restorer.map.changes }
       collectYoungGarbage()
     } catch {
-      // The skeleton is gone, which the next step that needs it says.
+      // The skeleton is gone. The next step that needs it will report that.
     }
   }
 }

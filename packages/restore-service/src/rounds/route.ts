@@ -2,7 +2,7 @@ import type { RoundFrame } from '@pageferry/migration'
 import { WireError } from '@pageferry/wire'
 import type { Destination } from '../destination.js'
 
-/** Data of a round, past the machine: see destination-machine.ts. */
+/** Takes a frame of a round, which bypasses the machine: see destination-machine.ts. */
 export function takeRoundFrame(
   destination: Pick<Destination, 'members' | 'imageReceiver' | 'status' | 'post'>,
   frame: RoundFrame,

@@ -9,9 +9,9 @@ const pagesId = 1
 const parentDirectory = 'pre-dump'
 
 /**
- * Image files on disk, as CRIU lays them out (`--images DIR`): DIR with the final dump, whose pagemap calls pages that
- * came in a round PE_PARENT, and DIR/pre-dump, to which the link `parent` points, with those pages. Lazy pages are in
- * neither: they stay with the original until they are asked for.
+ * Image files on disk, in CRIU's layout (`--images DIR`). DIR holds the final dump. Its pagemap marks pages that came
+ * in a round PE_PARENT; those pages are in DIR/pre-dump, to which the link `parent` points. Lazy pages are in neither:
+ * they stay with the original until they are requested.
  */
 export class StoredImages {
   readonly #directory: string
@@ -27,7 +27,7 @@ export class StoredImages {
     writeFileSync(`${this.#directory}/${name}`, bytes, { mode: 0o600 })
   }
 
-  /** The contents, read from the stopped skeleton: what is stored is what runs. */
+  /** Stores the contents of the stopped skeleton: the files hold exactly the memory that will run. */
   storePages(
     process: { pid: number; memFd: number; nsPid: number },
     sets: { parent: PageSet; present: PageSet },

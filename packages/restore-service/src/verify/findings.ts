@@ -2,7 +2,7 @@ import { addressOf, type PageferryError } from '@pageferry/base'
 import { type DifferingPage, maxNamedPages, type VerifyReport, verifyError } from '@pageferry/migration'
 import { type AreaMap, PageSet } from '@pageferry/pages'
 
-/** What comparing has found so far. */
+/** The results of the comparison so far. */
 export class Findings {
   /** Pages whose hashes were compared. */
   readonly compared = new PageSet()
@@ -31,7 +31,7 @@ export class Findings {
     }
   }
 
-  /** VERIFY_FAILED, one sentence, with the first pages by name. */
+  /** VERIFY_FAILED in one sentence, with the addresses of the first pages. */
   toError(areas: AreaMap | null): PageferryError {
     const { mismatches, unproven, differing } = this.report(areas)
     return verifyError({ mismatches, unproven, differing }, this.reason)

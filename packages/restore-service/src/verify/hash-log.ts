@@ -7,19 +7,22 @@ import { hashesOf, zeroHashesOf } from './page-hasher.js'
 const KINDS = ['round', 'lazy', 'kept'] as const
 export type HashRecordKind = (typeof KINDS)[number]
 
-/** Of a record: its kind, the numbers in its run table, its hashes. Then the table and the hashes. All words of 8 bytes. */
+/** Words of a record's header: its kind, the length of its run table, its number of hashes. Table and hashes follow. */
 const headerWords = 3
 const wordBytes = 8
-/** Words of one record that a reader believes: a batch's zero pages are 2^16, and a pagemap's runs fit as well. */
+/**
+ * Longest record that a reader accepts, in words. A batch has 2^16 zero pages at most, and a pagemap's runs fit as
+ * well.
+ */
 const maxRecordWords = 2 ** 27
 
 /**
- * The hashes of every page that was installed, in a file of the migration's own directory: the proof of --verify is made
- * from it in the end, by this worker or by its successor. Every thread that installs pages appends by itself. A lazy page is
- * on record before it is installed: once it is there, the workload may change it, and nothing can be read back.
+ * The hashes of every installed page, in a file of the migration's own directory. At the end this worker or its
+ * successor makes the proof of --verify from it. Every thread that installs pages appends by itself. A lazy page is
+ * recorded before it is installed: afterwards the workload may change it, and it can no longer be read back.
  *
- * O_APPEND makes one writev(2) one record, whichever thread calls. Nothing is synchronised: what it tells of is lost with
- * the host. kill -9 can only tear the last record, since it ends all threads at once.
+ * O_APPEND makes one writev(2) one record, whichever thread calls. Nothing is synchronised: the pages are lost with the
+ * host, too. kill -9 can only tear the last record, since it ends all threads at once.
  */
 export class HashLog {
   readonly #fd: number
@@ -27,7 +30,7 @@ export class HashLog {
     this.#fd = fd
   }
 
-  /** An empty one, before the freeze: a new file waits for the file system's journal. */
+  /** Creates an empty log before the freeze: a new file waits for the file system's journal. */
   static create(path: string): void {
     writeFileSync(path, '', { mode: 0o600 })
   }
@@ -41,15 +44,15 @@ export class HashLog {
     const header = Float64Array.of(KINDS.indexOf(kind), runs.length, hashes.length)
     const bytes = header.byteLength + runs.byteLength + hashes.byteLength
     try {
-      // No second try for the rest: another thread may have written behind it.
+      // Do not write the rest in a second call: another thread may have appended its record in between.
       if (writevSync(this.#fd, [header, runs, hashes]) === bytes) return true
     } catch {
-      // The pages are more important; the proof will say that it lacks them.
+      // Installing the pages is more important. The proof will report the missing hashes.
     }
     return false
   }
 
-  /** Lazy pages that are about to be installed. False as for `append`. */
+  /** Records lazy pages that are about to be installed. Returns false as `append` does. */
   appendLazy(runs: Float64Array, pages: Uint8Array, zeroRuns: Float64Array): boolean {
     if (runs.length > 0 && !this.append('lazy', runs, hashesOf(pages))) return false
     return zeroRuns.length === 0 || this.append('lazy', zeroRuns, zeroHashesOf(zeroRuns))
@@ -61,8 +64,8 @@ export class HashLog {
 }
 
 /**
- * Everything on record.
- * @throws INTERNAL when a record is not one: another was torn by a full disk. ENOENT and its kin
+ * Reads the whole log.
+ * @throws INTERNAL when a record is invalid, for example after one that a full disk has torn; ENOENT and its kin
  */
 export function readHashLog(path: string): InstalledHashes {
   const installed = new InstalledHashes()

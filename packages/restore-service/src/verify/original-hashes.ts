@@ -1,7 +1,7 @@
 import { PageferryError } from '@pageferry/base'
 import { type Frame, type FrameOf, payloadToHashes, WireError } from '@pageferry/wire'
 
-/** A source that is there answers within milliseconds; a worker that was killed is replaced within seconds. */
+/** A live source answers within milliseconds; a killed worker is replaced within seconds. */
 const answerTimeoutMs = 60_000
 
 interface Question {
@@ -12,25 +12,25 @@ interface Question {
 }
 
 /**
- * Asks the source what the frozen original holds. It does not change any more, so a question that was lost with its
- * connection is asked again.
+ * Asks the source for hashes of the frozen original. The original does not change any more, so a question that was lost
+ * with its connection is asked again.
  */
 export class OriginalHashes {
   readonly #asId: number
   readonly #send: (frame: Frame) => void
-  /** In the order of asking, which is that of the answers. */
+  /** Questions in the order of asking, which is the order of the answers. */
   readonly #open: Question[] = []
   #lost: PageferryError | null = null
 
-  /** @param send on the control lane; what is dropped is sent again after `reconnected` */
+  /** @param send sends on the control lane; dropped questions are repeated after `reconnected` */
   constructor(asId: number, send: (frame: Frame) => void) {
     this.#asId = asId
     this.#send = send
   }
 
   /**
-   * One hash per page. At most maxHashPages pages at once, and hashRequestsMax questions.
-   * @throws TIMEOUT; what `give up` was told
+   * Asks for one hash per page, at most maxHashPages pages at once and hashRequestsMax questions.
+   * @throws TIMEOUT; the reason given to `giveUp`
    */
   ask(runs: Float64Array): Promise<BigUint64Array> {
     if (this.#lost !== null) return Promise.reject(this.#lost)
@@ -55,7 +55,7 @@ export class OriginalHashes {
     this.#send({ type: 'hashRequest', asId: this.#asId, runs })
   }
 
-  /** @throws WireError OUT_OF_ORDER: nobody asked for these */
+  /** @throws WireError OUT_OF_ORDER: these hashes were not asked for */
   answered(frame: FrameOf<'pageHashes'>, payload: Uint8Array): void {
     const [question] = this.#open
     const isAnswer =
@@ -69,12 +69,12 @@ export class OriginalHashes {
     question.resolve(payloadToHashes(payload))
   }
 
-  /** A new control lane. */
+  /** Repeats the open questions on a new control lane. */
   reconnected(): void {
     for (const { runs } of this.#open) this.#request(runs)
   }
 
-  /** Nothing will be answered any more. */
+  /** Rejects all open and later questions. */
   giveUp(reason: PageferryError): void {
     this.#lost ??= reason
     for (const { timer, reject } of this.#open.splice(0)) {

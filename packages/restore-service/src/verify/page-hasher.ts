@@ -17,7 +17,7 @@ export function zeroHashesOf(runs: Float64Array): BigUint64Array {
   return new BigUint64Array(pagesInRuns(runs)).fill(zeroHash)
 }
 
-/** Cuts a set into run tables of so many pages. Default: as many as one HashRequest may name. */
+/** Cuts a set into run tables of at most this many pages. The default is the limit of one HashRequest. */
 export function* piecesOf(
   pages: PageSet,
   maxPages = maxHashPages,
@@ -30,7 +30,9 @@ export function* piecesOf(
   }
 }
 
-/** Reads pages of the stopped skeleton back. Only pages that are there: another would wait for a fault to be served. */
+/**
+ * Reads pages of the stopped skeleton back. They must be present: a missing page would wait for a fault to be served.
+ */
 export class PageHasher {
   readonly #pid: number
   readonly #memFd: number
@@ -45,7 +47,7 @@ export class PageHasher {
     this.#buffer = Buffer.allocUnsafeSlow(maxPages * pageBytes)
   }
 
-  /** Of at most `maxPages` pages. Fewer hashes: the page behind them cannot be read. */
+  /** Hashes at most `maxPages` pages. Fewer hashes: the page behind them cannot be read. */
   hash(runs: Float64Array): BigUint64Array {
     const got = memory.readRuns(this.#pid, this.#memFd, runs, runs.length / 2, this.#buffer)
     return hashesOf(this.#buffer.subarray(0, got * pageBytes))

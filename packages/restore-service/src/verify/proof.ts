@@ -5,7 +5,7 @@ import type { Findings } from './findings.js'
 import type { OriginalHashes } from './original-hashes.js'
 import { piecesOf } from './page-hasher.js'
 
-/** A piece that was asked for. */
+/** A piece whose hashes were requested. */
 interface Asked {
   runs: Float64Array
   own: BigUint64Array
@@ -13,8 +13,8 @@ interface Asked {
 }
 
 /**
- * Compares pages with the frozen original, a piece after the other: while the source hashes one, the one before is
- * compared here. Pages that the source says nothing of are unproven.
+ * Compares pages with the frozen original, piece by piece. While the source hashes one piece, the previous one is
+ * compared here. Pages without an answer of the source are unproven.
  * @param own our hashes of a piece; fewer than its pages: the page behind them is not there
  * @throws the signal's reason, and nothing else
  */
@@ -36,7 +36,7 @@ export async function compareWithOriginal(
   try {
     for (const { runs, nrPages } of piecesOf(pages)) {
       signal.throwIfAborted()
-      // Asked first: the source hashes while we do.
+      // Ask first: the source hashes while we do.
       const answer = original.ask(runs)
       answer.catch(() => {})
       asked.push({ runs, own: own(runs, nrPages), original: answer })
@@ -73,7 +73,7 @@ function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   })
 }
 
-/** For a log that cannot be read: nothing is known of any page. */
+/** The error for a log that cannot be read: nothing is known of any page. */
 export function unreadable(cause: unknown): PageferryError {
   const reason = cause instanceof Error ? cause.message : String(cause)
   return new PageferryError('VERIFY_FAILED', `the hashes of the installed pages are lost: ${reason}`, {

@@ -2,7 +2,7 @@ import type { Destination } from '../destination.js'
 import { verifyReportOf } from './report.js'
 
 /**
- * The workload runs on its own now; the frozen original waits for this.
+ * Completes the proof while the workload already runs. The frozen original is kept until it ends.
  * @throws VERIFY_FAILED; the signal's reason
  */
 export async function prove({ members, report, log }: Destination, signal: AbortSignal): Promise<void> {

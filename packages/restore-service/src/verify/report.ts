@@ -2,7 +2,7 @@ import type { VerifyReport } from '@pageferry/migration'
 import { maxNamedPages } from '@pageferry/migration'
 import type { Verifier } from './verifier.js'
 
-/** Of all address spaces of the workload together. null: nothing is verified. */
+/** Adds up the reports of all address spaces. null: nothing is verified. */
 export function verifyReportOf(
   members: { verifier: Pick<Verifier, 'report'> | null }[],
 ): VerifyReport | null {

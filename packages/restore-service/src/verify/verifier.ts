@@ -16,13 +16,15 @@ import { compareWithOriginal, unreadable } from './proof.js'
 export interface VerifierOptions {
   when: VerifyReport['when']
   asId: number
-  /** The file of the HashLog. */
+  /** Path of the HashLog's file. */
   logPath: string
-  /** On the control lane. */
+  /** Sends on the control lane. */
   send(frame: Frame): void
 }
 
-/** Of one address space. null: nobody asked for it. In a successor it goes on with what is on record. */
+/**
+ * Makes the verifier of one address space; null: verification is off. In a successor it continues with the log on disk.
+ */
 export function verifierFor(
   { spec, lanes, report }: Pick<Destination, 'spec' | 'lanes' | 'report'>,
   asId: number,
@@ -34,15 +36,15 @@ export function verifierFor(
 }
 
 /**
- * --verify on the destination. Everything that is installed is hashed: pages of rounds are read back from the stopped
- * skeleton by the thread that installed them, lazy pages before they are installed. The source is asked for the
+ * --verify on the destination. Every installed page is hashed. Pages of rounds are read back from the stopped skeleton
+ * by the thread that installed them; lazy pages are hashed before they are installed. The source is asked for the
  * hashes of the frozen original when no page is lazy any more, so neither faults nor the push wait for it.
  *
- *   final pagemap    `checkAbsent`: what must not be there, and what must. Costs one look at the page tables
+ *   final pagemap    `checkAbsent`: which pages must be absent, and which present. Costs one look at the page tables
  *   before Ready     `checkSkeleton`, only before-resume: reads everything back and compares it
- *   after the drain  `prove`: compares all that is on record
+ *   after the drain  `prove`: compares all pages on record
  *
- * Both checks before Ready end the migration on the source. What `prove` finds is too late for that.
+ * Both checks before Ready end the migration on the source. A failure of `prove` comes too late for that.
  */
 export class Verifier {
   readonly #options: VerifierOptions
@@ -50,12 +52,12 @@ export class Verifier {
   readonly #findings = new Findings()
   #log: HashLog | null = null
   #areas: AreaMap | null = null
-  /** By a worker before this one, before Ready. */
+  /** Pages that a previous worker compared before Ready. */
   readonly #pagesBefore: number
   #downtimeMs: number
   #proofMs = 0
 
-  /** @param before what the worker before had reported; its log is gone on with */
+  /** @param before the report of the previous worker, whose log this one continues */
   constructor(options: VerifierOptions, before?: VerifyReport | null) {
     this.#options = options
     this.#original = new OriginalHashes(options.asId, (frame) => options.send(frame))
@@ -63,12 +65,12 @@ export class Verifier {
     this.#downtimeMs = before?.downtimeMs ?? 0
   }
 
-  /** Of a new migration, before the first round. */
+  /** Creates the log of a new migration, before the first round. */
   createLog(): void {
     HashLog.create(this.#options.logPath)
   }
 
-  /** Where the threads that install rounds write their hashes; before-resume reads everything back at once. */
+  /** Log for the threads that install rounds. before-resume needs none: it reads everything back at once. */
   get roundLog(): string | undefined {
     return this.#options.when === 'after-resume' ? this.#options.logPath : undefined
   }
@@ -89,8 +91,8 @@ export class Verifier {
   }
 
   /**
-   * The final pagemap was applied, and its last pages are being installed: PARENT pages are there, and nothing else is
-   * that would keep a page from being fetched. PRESENT pages are read back by their installers.
+   * The final pagemap was applied, and its last pages are being installed. Checks that PARENT pages are there, and that
+   * no other page is there that would keep one from being fetched. The installers read PRESENT pages back.
    * @throws VERIFY_FAILED
    */
   checkAbsent(restorer: Restorer, sets: FinalSets): void {
@@ -106,7 +108,7 @@ export class Verifier {
   }
 
   /**
-   * before-resume: the whole stopped skeleton, after the final round: which pages are there, and what is in them.
+   * before-resume: checks the whole stopped skeleton after the final round: which pages are there, and their content.
    * @throws VERIFY_FAILED
    */
   async checkSkeleton(restorer: Restorer, sets: FinalSets, signal: AbortSignal): Promise<void> {
@@ -140,12 +142,12 @@ export class Verifier {
     if (!this.#findings.areGood) throw this.#findings.toError(this.#areas)
   }
 
-  /** A reply on the fault lane, before its pages are installed. Page numbers are the source's. */
+  /** Records a reply on the fault lane before its pages are installed. Page numbers are the source's. */
   noteLazy(runs: Float64Array, pages: Uint8Array, zeroRuns: Float64Array): void {
     if (!this.#open().appendLazy(runs, pages, zeroRuns)) this.noteUnlogged([runs, zeroRuns])
   }
 
-  /** Pages that are installed, though their hashes could not be written. */
+  /** Notes pages that are installed although their hashes could not be written. */
   noteUnlogged(tables: Float64Array[]): void {
     for (const table of tables)
       this.#findings.noteUnproven(PageSet.fromRuns(table), 'their hashes could not be written')
@@ -156,8 +158,8 @@ export class Verifier {
   }
 
   /**
-   * No page is lazy any more. Ends when every page that was installed was compared, or cannot be. The workload may
-   * have ended meanwhile: what it was given is on record.
+   * Runs when no page is lazy any more. Ends when every installed page was compared, or cannot be. The workload may
+   * have ended meanwhile: its pages are on record.
    * @throws VERIFY_FAILED; the signal's reason
    */
   async prove(signal: AbortSignal): Promise<void> {
@@ -181,17 +183,17 @@ export class Verifier {
     this.#original.answered(frame, payload)
   }
 
-  /** A new control lane. */
+  /** Continues on a new control lane. */
   reconnected(): void {
     this.#original.reconnected()
   }
 
-  /** The original died: what was not compared by now never will be. */
+  /** The original died: the remaining pages can never be compared. */
   originalLost(reason: PageferryError): void {
     this.#original.giveUp(reason)
   }
 
-  /** Once the outcome is on record. */
+  /** Call it once the outcome is on record. */
   removeLog(): void {
     this.#log?.close()
     this.#log = null
