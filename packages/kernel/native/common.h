@@ -24,7 +24,7 @@
 
 /* Throws the error described above and returns NULL, so that callers write `return pf_throw(...)`. */
 napi_value pf_throw(napi_env env, const char *syscall, int err, pid_t pid);
-/* Throws a TypeError for a wrong argument: a defect in our own TypeScript, not something a user can cause. */
+/* Throws a TypeError for a wrong argument: a defect in our own TypeScript, which users cannot cause. */
 napi_value pf_throw_type(napi_env env, const char *message);
 
 /* Argument readers; each returns false with an exception pending. */
@@ -55,7 +55,7 @@ struct pf_run {
 	double nr_pages;
 };
 _Static_assert(sizeof(struct pf_run) == 16, "a run is two doubles");
-/* A run table and how many of its runs count; `pages` is how many they name. */
+/* Reads a run table and the number of its runs that count; `pages` is the number of pages that they name. */
 bool pf_runs(napi_env env, napi_value table, napi_value count, struct pf_run **runs, size_t *nr, uint64_t *pages);
 
 void init_ptrace(napi_env env, napi_value exports);

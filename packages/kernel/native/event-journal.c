@@ -1,16 +1,15 @@
 /*
- * The event journal: a file of shared memory (a memfd) into which events are read directly, because an event that
- * was read and forgotten never comes again. The file has every event up to the last instruction of a
- * reader that was killed:
+ * The event journal: a file of shared memory (a memfd) into which events are read directly. An event that was read and
+ * forgotten never comes again. The file has every event up to the last instruction of a killed reader:
  *
  *   0     struct journal
- *   2048  staging: what one read(2) returns. All zeros before it, so a record that is not zero was read.
+ *   2048  staging: the result of one read(2). All zeros before it, so a record that is not zero was read.
  *   4096  log: the events that change the address space, in order. Page faults are not kept: after UFFDIO_WAKE
  *         they are raised again.
  *
- * `state` is one word, so that it changes at once: events in the log << 8 | records of staging that are dealt with.
- * The log is written before the state says so; staging is cleared before the state says that it is empty.
- * The descriptor of a fork event is in the reader's table and is closed with it, unless the reader has an heir (heir.c).
+ * `state` is one word, so that it changes at once: events in the log << 8 | records of staging that were handled. The
+ * log is written before the state says so; staging is cleared before the state says that it is empty. The descriptor of
+ * a fork event is in the reader's table and is closed with it, unless the reader has an heir (heir.c).
  */
 #include "common.h"
 #include "gate.h"
@@ -55,7 +54,7 @@ static bool open_journal(napi_env env, napi_value area, struct open_journal *j)
 	return true;
 }
 
-/* A store that the compiler neither moves nor splits; other CPUs do not matter, the reader is dead by then. */
+/* A store that the compiler neither moves nor splits. Other CPUs do not matter: a reader of the state finds us dead. */
 static void set_state(struct open_journal *j, uint64_t count, uint64_t staged)
 {
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -63,7 +62,7 @@ static void set_state(struct open_journal *j, uint64_t count, uint64_t staged)
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
-/* Moves what staging holds into the log. The caller has seen to it that there is room. */
+/* Moves the records of staging into the log. The caller has made sure that there is room. */
 static void settle_staging(struct open_journal *j)
 {
 	uint64_t count = j->head->state >> 8, staged = j->head->state & 0xff;
@@ -74,7 +73,7 @@ static void settle_staging(struct open_journal *j)
 		j->log[count] = j->staging[staged];
 		set_state(j, ++count, staged + 1);
 	}
-	/* Faults at the end: their records may only be cleared once they cannot be taken for new ones. */
+	/* Faults at the end: clear their records only after the state counts them, or they could be taken for new ones. */
 	set_state(j, count, UFFD_MAX_EVENTS);
 	memset(j->staging, 0, UFFD_MAX_EVENTS * sizeof(struct uffd_msg));
 	set_state(j, count, 0);
@@ -102,7 +101,7 @@ static napi_value journal_format(napi_env env, napi_callback_info info)
 	return pf_undefined(env);
 }
 
-/* (fd, area, gate or undefined): the events of one read, the log's among them kept, and kept by the gate */
+/* (fd, area, gate or undefined): the events of one read; changes go into the log, and the gate closes for them */
 static napi_value journal_read(napi_env env, napi_callback_info info)
 {
 	napi_value argv[3];
@@ -126,7 +125,7 @@ static napi_value journal_read(napi_env env, napi_callback_info info)
 		room = UFFD_MAX_EVENTS;
 	if (room == 0)
 		return pf_throw(env, "read(userfaultfd)", ENOSPC, 0);
-	/* Also makes the pages present: a fault inside the read could be given up by a kill, with the event lost. */
+	/* Also makes the pages present. A fault inside the read could be aborted by a kill, and the event would be lost. */
 	settle_staging(&j);
 	gate_lock(gate);
 	do
@@ -154,7 +153,8 @@ static const struct {
 	{ "unmap", UFFD_EVENT_UNMAP },
 };
 
-/* (area, type, from, to, length) of a REMAP, or (area, type, start, end, 0): a change that was read into another journal */
+/* (area, type, from, to, length) of a REMAP, or (area, type, start, end, 0): a change that was read into another
+ * journal */
 static napi_value journal_append(napi_env env, napi_callback_info info)
 {
 	struct uffd_msg msg = { 0 };
@@ -175,7 +175,7 @@ static napi_value journal_append(napi_env env, napi_callback_info info)
 	if (msg.event == 0)
 		return pf_throw_type(env, "no event that changes an address space");
 	count = j.head->state >> 8;
-	/* Whatever is staged was read after the log, and comes behind it. */
+	/* Staged events were read after the log, and must stay behind it. */
 	if (j.staging[0].event != 0)
 		return pf_throw_type(env, "events were read into the journal already");
 	if (count == j.head->capacity)
@@ -204,7 +204,7 @@ static napi_value journal_count(napi_env env, napi_callback_info info)
 	return pf_number(env, (double)(j.head->state >> 8));
 }
 
-/* (area): every event of the log, after what a dead reader left in staging was put there */
+/* (area): every event of the log, including the events that a dead reader left in staging */
 static napi_value journal_events(napi_env env, napi_callback_info info)
 {
 	napi_value argv[1];

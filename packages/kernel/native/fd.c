@@ -17,9 +17,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* SCM_MAX_FD of the kernel: more in one message are refused with EINVAL. */
+/* SCM_MAX_FD of the kernel: it refuses more in one message with EINVAL. */
 #define MAX_FDS 253
-/* `dup` keeps away from the numbers that a restored process wants for itself. */
+/* `dup` avoids the numbers that a restored process needs for itself. */
 #define LOWEST_DUP 64
 
 static napi_value fd_result(napi_env env, const char *what, int fd)
@@ -62,7 +62,7 @@ static napi_value fd_pidfd_send_signal(napi_env env, napi_callback_info info)
 	return pf_undefined(env);
 }
 
-/* kcmp(2) answers 0 equal, 1 less, 2 greater, 3 different; here 0, -1, 1, 2, so that it can sort. */
+/* kcmp(2) returns 0 equal, 1 less, 2 greater, 3 different; we return 0, -1, 1, 2, so that it can sort. */
 static napi_value fd_kcmp(napi_env env, napi_callback_info info)
 {
 	static const int orders[] = { 0, -1, 1, 2 };
@@ -103,8 +103,8 @@ static napi_value fd_socketpair(napi_env env, napi_callback_info info)
 }
 
 /*
- * A socket address holds 107 characters of path. Longer ones go through a descriptor of the directory,
- * which the caller closes after bind or connect (*dir_fd, -1 if there is none). Returns an errno.
+ * A socket address holds 107 characters of path. A longer path goes through a descriptor of the directory, which the
+ * caller closes after bind or connect (*dir_fd, -1 if there is none). Returns an errno.
  */
 static int unix_address(char *path, struct sockaddr_un *address, int *dir_fd)
 {
@@ -230,7 +230,7 @@ static napi_value fd_send(napi_env env, napi_callback_info info)
 	return pf_undefined(env);
 }
 
-/* Descriptors of a received message into `fds`; returns how many. */
+/* Copies the descriptors of a received message into `fds`; returns their number. */
 static size_t received_fds(struct msghdr *msg, int *fds)
 {
 	size_t count = 0;
@@ -246,8 +246,8 @@ static size_t received_fds(struct msghdr *msg, int *fds)
 }
 
 /*
- * 0, or an errno. Goes on after a signal (a profiler's timer, a debugger): who has asked a question must not leave the
- * answer in the socket, where the next one would take it for his.
+ * Returns 0 or an errno. It goes on after a signal (a profiler's timer, a debugger): the answer must not stay in the
+ * socket, where the next caller would take it for its own.
  */
 static int wait_readable(int fd, int timeout_ms)
 {
@@ -298,7 +298,7 @@ static napi_value fd_recv(napi_env env, napi_callback_info info)
 		pf_throw(env, "recvmsg", errno, 0);
 		goto out;
 	}
-	/* The space for control data is rounded up: one descriptor more than asked for may have come. */
+	/* The space for control data is rounded up: one descriptor more than requested may have come. */
 	nr_fds = received_fds(&msg, fds);
 	if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || nr_fds > (size_t)max_fds) {
 		for (size_t i = 0; i < nr_fds; i++)
@@ -393,7 +393,7 @@ static napi_value fd_eventfd(napi_env env, napi_callback_info info)
 	return fd_result(env, "eventfd2", eventfd(0, flags | EFD_CLOEXEC));
 }
 
-/* Copies what a pipe holds without consuming it; never blocks: an empty pipe with a writer throws EAGAIN. */
+/* Copies the contents of a pipe without consuming them. Never blocks: an empty pipe with a writer throws EAGAIN. */
 static napi_value fd_tee(napi_env env, napi_callback_info info)
 {
 	napi_value argv[3];

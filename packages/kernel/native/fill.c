@@ -5,7 +5,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-/* Bytes filled, or a negative errno when nothing was filled. */
+/* Returns the bytes filled, or a negative errno when nothing was filled. */
 static int64_t fill_once(const struct fill *f, uint64_t address, uint64_t length)
 {
 	int64_t filled;
@@ -30,7 +30,7 @@ static int64_t fill_once(const struct fill *f, uint64_t address, uint64_t length
 	}
 	if (rc == 0)
 		return (int64_t)length;
-	/* A partial copy fails with EAGAIN and tells how far it came. */
+	/* A partial copy fails with EAGAIN and says how far it came. */
 	return filled > 0 ? filled : -errno;
 }
 
@@ -97,7 +97,7 @@ enum fill_state fill_runs(struct fill *f, const struct pf_run *runs, size_t nr_r
 			} else {
 				f->existing++;
 			}
-			/* A thread may have faulted on it before somebody else installed it without a wake. */
+			/* Another thread may have installed the page without a wake, after a thread faulted on it. */
 			if (f->wake) {
 				struct uffdio_range page = { .start = address, .len = PF_PAGE };
 				ioctl(f->fd, UFFDIO_WAKE, &page);

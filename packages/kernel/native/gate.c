@@ -11,13 +11,13 @@
 /* As memory/src/bitmap.ts: 32768 pages share one chunk, chunks exist only where pages are. */
 #define CHUNK_PAGES 32768
 #define CHUNK_WORDS (CHUNK_PAGES / 32)
-/* Pages that are installed while the lock is held: some 20 us, which is how long a fault waits to be read. */
+/* Pages that are installed per hold of the lock: some 20 us, which is how long reading a fault waits. */
 #define PIECE_PAGES 32
-/* A sleeper looks again after so long: the wake-ups only make it sooner. */
+/* A sleeper looks again after this time. The wake-ups only make it sooner. */
 #define PATIENCE_NS 1000000
-/* After so many sleeps the caller gets a turn: a thread that is told to end can do so only outside of this file. */
+/* After this many sleeps the call returns: a thread that is told to end can do so only outside this file. */
 #define MAX_SLEEPS 100
-/* Looks at a word before a thread sleeps for it: some microseconds, most of what the lock is held for. */
+/* Looks at a word before a thread sleeps for it: some microseconds, most of the time for which the lock is held. */
 #define SPINS 500
 #define GATE_MAGIC 0x65746167u /* "gate" */
 
@@ -32,14 +32,14 @@ struct gate {
 	uint32_t generation;
 	/* Nothing is installed any more. */
 	uint32_t closed;
-	/* There are pages that only the reader of events can install: moved ones, and those of children. */
+	/* Only the reader of events can install some pages: moved ones, and those of children. */
 	uint32_t others;
 	/* Threads that sleep for one of the words above. */
 	uint32_t sleepers;
-	/* Somebody has got nowhere for long; src/install-gate.ts only. */
+	/* An installer made no progress for long; used by src/install-gate.ts only. */
 	uint32_t starving;
 	uint32_t reserved[7];
-	/* Chunk numbers, ascending; behind them the chunks. */
+	/* Chunk numbers, ascending; the chunks follow. */
 	uint32_t keys[];
 };
 _Static_assert(offsetof(struct gate, keys) == 64, "src/install-gate.ts");
@@ -49,7 +49,7 @@ static uint32_t *chunk_words(struct gate *gate, size_t index)
 	return gate->keys + gate->nr_chunks + index * CHUNK_WORDS;
 }
 
-/* Until somebody changes the word, or for a while: whoever comes back looks again anyway. */
+/* Sleeps until the word changes, or for a while. The caller looks again in any case. */
 static void wait_for(struct gate *gate, uint32_t *word, uint32_t value)
 {
 	struct timespec timeout = { 0, PATIENCE_NS };
@@ -76,7 +76,7 @@ static bool spin_until(const uint32_t *word, uint32_t value)
 	return false;
 }
 
-/* The writer announces itself first, so that installers make way and it never starves. */
+/* The writer announces itself first, so that installers let it pass and it never starves. */
 void gate_lock(struct gate *gate)
 {
 	if (gate == NULL)
@@ -185,7 +185,7 @@ void gate_note(struct gate *gate, const struct uffd_msg *msgs, size_t n)
 	}
 }
 
-/* Pages from `page` on, one at least and `max` at most, for which the gate says the same; *open is what it says. */
+/* Counts pages from `page` on, one at least and `max` at most, that are all open or all closed; *open says which. */
 static uint64_t stretch(struct gate *gate, uint64_t page, uint64_t max, bool *open)
 {
 	const uint32_t *words = NULL;
@@ -250,7 +250,7 @@ static napi_value gate_format(napi_env env, napi_callback_info info)
 	return pf_undefined(env);
 }
 
-/* (area): nothing is installed when this returns, nor ever after */
+/* (area): when this returns, nothing is being installed, and nothing will be */
 static napi_value gate_close(napi_env env, napi_callback_info info)
 {
 	napi_value argv[1];
@@ -266,7 +266,7 @@ static napi_value gate_close(napi_env env, napi_callback_info info)
 
 enum piece_state { PIECE_DONE, PIECE_AGAIN, PIECE_NO_RANGE, PIECE_CLOSED, PIECE_FAILED };
 
-/* Some pages of one run, under the lock; *passed says how far it came. */
+/* Installs some pages of one run, under the lock; *passed says how far it came. */
 static enum piece_state install_piece(struct gate *gate, struct fill *f, uint64_t page, uint64_t nr, uint64_t *passed,
 				      int *err, const char **what)
 {
@@ -313,10 +313,13 @@ static enum piece_state install_piece(struct gate *gate, struct fill *f, uint64_
 }
 
 /*
- * (area, fd, runs, nrRuns, data or undefined for zeros, from, counts): pages of the table from number `from` on. Answers
- * the number of a page that lies in no registered area: go on behind it. The number of pages when all are dealt with, -1
- * when the gate is closed or the address space gone, -2 when events wait to be read for long: go on at counts[1]. What was
- * installed is added to counts[0].
+ * (area, fd, runs, nrRuns, data or undefined for zeros, from, counts): installs pages of the table from number `from`
+ * on. It adds the number of installed pages to counts[0] and returns:
+ *
+ *   the number of a page outside every registered area: go on behind it
+ *   the number of pages, when all were handled
+ *   -1, when the gate is closed or the address space is gone
+ *   -2, when events have been waiting for long: go on at counts[1]
  */
 static napi_value gate_install(napi_env env, napi_callback_info info)
 {
@@ -361,7 +364,7 @@ static napi_value gate_install(napi_env env, napi_callback_info info)
 			case PIECE_DONE:
 				break;
 			case PIECE_AGAIN:
-				/* Events are waiting, which only the other thread can read. */
+				/* Events are pending, which only the other thread can read. */
 				wait_for(gate, &gate->generation, generation);
 				if (++sleeps < MAX_SLEEPS)
 					break;

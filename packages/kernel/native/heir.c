@@ -1,19 +1,20 @@
 /*
  * The heir of a process: a child that shares its descriptor table (CLONE_FILES) and nothing else. It sleeps while the
- * process lives; when that is killed, the table and every file in it are the heir's.
+ * process lives. When the process is killed, the heir owns the table and every file in it.
  *
- * read(2) of UFFD_EVENT_FORK installs the child's userfaultfd in the table of the reader. Until the reader has given it
- * to somebody, kill -9 of the reader would close it, and what the child has not touched yet would read as zeros.
+ * read(2) of UFFD_EVENT_FORK installs the child's userfaultfd in the table of the reader. Until the reader has passed
+ * it on, kill -9 of the reader would close it, and the child's missing pages would read as zeros.
  *
  *   armed (heir_arm)         the heir closes all but userfaultfds, so that peers and parents of the dead process notice
- *                            at once, and keeps those until it is killed or its witness, a socket, hangs up
+ *                            at once. It keeps those until it is killed or its witness, a socket, hangs up
  *   not armed, or none left  it ends with the process
  *
- * It is armed by a signal that carries the number of the witness's descriptor and waits until it is looked for.
+ * A signal arms it. The signal carries the number of the witness's descriptor and stays pending until the heir looks
+ * for it.
  *
- * Nobody needs the memory of the process in the heir: it lets go of its copy, which spares the process the copying of
- * every page that it writes from then on. What runs after that has no data, no libc and no thread-local storage, only
- * the code, its constants and the stack.
+ * The heir does not need the memory of the process and drops its copy, so that the process need not copy every page
+ * that it writes from then on. The code that runs after that has no data, no libc and no thread-local storage, only the
+ * code, its constants and the stack.
  */
 #include "common.h"
 
@@ -31,10 +32,10 @@
 #error "raw_syscall is written for x86-64"
 #endif
 
-/* Both are blocked in the heir and only ever waited for. */
+/* Both are blocked in the heir, which only waits for them. */
 #define DEATH_SIGNAL SIGUSR1
 #define ARM_SIGNAL SIGUSR2
-/* Kept of the stack, around where the heir stands: far more than the calls below use. */
+/* Stack that is kept around the heir's frame: far more than the calls below use. */
 #define STACK_BELOW (8 * PF_PAGE)
 #define STACK_ABOVE (2 * PF_PAGE)
 #define USER_END 0x7ffffffff000ul
@@ -73,7 +74,7 @@ static inline __attribute__((always_inline)) bool is_userfaultfd(int directory, 
 	return true;
 }
 
-/* Closes all but userfaultfds and the witness; whether there is any userfaultfd. */
+/* Closes all but userfaultfds and the witness. Returns whether there is any userfaultfd. */
 static inline __attribute__((always_inline)) bool keep_userfaultfds(int witness)
 {
 	static const char path[] = "/proc/self/fd";
@@ -83,7 +84,7 @@ static inline __attribute__((always_inline)) bool keep_userfaultfds(int witness)
 	long n;
 
 	if (directory < 0)
-		return true; /* without /proc it is not known: better too much than a lost one */
+		return true; /* without /proc it is unknown: keeping too much is better than losing one */
 	while ((n = raw_syscall(SYS_getdents64, directory, (long)entries, sizeof(entries), 0)) > 0) {
 		for (long at = 0; at < n;) {
 			struct dirent64 *entry = (struct dirent64 *)(entries + at);
@@ -116,9 +117,9 @@ __attribute__((noreturn, noinline, no_stack_protector)) static void be_heir(pid_
 	/* A signal to the group or the session of the process must not reach its heir as well. */
 	raw_syscall(SYS_setsid, 0, 0, 0, 0);
 	raw_syscall(SYS_prctl, PR_SET_NAME, (long)name, 0, 0);
-	/* Sent when the thread that made us ends; another one inherits us if the process has more. */
+	/* Sent when the thread that made us ends. If the process has more threads, another one becomes our parent. */
 	raw_syscall(SYS_prctl, PR_SET_PDEATHSIG, DEATH_SIGNAL, 0, 0);
-	/* Holes answer ENOMEM and mappings of devices EINVAL; whatever stays is merely not saved. */
+	/* Holes answer ENOMEM and mappings of devices EINVAL. Memory that stays costs only its copies. */
 	raw_syscall(SYS_madvise, 0, (long)(here - STACK_BELOW), MADV_DONTNEED, 0);
 	raw_syscall(SYS_madvise, (long)(here + STACK_ABOVE), (long)(USER_END - here - STACK_ABOVE), MADV_DONTNEED, 0);
 
@@ -145,7 +146,7 @@ static napi_value heir_start(napi_env env, napi_callback_info info)
 
 	/* None of our handlers may run in the heir. Not sigprocmask, which spares two signals for the C library. */
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, KERNEL_SIGSET_BYTES);
-	/* No signal at its exit: nobody here waits for children in general. */
+	/* No signal at its exit: this process does not wait for children in general. */
 	long pid = syscall(SYS_clone, CLONE_FILES | CLONE_PIDFD, NULL, &pidfd, NULL, NULL);
 	if (pid == 0)
 		be_heir(parent);

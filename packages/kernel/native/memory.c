@@ -1,9 +1,9 @@
 /*
- * Another process's memory: process_vm_readv(2) for speed, /proc/PID/mem where the former refuses (PROT_NONE
- * and read-only areas), and the per-page loops that JavaScript would be too slow for.
+ * Another process's memory: process_vm_readv(2) for speed, /proc/PID/mem where the former refuses (PROT_NONE and
+ * read-only areas), and the per-page loops that JavaScript would be too slow for.
  *
- * Touching a page that is registered with a userfaultfd and missing blocks the *caller* until somebody serves
- * the fault. Whoever serves faults must not read or write such pages with anything in this file.
+ * Touching a page that is registered with a userfaultfd and missing blocks the *caller* until the fault is served. A
+ * thread that serves faults must not read or write such pages with anything in this file.
  */
 #include "common.h"
 
@@ -44,7 +44,7 @@ static void advance(const struct pf_run *runs, size_t nr, struct cursor *at, uin
 	}
 }
 
-/* Remote pieces from the cursor on, up to both limits; returns their number and *bytes in all. */
+/* Remote pieces from the cursor on, up to both limits. Returns their number; *bytes is their length in all. */
 static size_t gather(const struct pf_run *runs, size_t nr, struct cursor at, struct iovec *iov, size_t *bytes)
 {
 	size_t n = 0;
@@ -69,7 +69,7 @@ static size_t gather(const struct pf_run *runs, size_t nr, struct cursor at, str
 	return n;
 }
 
-/* All of it unless the end or an error comes first; -1 only when nothing at all was transferred. */
+/* Transfers all, unless the end or an error comes first; -1 only when nothing at all was transferred. */
 static ssize_t pread_full(int fd, void *data, size_t length, uint64_t offset)
 {
 	size_t done = 0;
@@ -142,7 +142,7 @@ static napi_value read_runs(napi_env env, napi_callback_info info)
 		got = pread_full(mem_fd, local.iov_base, fallback * PF_PAGE, cursor_address(runs, at));
 		if (got < 0 && errno != EIO && errno != EFAULT)
 			return pf_throw(env, "pread(/proc/PID/mem)", errno, pid);
-		/* The file reads as empty once the address space is gone; an unreadable page is EIO. */
+		/* The file reads as empty once the address space is gone. An unreadable page is EIO. */
 		if (got == 0)
 			return pf_throw(env, "pread(/proc/PID/mem)", ESRCH, pid);
 		if (got < (ssize_t)PF_PAGE)
@@ -263,7 +263,7 @@ static napi_value write_runs(napi_env env, napi_callback_info info)
 
 		if (put < 0)
 			return pf_throw(env, "pwrite(/proc/PID/mem)", errno, 0);
-		/* Nothing written without an error: the address space is gone. */
+		/* Nothing written and no error: the address space is gone. */
 		if ((size_t)put < bytes)
 			return pf_throw(env, "pwrite(/proc/PID/mem)", put == 0 ? ESRCH : EFAULT, 0);
 		data += bytes;
@@ -307,9 +307,9 @@ static napi_value split_zero_pages(napi_env env, napi_callback_info info)
 }
 
 /*
- * XXH64 with seed 0, written from its specification (github.com/Cyan4973/xxHash, doc/xxhash_spec.md) for the
- * one length that occurs here: a page is 128 whole stripes, so there is no remainder to treat. Each step of a
- * lane is a bijection of the word it takes in: pages that differ in one word always end in different lanes.
+ * XXH64 with seed 0, written from its specification (github.com/Cyan4973/xxHash, doc/xxhash_spec.md) for the one length
+ * that occurs here. A page is 128 whole stripes, so there is no remainder. Each step of a lane is a bijection of the
+ * word it takes in: pages that differ in one word always end in different lanes.
  */
 #define P1 0x9E3779B185EBCA87ull
 #define P2 0xC2B2AE3D27D4EB4Full

@@ -51,7 +51,7 @@ _Static_assert(PAGE_IS_WPALLOWED == 1 && PAGE_IS_WRITTEN == 2 && PAGE_IS_FILE ==
 _Static_assert(PM_SCAN_WP_MATCHING == 1 && PM_SCAN_CHECK_WPASYNC == 2, "src/pagemap.ts");
 _Static_assert(sizeof(struct pm_scan_arg) == 96, "the kernel checks the size exactly");
 _Static_assert(PAGEMAP_SCAN == 0xc0606610, "ioctl number");
-/* The kernel writes its regions into the caller's table of triples, which is then converted in place. */
+/* The kernel writes its regions into the caller's table of triples. They are then converted in place. */
 _Static_assert(sizeof(struct page_region) == 3 * sizeof(double), "in-place conversion");
 
 /* (fd, startPage, endPage, flags, inverted, mask, anyof, returnMask, maxPages, out) */
@@ -100,9 +100,9 @@ static napi_value pagemap_scan(napi_env env, napi_callback_info info)
 		scanned += triple[1];
 	}
 	/*
-	 * The kernel walks in steps of 512 regions and leaves the walk_end of an earlier step when the last one
-	 * reaches the end. Regions come in address order: a table that is not full means everything was walked,
-	 * and a full one was walked at least to the end of its last region.
+	 * The kernel walks in steps of 512 regions. When the last step reaches the end, it leaves the walk_end of an earlier
+	 * step. Regions come in address order. A table that is not full means that everything was walked. A full one was
+	 * walked at least to the end of its last region.
 	 */
 	uint64_t walked = arg.walk_end > last_end ? arg.walk_end : last_end;
 	if ((uint64_t)regions < arg.vec_len && (max_pages == 0 || scanned < max_pages))

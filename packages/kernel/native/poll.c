@@ -1,10 +1,10 @@
 /*
- * Readability of any descriptor on the event loop of the thread that asks (also a worker thread's): for the
- * descriptors that Node has no stream for, such as userfaultfd, pidfd and raw sockets.
+ * Readability of any descriptor on the event loop of the calling thread (also a worker thread's). It serves descriptors
+ * that Node has no stream for, such as userfaultfd, pidfd and raw sockets.
  *
- * A poller lives until both its uv handle is closed and its JavaScript object is collected. While open it keeps
- * its own object alive, so the collector can never meet an open handle; an environment that goes away (worker
- * termination) closes it through the cleanup hook.
+ * A poller lives until its uv handle is closed and its JavaScript object is collected. While open it keeps its own
+ * object alive, so the collector can never meet an open handle. An environment that goes away (worker termination)
+ * closes it through the cleanup hook.
  */
 #include "common.h"
 

@@ -1,4 +1,4 @@
-/* What belongs to a process as a whole: limits, scheduling, sessions, clocks, and what the CPU saves for it. */
+/* Attributes of a process as a whole: limits, scheduling, sessions, clocks, and the size of the CPU state. */
 #include "common.h"
 
 #include <cpuid.h>
@@ -75,7 +75,7 @@ static napi_value set_priority(napi_env env, napi_callback_info info)
 	return pf_undefined(env);
 }
 
-/* The system calls themselves: glibc hides how many bytes the kernel's mask has. */
+/* Uses the system calls themselves: glibc hides the length of the kernel's mask. */
 static napi_value get_affinity(napi_env env, napi_callback_info info)
 {
 	unsigned char mask[CPU_MASK_BYTES];
@@ -206,7 +206,7 @@ static napi_value proc_tgkill(napi_env env, napi_callback_info info)
 	return pf_undefined(env);
 }
 
-/* CPUID leaf 0xd, subleaf 0: EBX is the size of the XSAVE area for what XCR0 enables (SDM vol. 1, 13.2). */
+/* CPUID leaf 0xd, subleaf 0: EBX is the size of the XSAVE area for the features that XCR0 enables (SDM vol. 1, 13.2). */
 static napi_value cpu_xfeatures(napi_env env, napi_callback_info info)
 {
 	unsigned int eax, ebx, ecx, edx;

@@ -1,7 +1,7 @@
 /*
- * ptrace(2) and the waits that belong to it. All requests for one tracee come from the OS thread that seized
- * it. Waiting is a polled waitpid: a blocking one could not have a timeout, and a worker that hangs forever on
- * a tracee in uninterruptible sleep could not even report it.
+ * ptrace(2) and the waits that belong to it. All requests for one tracee come from the OS thread that seized it.
+ * Waiting is a polled waitpid. A blocking one could not have a timeout: a worker that hangs on a tracee in
+ * uninterruptible sleep could not even report it.
  */
 #include "common.h"
 
@@ -24,17 +24,17 @@ _Static_assert(sizeof(siginfo_t) == 128, "a siginfo is 128 bytes");
 _Static_assert(sizeof(struct __ptrace_rseq_configuration) == 24, "5.13's rseq configuration");
 _Static_assert(PTRACE_GET_SYSCALL_INFO == 0x420e && PTRACE_GET_RSEQ_CONFIGURATION == 0x420f, "request numbers");
 
-/* Answers of a stopped tracee come within some ten microseconds; spinning longer would only starve it. */
+/* A stopped tracee answers within some ten microseconds. Spinning longer would only starve it. */
 #define SPIN_NS 200000ll
 #define SHORT_SLEEP_NS 20000l
-/* After that the tracee is blocked in the kernel, and nobody measures in microseconds any more. */
+/* After that the tracee is blocked in the kernel, and microseconds do not matter any more. */
 #define SHORT_SLEEPS_NS 20000000ll
 #define LONG_SLEEP_NS 500000l
-/* AVX-512 and AMX together take 11 KiB; the kernel tells how much it really filled. */
+/* AVX-512 and AMX together take 11 KiB. The kernel says how much it really filled. */
 #define XSTATE_MAX 65536
 #define PEEK_BATCH 32
 
-/* 0 with *status set, or an errno; ETIMEDOUT when nothing happened in time. */
+/* Returns 0 with *status set, or an errno; ETIMEDOUT when nothing happened in time. */
 static int wait_status(pid_t tid, double timeout_ms, int *status, pid_t *who)
 {
 	int64_t start = pf_now_ns(), spent;
@@ -93,7 +93,7 @@ static napi_value status_object(napi_env env, int status)
 	return object;
 }
 
-/* The tracee did something else than it was told to: EINTR, with what it did. */
+/* Throws EINTR with the stop: the tracee did something else than it was told to. */
 static napi_value throw_stop(napi_env env, const char *request, pid_t tid, int status)
 {
 	napi_value error;
@@ -300,7 +300,7 @@ static napi_value get_regs(napi_env env, napi_callback_info info)
 	iov.iov_len = sizeof(*regs);
 	if (request(PTRACE_GETREGSET, tid, (void *)NT_PRSTATUS, &iov) < 0)
 		return pf_throw(env, "ptrace(PTRACE_GETREGSET)", errno, tid);
-	/* A thread in 32-bit mode gives the shorter i386 set: nothing that can be moved. */
+	/* A thread in 32-bit mode gives the shorter i386 set. Such a thread cannot be moved. */
 	if (iov.iov_len != sizeof(*regs))
 		return pf_throw(env, "ptrace(PTRACE_GETREGSET)", EOPNOTSUPP, tid);
 	napi_create_typedarray(env, napi_biguint64_array, sizeof(*regs) / 8, buffer, 0, &array);

@@ -1,8 +1,8 @@
 /*
  * userfaultfd: ioctls and events of one descriptor, ours or one taken from another process.
  *
- * What the kernel reports while the workload changes its own memory map is not an error but a race, and is
- * handed to the caller as an outcome (see fill_runs). Everything else is thrown.
+ * When the workload changes its own memory map, an errno of the kernel is not an error but a race. The caller gets it
+ * as an outcome (see fill_runs). Everything else is thrown.
  */
 #include "common.h"
 #include "fill.h"
@@ -214,8 +214,9 @@ static napi_value uffd_zero_runs(napi_env env, napi_callback_info info)
 }
 
 /*
- * (fd, address): whether the page there is registered, from UFFDIO_COPY of a page that cannot be read. The kernel first
- * sees whether the map is changing (EAGAIN), then looks for the area (ENOENT), and only then at what is to be copied.
+ * (fd, address): whether the page there is registered. It tries UFFDIO_COPY of a page that cannot be read. The kernel
+ * first checks whether the map is changing (EAGAIN), then looks for the area (ENOENT), and only then reads the page to
+ * copy.
  */
 static napi_value uffd_is_registered(napi_env env, napi_callback_info info)
 {

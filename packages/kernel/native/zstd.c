@@ -1,6 +1,6 @@
 /*
- * zstd, for pages on slow links. A context belongs to whoever made it, and so to one thread; it is wrapped in an object
- * that the garbage collector frees. Only functions of the stable API are used, in one call for a whole batch.
+ * zstd, for pages on slow links. A context belongs to the thread that made it. It is wrapped in an object that the
+ * garbage collector frees. Only functions of the stable API are used, in one call for a whole batch.
  */
 #include "common.h"
 
@@ -56,7 +56,7 @@ static napi_value zstd_create_compressor(napi_env env, napi_callback_info info)
 		return pf_throw(env, "ZSTD_createCCtx", ENOMEM, 0);
 	/* zstd takes the nearest level that it has. */
 	ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, level);
-	/* Without, four damaged frames of five still decode, to other pages. */
+	/* Without checksums, four damaged frames of five still decode, to other pages. */
 	ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1);
 	return context_object(env, context, free_compressor, &compressor_tag);
 }
@@ -70,7 +70,7 @@ static napi_value zstd_create_decompressor(napi_env env, napi_callback_info info
 	return context_object(env, context, free_decompressor, &decompressor_tag);
 }
 
-/* (compressor, from, to): one frame; the number of its bytes, 0 when it would not fit */
+/* (compressor, from, to): makes one frame and returns its length in bytes, 0 when it would not fit */
 static napi_value zstd_compress(napi_env env, napi_callback_info info)
 {
 	size_t from_bytes, to_bytes, written;
@@ -84,14 +84,14 @@ static napi_value zstd_compress(napi_env env, napi_callback_info info)
 	if (context == NULL || !pf_bytes(env, argv[1], &from, &from_bytes) || !pf_bytes(env, argv[2], &to, &to_bytes))
 		return NULL;
 	written = ZSTD_compress2(context, to, to_bytes, from, from_bytes);
-	/* Of an input that is there as a whole and a context with nothing but these, room is all that can be missing. */
+	/* The input is whole and the context sets only the options above, so a lack of room is the only possible error. */
 	return pf_number(env, ZSTD_isError(written) ? 0 : (double)written);
 }
 
 /*
- * (decompressor, from, to): whether `from` is exactly one frame and fills `to` exactly. Nothing that the frame says of
- * itself is believed: zstd decodes in one go into `to`, which serves as the window too, so neither the window nor the
- * size of the content that a frame claims makes it allocate anything, and it stops where `to` ends.
+ * (decompressor, from, to): whether `from` is exactly one frame and fills `to` exactly. The claims of the frame are not
+ * trusted. zstd decodes in one go into `to`, which serves as the window too. So neither the claimed window nor the
+ * claimed size of the content makes it allocate anything, and it stops where `to` ends.
  */
 static napi_value zstd_decompress(napi_env env, napi_callback_info info)
 {
@@ -106,7 +106,7 @@ static napi_value zstd_decompress(napi_env env, napi_callback_info info)
 	context = context_arg(env, argv[0], &decompressor_tag);
 	if (context == NULL || !pf_bytes(env, argv[1], &from, &from_bytes) || !pf_bytes(env, argv[2], &to, &to_bytes))
 		return NULL;
-	/* Otherwise several frames, and such as are skipped, would count as one. */
+	/* Otherwise several frames, or skippable frames, would count as one. */
 	is_right = ZSTD_findFrameCompressedSize(from, from_bytes) == from_bytes &&
 		   ZSTD_decompressDCtx(context, to, to_bytes, from, from_bytes) == to_bytes;
 	napi_get_boolean(env, is_right, &result);

@@ -1,7 +1,7 @@
 /*
- * What is spoken on DIR/keeper.sock (SOCK_SEQPACKET): one request, one reply, each one message, native byte order.
- * A keeper lives as long as its workload and may be asked by a younger worker, so the layouts and numbers here
- * are frozen; src/keeper.ts mirrors them. 0 is never a valid number.
+ * The protocol of DIR/keeper.sock (SOCK_SEQPACKET): one request, one reply, each one message, native byte order. A
+ * keeper lives as long as its workload and may serve a worker of a newer version. So the layouts and numbers here are
+ * frozen; src/keeper.ts mirrors them. 0 is never a valid number.
  *
  *   request            descriptors sent        reply (beyond err)          descriptors received
  *   SPAWN pid, flags   socket [, cgroup]       pid                         pidfd
@@ -24,7 +24,7 @@
 /* "exited N" or "signaled N" and a newline; written with rename when the child of SPAWN has ended. */
 #define KEEPER_STATUS_FILE "exit-status"
 
-/* userfaultfds, the journal of read events and a few more; far below any descriptor limit. */
+/* userfaultfds, event journals and a few more. This is far below any descriptor limit. */
 #define KEEPER_MAX_HELD 512
 #define KEEPER_NAME_BYTES 64 /* with the terminating 0 */
 
@@ -34,14 +34,14 @@ enum keeper_op {
 	 * child is the socket. EEXIST: that pid is taken. EALREADY: there is or was a child.
 	 */
 	KEEPER_SPAWN = 1,
-	KEEPER_HOLD = 2, /* replaces what had that name; ENOSPC when full */
+	KEEPER_HOLD = 2, /* replaces the descriptor of that name; ENOSPC when full */
 	KEEPER_FETCH = 3, /* ENOENT */
 	KEEPER_LIST = 4,
 	KEEPER_DROP = 5, /* ENOENT */
 	KEEPER_STATUS = 6,
-	KEEPER_KILL = 7, /* SIGKILL to the child and all that descend from it; no error if there is none */
+	KEEPER_KILL = 7, /* SIGKILL to the child and all its descendants; no error if there is none */
 	KEEPER_QUIT = 8, /* EBUSY while there is any child */
-	KEEPER_CHILD = 9, /* the same as SPAWN answered, for a successor; ECHILD if it does not run */
+	KEEPER_CHILD = 9, /* the reply of SPAWN again, for a successor; ECHILD if it does not run */
 };
 
 #define KEEPER_SPAWN_CGROUP 1u /* second descriptor: directory of a v2 cgroup to be born in */
@@ -64,7 +64,7 @@ struct keeper_request {
 struct keeper_reply {
 	uint32_t version;
 	uint32_t op;
-	int32_t err; /* 0 or errno; with an error nothing else is meant */
+	int32_t err; /* 0 or errno; with an error the other fields mean nothing */
 	int32_t pid; /* in the keeper's pid namespace; pidfds translate it */
 	uint32_t state;
 	int32_t value;

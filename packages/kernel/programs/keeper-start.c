@@ -3,8 +3,8 @@
  *
  *   started process ── fork ── intermediate: setsid, cgroups, unshare ── fork ── keeper
  *
- * The second fork is what enters the new pid and time namespaces. The started process returns 0 once the
- * keeper is listening, or prints one line and returns 1.
+ * The second fork enters the new pid and time namespaces. The started process returns 0 once the keeper is listening,
+ * or prints one line and returns 1.
  */
 #include "keeper.h"
 
@@ -22,7 +22,7 @@
 #define CLONE_NEWTIME 0x00000080
 #endif
 
-/* To the started process: one byte 0, or the line that it prints. */
+/* Carries to the started process one byte 0, or the line that it prints. */
 static int status_fd = -1;
 
 void fail(const char *format, ...)
@@ -193,7 +193,7 @@ void daemonise(const struct options *options)
 		char path[4096];
 
 		snprintf(path, sizeof(path), "%s/cgroup.procs", options->cgroups[i]);
-		write_file(path, "0"); /* 0: whoever writes */
+		write_file(path, "0"); /* 0: the process that writes */
 	}
 	prepare_namespaces(options);
 	pid = fork();
@@ -206,7 +206,7 @@ void daemonise(const struct options *options)
 void report_started(void)
 {
 	if (write(status_fd, "", 1) != 1)
-		_exit(1); /* nobody is waiting any more */
+		_exit(1); /* the launcher is gone */
 	close(status_fd);
 	status_fd = -1;
 }

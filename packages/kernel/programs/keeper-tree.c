@@ -1,6 +1,4 @@
-/*
- * The processes of the keeper: the one child that it makes, and whoever of its descendants is orphaned.
- */
+/* The processes of the keeper: the one child that it makes, and descendants of it that were orphaned. */
 #include "keeper.h"
 
 #include <errno.h>
@@ -21,7 +19,7 @@
 #define RMDIR_TRIES 100
 #define RMDIR_PAUSE_NS 10000000
 
-/* In the child, between clone3 and execve: only async-signal-safe calls. Returns by _exit or not at all. */
+/* Runs in the child, between clone3 and execve: only async-signal-safe calls. Returns by _exit or not at all. */
 __attribute__((noreturn)) static void become_skeleton(int skeleton_fd, int socket_fd, int error_fd)
 {
 	char *argv[] = { "pageferry-skeleton", NULL }, *envp[] = { NULL };
@@ -33,7 +31,7 @@ __attribute__((noreturn)) static void become_skeleton(int skeleton_fd, int socke
 		signal(signal_number, SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	/* 3 may be what error_fd or skeleton_fd are numbered: both move out of the way first. */
+	/* error_fd or skeleton_fd may have the number 3: both move out of the way first. */
 	error_fd = fcntl(error_fd, F_DUPFD_CLOEXEC, 4);
 	int exec_fd = fcntl(skeleton_fd, F_DUPFD_CLOEXEC, 4);
 	int moved_fd = fcntl(socket_fd, F_DUPFD_CLOEXEC, 4);
@@ -113,8 +111,8 @@ static void write_exit_status(const struct child *child, int dir_fd)
 }
 
 /*
- * As pid 1 of a namespace that is everybody in it. Otherwise the children that there are: the children of
- * those become ours (subreaper) when they die.
+ * As pid 1 of a namespace, kills every other process in it. Otherwise kills the present children; their children become
+ * ours (subreaper) when they die.
  */
 void kill_all(const struct child *child, bool is_pid_1)
 {

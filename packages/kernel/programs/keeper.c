@@ -4,11 +4,13 @@
  *   keeper --dir DIR --skeleton FILE [--new-pid-namespace] [--monotonic-offset-ns N] [--boottime-offset-ns N]
  *          [--cgroup PATH]... [--remove-cgroup PATH]... [--tied]
  *
- * It is parent and reaper of the tree, so that somebody knows how it ended; the first process of its pid
- * namespace, where it has one of its own; and it holds descriptors that must not be closed while the tree lives,
- * above all the userfaultfd (without it missing pages would silently read as zeros). It therefore outlives the
- * worker that started it and does next to nothing. The offsets are relative to the clocks of the host, as in
- * /proc/PID/timens_offsets. The keeper of a dummy is --tied: it ends with the last client, and its tree with it.
+ * The keeper has three tasks. It is parent and reaper of the tree, and records how it ended. It is the first process of
+ * the tree's pid namespace, if that has one of its own. It holds descriptors that must stay open while the tree lives,
+ * above all the userfaultfd: without it missing pages would silently read as zeros.
+ *
+ * It therefore outlives the worker that started it and does next to nothing. The offsets are relative to the clocks of
+ * the host, as in /proc/PID/timens_offsets. The keeper of a dummy is --tied: it ends with the last client, and its tree
+ * with it.
  */
 #include "keeper.h"
 
@@ -25,11 +27,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* A worker, its successor after a crash, a person looking: more than that is a mistake. */
+/* A worker, its successor after a crash, a person looking: more clients than that are a mistake. */
 #define MAX_CLIENTS 8
-/* A keeper that never got a child is of no use to anybody once its worker is gone. */
+/* A keeper without a child is useless once its worker is gone. */
 #define UNUSED_TIMEOUT_MS 60000
-/* Of a tied one: who started it connects at once, or was killed. */
+/* For a tied keeper: its launcher connects at once, or was killed. */
 #define TIED_TIMEOUT_MS 20000
 
 static struct options options;
@@ -187,7 +189,7 @@ static size_t handle(const struct keeper_request *request, int *fds, int nr_fds,
 	return length;
 }
 
-/* One request of one client; false when the connection is over. */
+/* Serves one request of one client; false when the connection is over. */
 static bool serve(int client)
 {
 	struct keeper_request request = { 0 };
@@ -237,7 +239,7 @@ static bool serve(int client)
 		c->cmsg_len = CMSG_LEN(sizeof(int));
 		memcpy(CMSG_DATA(c), &send_fd, sizeof(send_fd));
 	}
-	/* Who does not read replies is cut off: nobody may make the keeper wait. */
+	/* A client that does not read replies is cut off: no client may make the keeper wait. */
 	n = sendmsg(client, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 	return n == (ssize_t)length;
 }
@@ -304,7 +306,7 @@ __attribute__((noreturn)) static void keep(void)
 		if (fds[MAX_CLIENTS].revents)
 			accept_client();
 		while (read(child_fd, &info, sizeof(info)) == sizeof(info))
-			; /* signals coalesce: waitpid is what counts them */
+			; /* signals coalesce: only waitpid counts the children */
 		bool left = reap(&child, dir_fd);
 		if (left && killing)
 			kill_all(&child, options.new_pid_namespace);
@@ -317,7 +319,7 @@ int main(int argc, char **argv)
 {
 	int fd;
 
-	/* Whatever the launcher left open is none of ours: a held socket or lock would live as long as the workload. */
+	/* Close all descriptors that the launcher left open: a held socket or lock would live as long as the workload. */
 	do
 		fd = open("/dev/null", O_RDWR); /* until 0, 1 and 2 are open */
 	while (fd >= 0 && fd < 3);

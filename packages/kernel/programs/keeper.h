@@ -1,6 +1,6 @@
 /*
- * The parts of the keeper: keeper.c (its life and its requests), keeper-start.c (becoming one), keeper-tree.c (the
- * processes it keeps).
+ * The parts of the keeper: keeper.c (its life and its requests), keeper-start.c (becoming one), keeper-tree.c (its
+ * processes).
  */
 #ifndef PAGEFERRY_KEEPER_H
 #define PAGEFERRY_KEEPER_H
@@ -13,7 +13,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* One hierarchy each of cgroup v1, and some to spare. */
+/* One hierarchy each of cgroup v1, with some spare. */
 #define MAX_CGROUPS 16
 
 struct options {
@@ -36,16 +36,16 @@ struct child {
 /* keeper-start.c */
 __attribute__((noreturn, format(printf, 1, 2))) void fail(const char *format, ...);
 void parse_options(int argc, char **argv, struct options *options);
-/* Returns in the keeper proper, in its session, cgroups and namespaces. */
+/* Returns in the keeper itself, in its session, cgroups and namespaces. */
 void daemonise(const struct options *options);
-/* What may fail is done: the started process exits with 0. */
+/* Everything that can fail has succeeded: the started process exits with 0. */
 void report_started(void);
 
 /* keeper-tree.c */
 int spawn(struct child *child, int skeleton_fd, const struct keeper_request *request, const int *fds, int nr_fds);
-/* SIGKILL to all descendants that are known; to be repeated for each SIGCHLD. */
+/* Sends SIGKILL to all known descendants. Call it again for each SIGCHLD. */
 void kill_all(const struct child *child, bool is_pid_1);
-/* Waits for whoever has ended, and writes the exit status of the child. Returns whether any process is left. */
+/* Reaps all processes that have ended, and writes the exit status of the child. Returns whether any process is left. */
 bool reap(struct child *child, int dir_fd);
 void remove_cgroups(const struct options *options);
 

@@ -1,8 +1,8 @@
 /*
- * What a restored process executes until its own memory is in place: nothing.
+ * The program of a restored process until its own memory is in place. It executes nothing of the workload.
  *
- * It says that it is up (one byte on descriptor 3, a UNIX socket) and sleeps. Everything else is done to it from
- * outside by remote system calls; descriptor 3 stays open, so that a remote recvmsg can take descriptors from it.
+ * It reports that it is up (one byte on descriptor 3, a UNIX socket) and sleeps. Everything else is done to it from
+ * outside by remote system calls. Descriptor 3 stays open, so that a remote recvmsg can take descriptors from it.
  */
 #include <asm/unistd.h>
 

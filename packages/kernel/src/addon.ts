@@ -8,8 +8,8 @@ import { PageferryError } from '@pageferry/base'
 export const packageRoot = findPackageRoot(dirname(fileURLToPath(import.meta.url)))
 
 /**
- * The addon as it comes from C, one object per facility (`addon.ptrace`, `addon.memory`, …). Nothing outside
- * of this package uses it: each facility's TypeScript file gives its object a type and documents it.
+ * The addon as C exports it, one object per facility (`addon.ptrace`, `addon.memory`, …). Only this package uses it:
+ * each facility's TypeScript file gives its object a type and documents it.
  */
 export const addon = loadAddon()
 

@@ -16,8 +16,8 @@ export interface ExitStatus {
 }
 
 /**
- * What the keeper in `dir` wrote. Undefined while its child runs, and if there never was one.
- * @throws INTERNAL when the file is damaged, and what reading it throws
+ * Reads what the keeper in `dir` wrote. Undefined while its child runs, and if there never was one.
+ * @throws INTERNAL when the file is damaged; the errors of reading it
  */
 export function readExitStatus(dir: string): ExitStatus | undefined {
   let text: string

@@ -1,6 +1,6 @@
 /**
  * Numbers of fcntl.h and unistd.h on x86_64 (asm-generic/fcntl.h, linux/fcntl.h). Octal, as open(2) and
- * /proc/PID/fdinfo write them. node:fs has some of them; these are for what travels in images, and for other processes.
+ * /proc/PID/fdinfo write them. node:fs has some of them; these are for values in images and in other processes.
  */
 
 export const O_RDONLY = 0
@@ -11,10 +11,10 @@ export const O_CREAT = 0o100
 export const O_EXCL = 0o200
 export const O_TRUNC = 0o1000
 export const O_NONBLOCK = 0o4000
-/** Signals when it can be read or written: fcntl(2) F_SETOWN, F_SETSIG. */
+/** Sends a signal when the file becomes readable or writable: fcntl(2) F_SETOWN, F_SETSIG. */
 export const O_ASYNC = 0o20000
 export const O_DIRECT = 0o40000
-/** Of the descriptor, not of the description; /proc/PID/fdinfo shows it among the flags. */
+/** A flag of the descriptor, not of the description; /proc/PID/fdinfo shows it among the flags. */
 export const O_CLOEXEC = 0o2000000
 export const O_PATH = 0o10000000
 

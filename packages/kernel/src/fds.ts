@@ -2,7 +2,7 @@ import { addon } from './addon.js'
 
 export * from './fcntl.js'
 
-/** Descriptors: other processes' ones, comparing, passing. All that are made here are close-on-exec. */
+/** Descriptors: taken from other processes, compared, passed. All that are made here are close-on-exec. */
 
 export const KCMP_FILE = 0
 export const KCMP_VM = 1
@@ -18,7 +18,7 @@ export const SOCK_SEQPACKET = 5
 export const SOCK_NONBLOCK = 0o4000
 
 export interface Received {
-  /** Empty, without descriptors: the peer closed the connection. */
+  /** Empty and without descriptors when the peer closed the connection. */
   bytes: Uint8Array
   /** The receiver owns them. */
   fds: number[]
@@ -58,12 +58,12 @@ export function pidfdGetfd(pidfd: number, fd: number): number {
   return native.pidfdGetfd(pidfd, fd)
 }
 
-/** Signal 0 only asks whether the process is there (ESRCH). */
+/** Sends a signal. Signal 0 only checks whether the process exists (ESRCH). */
 export function pidfdSendSignal(pidfd: number, signal: number): void {
   native.pidfdSendSignal(pidfd, signal)
 }
 
-/** kcmp(2): 0 the same kernel object, -1 or 1 an order to sort by, 2 different without an order. */
+/** kcmp(2): 0 the same kernel object; -1 or 1 a sort order; 2 different without an order. */
 export function kcmp(
   pid1: number,
   pid2: number,
@@ -78,12 +78,12 @@ export function socketpair(type: number): [number, number] {
   return native.socketpair(type)
 }
 
-/** Bound and listening. EADDRINUSE if the path exists, also when nobody listens there any more. */
+/** Binds and listens. EADDRINUSE if the path exists, even without a listener behind it. */
 export function listenUnix(path: string, type: number): number {
   return native.listenUnix(path, type)
 }
 
-/** Blocks unless a connection is waiting or the listener was made with SOCK_NONBLOCK (EAGAIN). */
+/** Blocks, unless a connection is waiting or the listener was made with SOCK_NONBLOCK (EAGAIN). */
 export function acceptUnix(fd: number): number {
   return native.acceptUnix(fd)
 }
@@ -92,38 +92,38 @@ export function connectUnix(path: string, type: number): number {
   return native.connectUnix(path, type)
 }
 
-/** One message with at most 253 descriptors, which stay open here. */
+/** Sends one message with at most 253 descriptors, which stay open here. */
 export function send(sock: number, bytes: Uint8Array, fds: number[] = []): void {
   native.send(sock, bytes, fds)
 }
 
 /**
- * One message. Blocks the thread up to `timeoutMs` (-1: for ever), then throws ETIMEDOUT. A message that is
- * larger than the limits is thrown away with EMSGSIZE and its descriptors are closed.
+ * Receives one message. Blocks the thread up to `timeoutMs` (-1: for ever), then throws ETIMEDOUT. A message that is
+ * larger than the limits is dropped with EMSGSIZE, and its descriptors are closed.
  */
 export function recv(sock: number, maxBytes: number, maxFds: number, timeoutMs: number): Received {
   return native.recv(sock, maxBytes, maxFds, timeoutMs)
 }
 
-/** Commands whose argument is an integer or nothing. */
+/** fcntl(2), for commands whose argument is an integer or absent. */
 export function fcntl(fd: number, command: number, argument = 0): number {
   return native.fcntl(fd, command, argument)
 }
 
 /**
- * SO_RCVLOWAT of socket(7): the socket is readable only when so many bytes have come, or no more will. For TCP epoll
- * honours it since Linux 4.18, and the kernel makes the receive buffer large enough.
+ * SO_RCVLOWAT of socket(7): the socket becomes readable only with this many bytes, or at the end of the stream. For
+ * TCP, epoll honours it since Linux 4.18, and the kernel enlarges the receive buffer as needed.
  */
 export function setReceiveLowWater(fd: number, bytes: number): void {
   native.setReceiveLowWater(fd, bytes)
 }
 
-/** A duplicate numbered 64 or higher. */
+/** Duplicates a descriptor, to number 64 or higher. */
 export function dup(fd: number): number {
   return native.dup(fd)
 }
 
-/** ESPIPE for what cannot seek; ENXIO when SEEK_DATA or SEEK_HOLE find nothing. */
+/** ESPIPE for files that cannot seek; ENXIO when SEEK_DATA or SEEK_HOLE find nothing. */
 export function lseek(fd: number, offset: bigint, whence: number): bigint {
   return native.lseek(fd, offset, whence)
 }
@@ -133,12 +133,12 @@ export function pipe2(flags: number): [number, number] {
   return native.pipe2(flags)
 }
 
-/** A counter of 0 (eventfd(2)); the flags are EFD_SEMAPHORE and EFD_NONBLOCK. */
+/** Makes a counter of 0 (eventfd(2)); the flags are EFD_SEMAPHORE and EFD_NONBLOCK. */
 export function eventfd(flags: number): number {
   return native.eventfd(flags)
 }
 
-/** Copies up to `length` bytes between pipes without consuming them; EAGAIN rather than blocking. */
+/** Copies up to `length` bytes between pipes without consuming them. Throws EAGAIN where it would block. */
 export function tee(from: number, to: number, length: number): number {
   return native.tee(from, to, length)
 }
@@ -148,14 +148,14 @@ export function open(path: string, flags: number, mode = 0): number {
   return native.open(path, flags, mode)
 }
 
-/** Anonymous file that can be sealed. */
+/** Makes an anonymous file that can be sealed. */
 export function memfdCreate(name: string): number {
   return native.memfdCreate(name)
 }
 
 /**
- * The first `length` bytes of a file, mapped shared and writable; unmapped when collected. The file must
- * not become shorter: touching what is not there any more is SIGBUS.
+ * Maps the first `length` bytes of a file, shared and writable; unmapped when collected. The file must not become
+ * shorter: touching a byte that is gone raises SIGBUS.
  */
 export function mapShared(fd: number, length: number): Uint8Array {
   return native.mapShared(fd, length)

@@ -12,31 +12,31 @@ interface Binding {
 const native = addon.heir as Binding
 
 /**
- * A process that shares this one's descriptor table and has it alone after kill -9: then it keeps the userfaultfds open
- * and closes everything else. See native/heir.c.
+ * A process that shares this one's descriptor table and owns it alone after kill -9. Then it keeps the userfaultfds
+ * open and closes everything else. See native/heir.c.
  *
- * A userfaultfd that is open somewhere and served nowhere stops whoever touches its memory, so an heir must never be
- * forgotten: until `arm` it ends with its process, and afterwards when it is ended, or when the witness hangs up.
+ * A userfaultfd that is open and not served stops every thread that touches its memory, so an heir must never be
+ * forgotten. Until `arm` it ends with its process. Afterwards it ends by `end`, or when the witness hangs up.
  */
 export class Heir {
   readonly pidfd: number
   #witness = -1
 
-  /** The heir of a process that has died, or `start`'s. */
+  /** Takes the heir of a process that has died, or one that `start` has made. */
   constructor(pidfd: number) {
     this.pidfd = pidfd
   }
 
   /**
-   * For this process. Takes some milliseconds, and each page that is written afterwards costs a page fault once: not to
-   * be done while anybody waits.
+   * Starts an heir of this process. It takes some milliseconds, and each page that is written afterwards costs one page
+   * fault. Do not call it while the workload waits.
    */
   static start(): Heir {
     return new Heir(native.start().pidfd)
   }
 
   /**
-   * Once somebody else has its pidfd, who will look for it.
+   * Makes the heir outlive its process. Call it once the keeper has the pidfd, so that a successor can find the heir.
    * @param witness a connected socket; a duplicate is kept open, because the heir knows it by its number
    */
   arm(witness: number): void {
@@ -44,7 +44,10 @@ export class Heir {
     native.arm(this.pidfd, this.#witness)
   }
 
-  /** A duplicate of a userfaultfd of the dead process; undefined when there is no such one, or no heir any more. */
+  /**
+   * Returns a duplicate of the dead process's userfaultfd `number`; undefined when it has none there, or the heir is
+   * gone.
+   */
   takeUserfaultfd(number: number): number | undefined {
     let fd: number
     try {
@@ -58,7 +61,7 @@ export class Heir {
     return undefined
   }
 
-  /** Ends it, and with it what it alone holds. */
+  /** Ends the heir, and closes the files that it alone holds. */
   end(): void {
     try {
       fds.pidfdSendSignal(this.pidfd, constants.signals.SIGKILL)

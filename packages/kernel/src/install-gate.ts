@@ -17,38 +17,41 @@ interface Native {
 
 const native = addon.gate as Native
 
-/** As native/gate.c: pages of a chunk, its 32-bit words, the words of the head, and where in it `others` and `starving` are. */
+/**
+ * As in native/gate.c: pages of a chunk, its 32-bit words, words of the head, and the places of `others` and `starving`
+ * there.
+ */
 const chunkPages = 32_768
 const chunkWords = chunkPages / 32
 const headWords = 16
 const othersAt = 6
 const starvingAt = 8
-/** How long `install` may get nowhere before it says so, in milliseconds. */
+/** How long `install` may make no progress before it reports that, in milliseconds. */
 const patienceMs = 50
 
-/** Answers of `install` that are no page. */
+/** Results of `install` that are no page number. */
 const closed = -1
 const again = -2
 
 export interface GateOutcome {
-  /** Pages that were missing and are there now. */
+  /** Pages that were missing and are installed now. */
   installed: number
-  /** Pages of no registered area; the map changed without an event, or the peer made them up. */
+  /** Pages outside every registered area: the map changed without an event, or the peer made them up. */
   lost: number[]
   /** The gate was closed, or the address space is gone. */
   isClosed: boolean
 }
 
 /**
- * Lets several threads install pages through one userfaultfd while one thread reads its events: native/gate.h has the
- * race that this is against. Open for the pages it was created with until an event names them; what is not open any
- * more is installed by the thread that reads the events, if at all.
+ * Lets several threads install pages through one userfaultfd while one thread reads its events. native/gate.h describes
+ * the race that it prevents. The gate is open for the pages it was created with until an event names them. Then only
+ * the thread that reads the events may install them.
  *
  * It is a view of a SharedArrayBuffer, which is how other threads get it.
  */
 export class InstallGate {
   readonly buffer: SharedArrayBuffer
-  /** What `eventJournal.read` takes. */
+  /** The argument for `eventJournal.read`. */
   readonly area: Uint8Array
   readonly #words: Uint32Array
 
@@ -58,7 +61,7 @@ export class InstallGate {
     this.#words = new Uint32Array(buffer)
   }
 
-  /** @param runs pages that lie where they lay at the source; 4 KiB of memory for each 128 MiB that have some */
+  /** @param runs pages that lie at their source address; 4 KiB of memory for each 128 MiB that contain any */
   static create(runs: Float64Array): InstallGate {
     const keys = new Set<number>()
     for (let r = 0; r < runs.length; r += 2) {
@@ -109,7 +112,7 @@ export class InstallGate {
     }
   }
 
-  /** The parts of first .. first+nr-1 that it is open for. For the thread that reads the events. */
+  /** Calls back with the open parts of first .. first+nr-1. Only for the thread that reads the events. */
   forEachOpen(first: number, nr: number, callback: (first: number, nr: number) => void): void {
     let start = -1
     let chunk = -1
@@ -126,7 +129,7 @@ export class InstallGate {
     if (start >= 0) callback(start, first + nr - start)
   }
 
-  /** There are pages that only the thread that reads the events can install: children have some, or pages have moved. */
+  /** Only the thread that reads the events can install some pages: those of children, or pages that have moved. */
   get hasOthers(): boolean {
     return Atomics.load(this.#words, othersAt) !== 0
   }
@@ -135,19 +138,21 @@ export class InstallGate {
     Atomics.store(this.#words, othersAt, 1)
   }
 
-  /** Once: somebody has got nowhere for long, since changes of the address space are under way all the time. */
+  /** Returns true once after an installer made no progress for long, because the address space changes all the time. */
   takeStarving(): boolean {
     return Atomics.exchange(this.#words, starvingAt, 0) !== 0
   }
 
-  /** When this returns nobody uses the userfaultfd for installing, nor will. Called by the thread that reads the events. */
+  /**
+   * When this returns, no thread installs through the gate, now or later. Called by the thread that reads the events.
+   */
   close(): void {
     native.close(this.area)
   }
 
   /**
-   * Any thread but the one that reads the events, for whom this waits. Waiting threads are woken; pages that are there
-   * are kept.
+   * Installs pages, on any thread but the one that reads the events; it may wait for that one. Waiting threads are
+   * woken; existing pages are kept.
    * @param data the pages of the table, one behind the other; undefined: zeros
    */
   install(uffd: number, runs: Float64Array, data: Uint8Array | undefined): GateOutcome {

@@ -19,22 +19,22 @@ const OP = { spawn: 1, hold: 2, fetch: 3, list: 4, drop: 5, status: 6, kill: 7, 
 const spawnIntoCgroup = 1
 const stateNames = ['', 'none', 'running', 'exited', 'signaled'] as const
 
-/** A keeper answers within microseconds, except for a spawn that hangs (5 s, then it gives up itself). */
+/** A keeper answers within microseconds, except for a spawn that hangs: it gives up itself after 5 s. */
 const replyTimeoutMs = 7000
 
 export interface KeeperOptions {
-  /** For the socket and the exit status; made (mode 0700) if it does not exist. One keeper per directory. */
+  /** Directory of the socket and the exit status; made (mode 0700) if it does not exist. One keeper per directory. */
   dir: string
-  /** The keeper becomes pid 1 of a new pid namespace. /proc stays the one of the host. */
+  /** The keeper becomes pid 1 of a new pid namespace. /proc stays the host's. */
   newPidNamespace?: boolean
-  /** With either of them a new time namespace; relative to the host's clocks (time_namespaces(7)). */
+  /** Either offset makes a new time namespace; relative to the host's clocks (time_namespaces(7)). */
   monotonicOffsetNs?: bigint
   boottimeOffsetNs?: bigint
   /** Directories of cgroups (one per hierarchy) that the keeper moves to, so that it outlives its service. */
   cgroups?: string[]
-  /** It ends with its last client, and the process that it has spawned with it. Else it outlives whoever started it. */
+  /** The keeper and the process that it has spawned end with its last client. Otherwise it outlives its launcher. */
   tied?: boolean
-  /** Directories of cgroups that it removes, in this order, when the last process is gone. */
+  /** Directories of cgroups that it removes, in this order, when the last process has ended. */
   removeCgroups?: string[]
 }
 
@@ -45,9 +45,9 @@ export interface KeeperStatus {
 }
 
 export interface Spawned {
-  /** In the pid namespace of /proc here. */
+  /** Pid in the pid namespace of our /proc. */
   pid: number
-  /** In the keeper's pid namespace: what was asked for. */
+  /** Pid in the keeper's pid namespace, as requested. */
   innerPid: number
   /** The caller owns it. */
   pidfd: number
@@ -62,7 +62,7 @@ interface Reply {
 }
 
 /**
- * Synchronous on purpose: between the freeze and the thaw nothing else must get a turn. Refusals are thrown as
+ * The calls are synchronous on purpose: nothing else may run between the freeze and the thaw. Refusals are thrown as
  * kernel errors with the keeper's errno; ECONNRESET means that the keeper is gone.
  */
 export class KeeperClient {
@@ -84,17 +84,17 @@ export class KeeperClient {
     return toSpawned('spawn', reply)
   }
 
-  /** What `spawn` answered, for a worker that takes over; ECHILD if the process does not run. */
+  /** Returns the result of `spawn` again, for a worker that takes over; ECHILD if the process does not run. */
   child(): Spawned {
     return toSpawned('child', this.#call('child', {}))
   }
 
-  /** Gives the keeper a duplicate of `fd`; it replaces what had that name (1 to 63 bytes). ENOSPC above 512. */
+  /** Gives the keeper a duplicate of `fd`. It replaces the one of that name (1 to 63 bytes). ENOSPC above 512. */
   hold(name: string, fd: number): void {
     this.#call('hold', { name }, [fd])
   }
 
-  /** A duplicate of what was given; ENOENT. The caller owns it. */
+  /** Returns a duplicate of the descriptor of that name; ENOENT if there is none. The caller owns it. */
   fetch(name: string): number {
     return onlyFd('fetch', this.#call('fetch', { name }))
   }
@@ -114,7 +114,7 @@ export class KeeperClient {
     return { state: name, value }
   }
 
-  /** SIGKILL to the spawned process and its descendants; the keeper exits when they are gone. */
+  /** Sends SIGKILL to the spawned process and its descendants. The keeper exits when they have ended. */
   kill(): void {
     this.#call('kill', {})
   }
@@ -124,7 +124,7 @@ export class KeeperClient {
     this.#call('quit', {})
   }
 
-  /** Hangs up when the keeper has ended. */
+  /** The connection, which hangs up when the keeper has ended. */
   get socketFd(): number {
     return this.#sock
   }
@@ -196,15 +196,15 @@ function toSpawned(op: keyof typeof OP, reply: Reply): Spawned {
   return { pid: pidOfPidfd(pidfd), innerPid: reply.pid, pidfd }
 }
 
-/** The keeper knows the pid in its own namespace only; fdinfo of a pidfd shows it in ours. */
+/** The keeper knows the pid only in its own namespace. fdinfo of a pidfd shows it in ours. */
 function pidOfPidfd(pidfd: number): number {
   const match = /^Pid:\s+(-?\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${pidfd}`, 'utf8'))
   return match ? Number(match[1]) : -1
 }
 
 /**
- * Starts a keeper that does not depend on this process any more, and connects to it.
- * Without child and without client it ends after a minute.
+ * Starts a keeper that does not depend on this process any more, and connects to it. Without a child and without a
+ * client it ends after a minute.
  * @throws PageferryError KERNEL with the line that the keeper printed, e.g. "unshare(CLONE_NEWTIME): EINVAL"
  */
 export async function launchKeeper(options: KeeperOptions): Promise<KeeperClient> {

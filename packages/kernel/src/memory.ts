@@ -1,7 +1,7 @@
 /**
- * Another process's memory. `memFd` is an open /proc/PID/mem; `runs` is a run table: [firstPage, nrPages] pairs,
- * of which the first `nrRuns` count. Whoever serves userfaults must not touch missing pages with these
- * functions: the access would wait for a fault that nobody is left to serve.
+ * Another process's memory. `memFd` is an open /proc/PID/mem. `runs` is a run table of [firstPage, nrPages] pairs, of
+ * which the first `nrRuns` count. A thread that serves userfaults must not touch missing pages with these functions: it
+ * would wait for a fault that no other thread serves.
  */
 import { addon } from './addon.js'
 
@@ -21,9 +21,9 @@ interface Native {
 const native = addon.memory as Native
 
 /**
- * Reads the pages of a run table one behind the other into `out` (TypeError if it is too small) and returns how
- * many whole pages came before the first one that cannot be read at all: all of them, if the number is the
- * table's. Pages of PROT_NONE areas are read too. Throws ESRCH when the process is gone.
+ * Reads the pages of a run table one behind the other into `out` (TypeError if it is too small). Returns the number of
+ * whole pages before the first page that cannot be read; the table's number when all could be. Pages of PROT_NONE areas
+ * are read too. Throws ESRCH when the process is gone.
  */
 export function readRuns(
   pid: number,
@@ -35,17 +35,17 @@ export function readRuns(
   return native.readRuns(pid, memFd, runs, nrRuns, out)
 }
 
-/** All of the bytes or EFAULT (also for PROT_NONE areas: those need `pread`). */
+/** Reads all of the bytes, or throws EFAULT (also for PROT_NONE areas: those need `pread`). */
 export function readBytes(pid: number, address: bigint, length: number): Uint8Array {
   return native.readBytes(pid, address, length)
 }
 
-/** Writes to writable areas; EFAULT when a byte cannot be written, those before it then are. */
+/** Writes to writable areas. EFAULT when a byte cannot be written; the bytes before it are written then. */
 export function writeBytes(pid: number, address: bigint, bytes: Uint8Array): void {
   native.writeBytes(pid, address, bytes)
 }
 
-/** Reads through /proc/PID/mem, whatever the protection. Fewer bytes: what follows is unmapped. 0: process gone. */
+/** Reads through /proc/PID/mem, whatever the protection. Fewer bytes: the rest is unmapped. 0: the process is gone. */
 export function pread(memFd: number, address: bigint, out: Uint8Array): number {
   return native.pread(memFd, address, out)
 }
@@ -55,7 +55,10 @@ export function pwrite(memFd: number, address: bigint, bytes: Uint8Array): numbe
   return native.pwrite(memFd, address, bytes)
 }
 
-/** Writes the pages of a run table, which lie one behind the other in `data`. EFAULT, EIO or ESRCH when not all went. */
+/**
+ * Writes the pages of a run table, which lie one behind the other in `data`. EFAULT, EIO or ESRCH if some were not
+ * written.
+ */
 export function writeRuns(memFd: number, runs: Float64Array, nrRuns: number, data: Uint8Array): void {
   native.writeRuns(memFd, runs, nrRuns, data)
 }
@@ -65,7 +68,7 @@ export function splitZeroPages(buf: Uint8Array, nrPages: number, isZero: Uint8Ar
   return native.splitZeroPages(buf, nrPages, isZero)
 }
 
-/** XXH64 of every page. Not cryptographic: for finding changes, not for refusing forgeries. */
+/** XXH64 of every page. It is not cryptographic: it finds changes, it does not detect forgeries. */
 export function hashPages(buf: Uint8Array, nrPages: number, out: BigUint64Array): void {
   native.hashPages(buf, nrPages, out)
 }

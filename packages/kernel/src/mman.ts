@@ -1,4 +1,7 @@
-/** Numbers of sys/mman.h on x86_64 (asm-generic/mman-common.h, linux/mman.h): for images, and for calls in other processes. */
+/**
+ * Numbers of sys/mman.h on x86_64 (asm-generic/mman-common.h, linux/mman.h), for images and for calls in other
+ * processes.
+ */
 
 export const PROT_READ = 1
 export const PROT_WRITE = 2

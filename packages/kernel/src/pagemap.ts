@@ -1,6 +1,6 @@
 import { addon } from './addon.js'
 
-/** /proc/PID/pagemap: which pages are there, and which were written. Pages are page numbers, not addresses. */
+/** /proc/PID/pagemap: which pages are present, and which were written. Pages are page numbers, not addresses. */
 
 export const PAGE_IS_WPALLOWED = 1
 export const PAGE_IS_WRITTEN = 2
@@ -13,9 +13,9 @@ export const PAGE_IS_SOFT_DIRTY = 128
 /** Linux 6.15; a guard region also reads as swapped and written. */
 export const PAGE_IS_GUARD = 256
 
-/** Write-protect again what is returned, in the same step. */
+/** Write-protects the returned pages again, in the same step. */
 export const PM_SCAN_WP_MATCHING = 1
-/** Fail with EPERM where a range is not registered for asynchronous write-protection, instead of skipping it. */
+/** Fails with EPERM where a range is not registered for asynchronous write-protection, instead of skipping it. */
 export const PM_SCAN_CHECK_WPASYNC = 2
 
 /** Bits of the classic entries that `read` returns (proc_pid_pagemap(5)). */
@@ -64,8 +64,8 @@ interface Binding {
 const native = addon.pagemap as Binding
 
 /**
- * PAGEMAP_SCAN (Linux 6.7; ENOTTY before). Fills `out` with triples [page, nrPages, categories] and says how many.
- * `walkEndPage` is where to go on: equal to `endPage` when everything was walked.
+ * PAGEMAP_SCAN (Linux 6.7; ENOTTY before). Fills `out` with triples [page, nrPages, categories] and returns their
+ * number. The next scan starts at `walkEndPage`, which equals `endPage` when everything was walked.
  */
 export function scan(
   pagemapFd: number,
@@ -78,7 +78,7 @@ export function scan(
   return native.scan(pagemapFd, startPage, endPage, flags, inverted, mask, anyof, returnMask, maxPages, out)
 }
 
-/** Classic 8-byte entries; answers how many were read (fewer only at the end of the address space). */
+/** Reads classic 8-byte entries. Returns their number, which is smaller only at the end of the address space. */
 export function read(pagemapFd: number, firstPage: number, nrPages: number, out: BigUint64Array): number {
   return native.read(pagemapFd, firstPage, nrPages, out)
 }

@@ -15,7 +15,7 @@ export const paths = {
   get keeper(): string {
     return program('keeper')
   },
-  /** What a restored process executes until its own memory is in place, see programs/skeleton.c. */
+  /** The program of a process until its own memory is restored, see programs/skeleton.c. */
   get skeleton(): string {
     return program('skeleton')
   },

@@ -1,4 +1,4 @@
-/** What belongs to a process as a whole. A `tid` or `pid` of 0 means the caller. Errors are kernel errors. */
+/** Attributes of a process as a whole. A `tid` or `pid` of 0 means the caller. Errors are kernel errors. */
 import { addon } from './addon.js'
 
 export interface ResourceLimit {
@@ -51,7 +51,7 @@ export const CLOCK_REALTIME = 0
 export const CLOCK_MONOTONIC = 1
 export const CLOCK_BOOTTIME = 7
 
-/** The limit, as it was before `limit` was set, if that was asked. EPERM: raising needs CAP_SYS_RESOURCE. */
+/** Returns the limit; if `limit` is given, the value before it was set. EPERM: raising needs CAP_SYS_RESOURCE. */
 export function prlimit(pid: number, resource: number, limit?: ResourceLimit): ResourceLimit {
   return native.prlimit(pid, resource, limit?.soft, limit?.hard)
 }
@@ -65,7 +65,7 @@ export function setPriority(tid: number, nice: number): void {
   native.setPriority(tid, nice)
 }
 
-/** CPUs it may run on: bit n%8 of byte n>>3 stands for CPU n. As long as the kernel's own mask. */
+/** CPUs that the thread may run on: bit n%8 of byte n>>3 stands for CPU n. As long as the kernel's own mask. */
 export function getAffinity(tid: number): Uint8Array {
   return native.getAffinity(tid)
 }

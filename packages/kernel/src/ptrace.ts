@@ -1,10 +1,10 @@
 /**
- * ptrace(2), one function per request. All calls for one tracee come from the OS thread that seized it: the main
- * thread of a worker process. A stopped tracee is a precondition of everything below `wait`; ESRCH means that
- * it is not stopped, not ours, or gone. Failed calls throw kernel errors (see `isKernelError` in base).
+ * ptrace(2), one function per request. All calls for one tracee come from the OS thread that seized it: the main thread
+ * of a worker process. Everything below `wait` needs a stopped tracee. ESRCH means that it is not stopped, not ours, or
+ * gone. Failed calls throw kernel errors (see `isKernelError` in base).
  *
- * A tracee must not be a child that Node itself spawned in this process: libuv reaps its children with waitpid
- * and would take ptrace stops for exits.
+ * A tracee must not be a child that Node itself spawned in this process: libuv reaps its children with waitpid and
+ * would take ptrace stops for exits.
  */
 import type { KernelErrorLike } from '@pageferry/base'
 import { addon } from './addon.js'
@@ -31,7 +31,7 @@ export const PTRACE_EVENT_EXIT = 6
 export const PTRACE_EVENT_SECCOMP = 7
 export const PTRACE_EVENT_STOP = 128
 
-/** Index of each register in what `getRegs` returns: the order of struct user_regs_struct (sys/user.h). */
+/** Index of each register in the result of `getRegs`: the order of struct user_regs_struct (sys/user.h). */
 export const REG = {
   r15: 0,
   r14: 1,
@@ -70,7 +70,7 @@ export type WaitStatus =
   | { kind: 'exited'; code: number }
   | { kind: 'signaled'; signal: number }
 
-/** Code EINTR: the tracee stopped elsewhere or ended. Both numbers are 0 where `status` is no stop. */
+/** Code EINTR: the tracee stopped elsewhere or ended. Both numbers are 0 if `status` is no stop. */
 export interface UnexpectedStopError extends KernelErrorLike {
   stopSignal: number
   stopEvent: number
@@ -109,7 +109,7 @@ interface Native {
 
 const native = addon.ptrace as Native
 
-/** PTRACE_SEIZE: attaches without stopping. EPERM: not permitted, or traced by somebody else. */
+/** PTRACE_SEIZE: attaches without stopping. EPERM: not permitted, or another process traces it. */
 export function seize(tid: number, options: number): void {
   native.seize(tid, options)
 }
@@ -133,22 +133,25 @@ export function resume(tid: number, how: 'cont' | 'syscall' | 'listen' | 'single
   native.resume(tid, how, signal)
 }
 
-/** Waits, blocking this thread, for the next change of one tracee. Throws ETIMEDOUT, or ECHILD if it is not ours. */
+/** Waits for the next change of one tracee and blocks this thread. Throws ETIMEDOUT, or ECHILD if it is not ours. */
 export function wait(tid: number, timeoutMs: number): WaitStatus {
   return native.wait(tid, timeoutMs)
 }
 
-/** The next change of any child or tracee of this process, also of those that Node spawned; null after the timeout. */
+/**
+ * Waits for the next change of any child or tracee of this process, also of those that Node spawned; null after the
+ * timeout.
+ */
 export function waitAny(timeoutMs: number): ({ tid: number } & WaitStatus) | null {
   return native.waitAny(timeoutMs)
 }
 
 /**
- * Lets a tracee whose registers stand at a `syscall` instruction run exactly that instruction; it ends in the
- * syscall's exit stop. Needs PTRACE_O_TRACESYSGOOD. `result` is what the kernel returned (negative: -errno).
- * Throws `UnexpectedStopError` when something else came first: a signal (block them before: `setSigmask`), an
- * event such as PTRACE_EVENT_FORK that lies between entry and exit, the exit of a system call that the tracee
- * was still inside of, or its end.
+ * Lets a tracee whose registers stand at a `syscall` instruction run exactly that instruction. It ends in the syscall's
+ * exit stop. Needs PTRACE_O_TRACESYSGOOD. `result` is the kernel's return value (negative: -errno).
+ *
+ * Throws `UnexpectedStopError` when something else came first: a signal (block them before: `setSigmask`), an event
+ * such as PTRACE_EVENT_FORK between entry and exit, the exit of a system call that the tracee was still in, or its end.
  */
 export function syscallStep(tid: number, timeoutMs: number): { nr: number; result: bigint } {
   return native.syscallStep(tid, timeoutMs)
@@ -168,7 +171,7 @@ export function getXstate(tid: number): Uint8Array {
   return native.getXstate(tid)
 }
 
-/** EFAULT when the length is not this kernel's: state from a CPU with other features. */
+/** EFAULT when the length is not this kernel's: the state comes from a CPU with other features. */
 export function setXstate(tid: number, bytes: Uint8Array): void {
   native.setXstate(tid, bytes)
 }
@@ -182,12 +185,12 @@ export function setSigmask(tid: number, mask: bigint): void {
   native.setSigmask(tid, mask)
 }
 
-/** siginfo_t (128 bytes) of the stop: of the signal about to be delivered, or made up by ptrace for other stops. */
+/** siginfo_t (128 bytes) of the stop: of the signal to be delivered, or made up by ptrace for other stops. */
 export function getSiginfo(tid: number): Uint8Array {
   return native.getSiginfo(tid)
 }
 
-/** siginfo_t of every pending signal, of the whole process (`shared`) or of this thread; nothing is consumed. */
+/** siginfo_t of every pending signal, of the whole process (`shared`) or of this thread. Nothing is consumed. */
 export function peekSiginfo(tid: number, shared: boolean): Uint8Array[] {
   return native.peekSiginfo(tid, shared)
 }
@@ -197,7 +200,7 @@ export function getRseqConfiguration(tid: number): RseqConfiguration {
   return native.getRseqConfiguration(tid)
 }
 
-/** PTRACE_GETEVENTMSG: the new child's tid, the exit status, or what else belongs to the stop's event. */
+/** PTRACE_GETEVENTMSG: the value that belongs to the stop's event, such as the new child's tid or the exit status. */
 export function getEventMessage(tid: number): bigint {
   return native.getEventMessage(tid)
 }

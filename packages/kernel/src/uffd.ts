@@ -1,11 +1,11 @@
 import { addon } from './addon.js'
 
 /**
- * userfaultfd(2) and its ioctls, on a descriptor of our own or of another process. Failures are thrown with
- * their errno; what a changing address space does to an installation is an {@link Outcome}, not an error.
+ * userfaultfd(2) and its ioctls, on a descriptor of our own or of another process. Failures are thrown with their
+ * errno. An installation that a changing address space stops is an {@link Outcome}, not an error.
  */
 
-/** Flag of `create`: handle only faults that user mode raises. With it no privilege is needed. */
+/** Flag of `create`: handle only faults that user mode raises. It needs no privilege. */
 export const UFFD_USER_MODE_ONLY = 1
 
 export const UFFD_FEATURE_PAGEFAULT_FLAG_WP = 1n << 0n
@@ -37,7 +37,7 @@ export const UFFD_PAGEFAULT_FLAG_MINOR = 4
  * How far an installation came.
  * - `done`: the whole table.
  * - `again`: the address space is changing. Read the events, then go on at page `pages` of the table.
- * - `no-range`: page `pages` of the table lies outside of every registered range; nobody will ask for it there.
+ * - `no-range`: page `pages` of the table lies outside every registered range, so no thread faults on it there.
  * - `gone`: the address space does not exist any more.
  */
 export interface Outcome {
@@ -77,17 +77,17 @@ interface Binding {
 
 const native = addon.uffd as Binding
 
-/** A userfaultfd over our own address space, e.g. to probe features. Always add O_CLOEXEC to the flags. */
+/** Makes a userfaultfd for our own address space, e.g. to probe features. Always add O_CLOEXEC to the flags. */
 export function create(flags: number): number {
   return native.create(flags)
 }
 
-/** The handshake, once per descriptor. Answers all features the kernel has; EINVAL if a wanted one is missing. */
+/** Does the handshake, once per descriptor. Returns all features of the kernel; EINVAL if a wanted one is missing. */
 export function api(fd: number, features: bigint): { features: bigint; ioctls: bigint } {
   return native.api(fd, features)
 }
 
-/** Address and length in bytes, multiples of the page size. Answers a bit mask of the ioctls possible there. */
+/** Address and length are bytes, multiples of the page size. Returns a bit mask of the ioctls possible there. */
 export function register(fd: number, address: bigint, length: bigint, mode: number): bigint {
   return native.register(fd, address, length, mode)
 }
@@ -108,9 +108,9 @@ export function writeProtect(fd: number, address: bigint, length: bigint, on: bo
 /**
  * UFFDIO_COPY of the pages of a run table, whose contents lie one after the other in `data`.
  *
- * A page that is there already is kept, or overwritten through `memFd` (/proc/PID/mem, open for writing; unused
- * with 'keep'). Overwrite only while the process is stopped: if it discarded the page in between, the write
- * would raise a fault and wait for us, that is, forever. Without `wake` no thread is resumed.
+ * A page that exists already is kept, or overwritten through `memFd` (/proc/PID/mem, open for writing; unused with
+ * 'keep'). Overwrite only while the process is stopped: if it discarded the page in between, the write would raise a
+ * fault and wait for us forever. Without `wake` no thread is resumed.
  */
 export function installRuns(
   fd: number,
@@ -124,19 +124,19 @@ export function installRuns(
   return native.installRuns(fd, onExisting === 'overwrite' ? memFd : -1, runs, nrRuns, data, wake)
 }
 
-/** UFFDIO_ZEROPAGE of the pages of a run table; pages that are there are kept and count as `existing`. */
+/** UFFDIO_ZEROPAGE of the pages of a run table; existing pages are kept and count as `existing`. */
 export function zeroRuns(fd: number, runs: Float64Array, nrRuns: number, wake: boolean): Outcome {
   return native.zeroRuns(fd, runs, nrRuns, wake)
 }
 
-/** Whether a page is registered with the userfaultfd. Says no, too, while the address space is changing. */
+/** Whether a page is registered with the userfaultfd. Also returns false while the address space is changing. */
 export function isRegistered(fd: number, address: bigint): boolean {
   return native.isRegistered(fd, address) !== 0
 }
 
 /**
- * Reads what is pending, at most `max` (limit 64) events; empty if nothing is. The descriptor must be
- * O_NONBLOCK. Reading consumes: a fault that is forgotten comes again only after `wake`, the others never.
+ * Reads pending events, at most `max` (limit 64); empty if there are none. The descriptor must be O_NONBLOCK. Reading
+ * consumes them: a forgotten fault comes again only after `wake`, other events never.
  */
 export function readEvents(fd: number, max = 64): UffdEvent[] {
   return native.readEvents(fd, max)

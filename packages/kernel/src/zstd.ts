@@ -13,24 +13,24 @@ const native = addon.zstd as Native
 export class ZstdCompressor {
   readonly #context: object
 
-  /** @param level as zstd counts: 1 is the fastest that `zstd -1` knows */
+  /** @param level as zstd counts: 1 is that of `zstd -1` */
   constructor(level: number) {
     this.#context = native.createCompressor(level)
   }
 
-  /** Compresses `from` into one frame at the front of `to`: the number of its bytes, 0 when it does not fit there. */
+  /** Compresses `from` into one frame at the front of `to`. Returns its length in bytes, 0 when it does not fit. */
   compress(from: Uint8Array, to: Uint8Array): number {
     return native.compress(this.#context, from, to)
   }
 }
 
-/** One context, for the thread that made it: about 160 KiB, whatever it is given. */
+/** One context, for the thread that made it: about 160 KiB for any input. */
 export class ZstdDecompressor {
   readonly #context = native.createDecompressor()
 
   /**
-   * Whether `from` is exactly one frame with exactly as many bytes of content as `to` has; they are in `to` then. For
-   * input that nobody vouches for: what a frame claims costs no memory, and nothing is written outside of `to`.
+   * Whether `from` is exactly one frame whose content has exactly the length of `to`; `to` holds it then. The input may
+   * be hostile: the claims of a frame cost no memory, and nothing is written outside `to`.
    */
   decompress(from: Uint8Array, to: Uint8Array): boolean {
     return native.decompress(this.#context, from, to)
