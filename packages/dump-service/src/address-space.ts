@@ -14,26 +14,26 @@ import { PageReader } from './rounds/page-reader.js'
 import type { RoundsResult } from './rounds/rounds.js'
 import type { Task } from './task.js'
 
-/** Of a descriptor that is not open. */
+/** Stands for a descriptor that is not open. */
 const none = -1
 
 /**
- * One address space of the workload, as the source sees it: how its memory is read, what tracks the writes to it, and what
- * was found out about its pages.
+ * One address space of the workload, as the source sees it: how its memory is read, which tracker notes its writes, and
+ * what is known about its pages.
  */
 export class AddressSpace {
-  /** From 1; in frames, records and holds. */
+  /** Counts from 1; used in frames, records and holds. */
   readonly asId: number
-  /** A process that has it. */
+  /** A process that uses it. */
   readonly task: Task
   /** Ids of the files that are mapped: one table for the workload, as in CRIU's files.img. */
   readonly files: FileTable
   readonly #holds: Holds
   #memFd = none
   #tracker: Tracker | null = null
-  /** What the rounds leave for the freeze; null: there were none. */
+  /** Results of the rounds for the freeze; null: there were none. */
   rounds: RoundsResult | null = null
-  /** Pages that the destination gets after the commit; null until the dump, and in a successor. */
+  /** Pages that the destination fetches after the commit; null until the dump, and in a successor. */
   lazy: PageSet | null = null
   /** Pages with contents in the final pagemap; null as above. */
   contents: PageSet | null = null
@@ -47,27 +47,27 @@ export class AddressSpace {
     this.#holds = list
   }
 
-  /** The workload runs on and notices nothing. */
+  /** Opens the memory while the workload runs undisturbed. */
   open(): void {
     this.#memFd = openSync(`/proc/${this.pid}/mem`, 'r+')
   }
 
-  /** Of `task`: what /proc shows of this address space is found there. */
+  /** The pid of `task`, under which /proc shows this address space. */
   get pid(): number {
     return this.task.pid
   }
 
-  /** /proc/PID/mem; -1 when it is closed. */
+  /** Descriptor of /proc/PID/mem; -1 when it is closed. */
   get memFd(): number {
     return this.#memFd
   }
 
-  /** Null until `track`. */
+  /** Null until `track` is called. */
   get tracker(): Tracker | null {
     return this.#tracker
   }
 
-  /** The workload runs, and writes to its memory are noted from now on. */
+  /** Starts to track writes to the memory. The workload runs. */
   track(kind?: TrackerKind): Tracker {
     const { asId } = this
     this.#holds.announce(holds.tracker, { asId }, asId)
@@ -75,22 +75,25 @@ export class AddressSpace {
     return this.#tracker
   }
 
-  /** @param tracker is told what was read; null: nothing is written any more */
+  /** @param tracker is told which pages were read; null: the memory is not written any more */
   reader(tracker: Tracker | null = null): PageReader {
     return new PageReader(this.pid, this.#memFd, tracker)
   }
 
   /**
-   * Where the scratch area will lie. The workload runs, or stands still.
+   * Chooses the place of the scratch area. The workload may run or stand still.
    *
-   * Done before the freeze, so that the mapping waits for nothing then.
+   * It is called before the freeze, so that the freeze need not wait for it.
    */
   chooseScratch(): void {
     const facts = { ...this.task.name, page: chooseScratch(this.pid) }
     this.#holds.announce(holds.scratch, facts, this.asId)
   }
 
-  /** The task is stopped. It may have mapped something at the chosen place since: then another place is chosen. */
+  /**
+   * Maps the scratch area. The task is stopped. If it has mapped something at the chosen place since, another place is
+   * chosen.
+   */
   mapScratch(): void {
     try {
       this.#takeScratch()
@@ -110,13 +113,13 @@ export class AddressSpace {
     this.#holds.take(holds.scratch, act, this.asId)
   }
 
-  /** Every thread is as it was found, with nothing of ours around it; they stay stopped. */
+  /** Removes everything of ours from the threads. They stay stopped. */
   unmapScratch(): void {
     this.#holds.release(holds.scratch, this.asId)
     this.task.stopped.leave()
   }
 
-  /** Our descriptors only. */
+  /** Closes our descriptors and nothing else. */
   close(): void {
     if (this.#memFd !== none) closeSync(this.#memFd)
     this.#memFd = none

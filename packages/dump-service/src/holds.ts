@@ -9,28 +9,31 @@ import {
 } from '@pageferry/checkpoint'
 import { type Hold, Holds } from '@pageferry/service/worker'
 
-/** A pid comes again: together with the start time it names a process. */
+/** Names a process: pids are reused, so the start time belongs to the name. */
 export interface ProcessName {
   pid: number
-  /** Ticks since boot. */
+  /** In ticks since boot. */
   startTime: string
 }
 
-/** Registration of an address space with what tracks writes. Ends with descriptors of this process. */
+/** The registration of an address space with its tracker. It ends with the descriptors of this process. */
 export const tracker: Hold<{ asId: number }, Tracker> = {
   name: 'tracker',
   release: (held) => held.close(),
   recover: () => {},
 }
 
-/** Every thread in a ptrace stop, perhaps in injected code. The kernel resumes them when the tracer dies, and the code stays. */
+/**
+ * Every thread is in a ptrace stop, perhaps in injected code. If the tracer dies, the kernel resumes them and the code
+ * stays.
+ */
 export const stop: Hold<ProcessName, StoppedProcess> = {
   name: 'stop',
   release: (stopped) => unlessGone(stopped.pid, () => stopped.resume()),
   recover: (process) => ifThere(process, () => removeLeftovers(process.pid, undefined)),
 }
 
-/** Area for arguments and results of injected calls. */
+/** The area for arguments and results of injected calls. */
 export const scratch: Hold<ProcessName & { page: number }, StoppedProcess> = {
   name: 'scratch',
   release: (stopped) => unlessGone(stopped.pid, () => stopped.unmapScratch()),
@@ -38,8 +41,8 @@ export const scratch: Hold<ProcessName & { page: number }, StoppedProcess> = {
 }
 
 /**
- * Everything that the source does to a workload or its host, in the order in which it is taken. The cgroup is undone first:
- * nothing can be injected into a workload that it freezes.
+ * Everything that the source does to a workload or its host, in the order of taking. The cgroup is undone first: code
+ * cannot be injected into a workload that it freezes.
  */
 export function openHolds(stateDir: string): Holds {
   return new Holds(`${stateDir}/holds`, [tracker, stop, scratch, cgroupHold])
@@ -51,7 +54,7 @@ function ifThere({ pid, startTime }: ProcessName, act: () => void): void {
   })
 }
 
-/** ESRCH comes as soon as the memory is gone, a moment before the process is a zombie. */
+/** The kernel reports ESRCH as soon as the memory is gone, a moment before the process is a zombie. */
 function unlessGone(pid: number, act: () => void): void {
   try {
     act()

@@ -14,8 +14,8 @@ import {
 import type { Workload } from './workload.js'
 
 /**
- * A frame of the control lane as the state machine sees it.
- * @throws WireError OUT_OF_ORDER: a frame that is none of its messages, such as a second Hello
+ * Turns a frame of the control lane into a message for the state machine.
+ * @throws WireError OUT_OF_ORDER: the frame is not one of its messages, for example a second Hello
  */
 export function messageOf(frame: Frame): ToSource {
   if (!isFrameOn(frame, 'control', 'to-source')) throw unexpected(frame)
@@ -39,7 +39,7 @@ function unexpected({ type }: Frame): WireError {
   return new WireError('OUT_OF_ORDER', `${type} after Welcome`)
 }
 
-/** What the state machine wants to be sent. Clocks and files of the process are those of now. */
+/** Turns a message of the state machine into a frame. Clocks and files of the process are read now. */
 export function frameOf(message: FromSource, workload: Workload, settings: Settings): Frame {
   switch (message.type) {
     case 'begin':
@@ -66,7 +66,7 @@ function beginFrame({ root, space }: Workload, { mode, verify }: Settings): Fram
     asId: space.asId,
     pid: nsPid,
     comm: identity.comm,
-    // Those of now: there may be others at the freeze, whose images say which. Begin holds no more.
+    // The threads of now. There may be others at the freeze, and their images name them. Begin has no room for more.
     tids: readNsTids(pid).slice(0, maxThreads),
     residentPages,
     mode,

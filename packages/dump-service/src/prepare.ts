@@ -3,9 +3,9 @@ import type { Workload as WorkloadStatus } from '@pageferry/service'
 import type { Source } from './source.js'
 
 /**
- * Everything that can be refused is refused here: the workload runs and is not touched, so a refusal costs it nothing.
+ * Refuses everything that can be refused. The workload runs and is not touched, so a refusal costs it nothing.
  *
- * @param workloadNow what the service may say of it
+ * @param workloadNow returns what the service may say of the workload
  */
 export async function prepare(source: Source, workloadNow: () => WorkloadStatus): Promise<void> {
   const { spec, workload, lanes, records, channel } = source
@@ -14,6 +14,6 @@ export async function prepare(source: Source, workloadNow: () => WorkloadStatus)
   const { ports, url } = await lanes.listen()
   await records.save({ ...workload.record, ports })
   channel.send({ type: 'listening', dataUrl: url, workload: workloadNow() })
-  // Also proves that this host can do it. A dummy dies with this process, so it is no hold.
+  // The rehearsal proves that this host can dump. A dummy dies with this process, so it is no hold.
   if (!channel.isRehearsed) await rehearse(`${spec.stateDir}/rehearsal`, 'capture')
 }

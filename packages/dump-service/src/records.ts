@@ -8,32 +8,32 @@ import type { LanePorts } from './lanes/lanes.js'
 import { contentsOfImage, lazyPagesOf } from './rounds/frozen-dump.js'
 import type { WorkloadRecord } from './workload.js'
 
-/** Kept by the service, which outlives its workers: all is known before the workload is touched. */
+/** Records kept by the service, which outlives its workers. All of them are known before the workload is touched. */
 interface Known extends WorkloadRecord {
-  /** Where the destination looks for the next worker, too. */
+  /** Ports at which the destination looks for the next worker, too. */
   ports?: LanePorts
 }
 
 const pagemapFile = (asId: number): string => `pagemap-${asId}.img`
 const dumpEndFile = 'final.json'
 
-/** In final.json: the dump is complete, DumpEnd may have been sent. */
+/** Content of final.json: the dump is complete, and DumpEnd may have been sent. */
 interface DumpEnd {
   finalRound: number
   report: SourceReport
 }
 
 /**
- * What a successor must know after kill -9 of this worker, besides the decisions in the journal:
+ * Facts that a successor needs after kill -9 of this worker, besides the decisions in the journal:
  *
  *   records of the service  how to find the workload, its address spaces and the ports
- *   holds                   what is to be undone (holds.ts)
+ *   holds                   everything that must be undone (holds.ts)
  *   pagemap-AS.img          which pages of the address space are lazy
  *   final.json              number of the final round, and the report so far
  *
- * The last two are written while the workload stands still, so they are created before the freeze: a new file waits for the
- * file system's journal, which may wait for the disk (10 ms were seen). Nothing is synchronised: a host that crashes takes
- * the original along.
+ * The last two are written while the workload stands still, so they are created before the freeze. A new file waits for
+ * the file system's journal, which may wait for the disk (10 ms were seen). Nothing is synchronised: a host that
+ * crashes loses the original, too.
  */
 export class SourceRecords {
   readonly #channel: WorkerChannel
@@ -49,7 +49,7 @@ export class SourceRecords {
     try {
       this.#dumpEnd = JSON.parse(this.#read(dumpEndFile).toString()) as DumpEnd
     } catch {
-      // The dump was not complete, or is yet to come.
+      // The dump was not complete, or has not begun.
     }
   }
 
@@ -67,7 +67,7 @@ export class SourceRecords {
     return this.#known
   }
 
-  /** Before the freeze. An empty file says as little as a missing one. */
+  /** Creates the files; call it before the freeze. An empty file counts as a missing one. */
   createFiles(asIds: Iterable<number>): void {
     for (const name of [...[...asIds].map(pagemapFile), dumpEndFile]) {
       this.#open.set(name, openSync(`${this.#stateDir}/${name}`, 'w', 0o600))
@@ -78,12 +78,12 @@ export class SourceRecords {
     this.#write(pagemapFile(asId), image)
   }
 
-  /** The lazy pages of the pagemap that was saved. */
+  /** The lazy pages of the saved pagemap. */
   lazyPages(asId: number): PageSet {
     return lazyPagesOf(this.#read(pagemapFile(asId)))
   }
 
-  /** Every page with contents in the pagemap that was saved. */
+  /** Every page with contents in the saved pagemap. */
   contents(asId: number): PageSet {
     return contentsOfImage(this.#read(pagemapFile(asId)))
   }
@@ -93,7 +93,7 @@ export class SourceRecords {
     this.#write(dumpEndFile, Buffer.from(JSON.stringify(dumpEnd)))
   }
 
-  /** The dump of a workload that was handed over. */
+  /** The final round of a workload that was handed over. */
   get finalRound(): number {
     if (this.#dumpEnd === null) throw new PageferryError('INTERNAL', 'there is no complete dump')
     return this.#dumpEnd.finalRound

@@ -13,14 +13,14 @@ import type { SourceLanes } from './lanes/lanes.js'
 import type { SourceRecords } from './records.js'
 import type { Workload } from './workload.js'
 
-/** The report as it grows; all times are of this machine's clock. */
+/** The report as it grows. All times are those of this machine's clock. */
 export class ReportInProgress {
   readonly #report: SourceReport
   readonly #startedAt = performance.now()
-  /** 0: not in this process. */
+  /** 0: the freeze was not in this process. */
   #frozenAt = 0
 
-  /** Goes on with that of the worker before, if its dump was complete. */
+  /** Continues the report of the worker before, if its dump was complete. */
   constructor({ id, request }: WorkerSpec<DumpRequest>, mode: Mode, { dumpEnd, workload }: SourceRecords) {
     const { comm = '', threads = 0 } = workload
     this.#report = dumpEnd?.report ?? {
@@ -38,9 +38,9 @@ export class ReportInProgress {
     }
   }
 
-  /** What the service may say of the original while the machine is in this state. */
+  /** The original as the service may show it in this state of the machine. */
   workloadIn(state: SourceState, { isGone }: Workload): WorkloadStatus {
-    // A successor may find it gone and only then hear from its machine that it resumed it.
+    // A successor may find it gone, and only then learn from its machine that the predecessor resumed it.
     return { ...this.#report.workload, where: isGone ? 'gone' : whereIs(state) }
   }
 
@@ -69,7 +69,7 @@ export class ReportInProgress {
     this.#report.pages = { ...pages }
   }
 
-  /** The downtime has ended. The destination says so again after a reconnect: only the first time counts. */
+  /** The downtime has ended. The destination repeats that after a reconnect; only the first time counts. */
   noteRunning(): void {
     if (this.#report.blackoutMs !== 0 || this.#frozenAt === 0) return
     this.#report.blackoutMs = performance.now() - this.#frozenAt
@@ -87,7 +87,7 @@ export class ReportInProgress {
   }
 }
 
-/** Of the original. While the workload runs on the destination, the original is frozen. */
+/** Where the original is. While the workload runs on the destination, the original is frozen. */
 function whereIs(state: SourceState): WorkloadStatus['where'] {
   if (state.name === 'released') return 'gone'
   switch (sourceWorkloadAt(state)) {

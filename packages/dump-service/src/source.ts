@@ -10,7 +10,7 @@ import type { Pacing } from './rounds/pacing.js'
 import type { HashServer } from './verify/hash-server.js'
 import type { Workload } from './workload.js'
 
-/** What the phases of one migration work with, each of which is one file. */
+/** State that the phases of one migration share. Each phase is one file. */
 export interface Source {
   readonly spec: WorkerSpec<DumpRequest>
   readonly settings: Settings
@@ -18,27 +18,27 @@ export interface Source {
   readonly channel: WorkerChannel
   readonly status: StatusReporter
   readonly phases: Phases
-  /** What is moved. */
+  /** The workload that is moved. */
   readonly workload: Workload
-  /** What must be undone. */
+  /** Everything that must be undone. */
   readonly holds: Holds
-  /** What a successor must know. */
+  /** Facts that a successor must know. */
   readonly records: SourceRecords
   readonly report: ReportInProgress
   /** The connections. */
   readonly lanes: SourceLanes
-  /** What the destination has answered to a running phase. */
+  /** Replies of the destination to the running phase. */
   readonly inbox: Inbox
   readonly pacing: Pacing
-  /** The workload runs on the destination. */
+  /** Resolved when the workload runs on the destination. */
   readonly running: Deferred
-  /** In the lazy phase. */
+  /** Set in the lazy phase. */
   push: Push | null
-  /** While the original is frozen for good. */
+  /** Set while the original is frozen for good. */
   hashes: HashServer | null
 }
 
-/** A promise, and the end of it. */
+/** A promise with its resolve function. */
 export class Deferred {
   resolve: () => void = () => {}
   readonly promise = new Promise<void>((resolve) => {

@@ -5,7 +5,7 @@ import { fds, Poller } from '@pageferry/kernel'
 import type { Holds } from '@pageferry/service/worker'
 import * as holds from './holds.js'
 
-/** Of a descriptor that is not open. */
+/** Stands for a descriptor that is not open. */
 const none = -1
 
 export interface TaskFacts {
@@ -14,7 +14,7 @@ export interface TaskFacts {
   nsPid: number
 }
 
-/** What tells a process from others, for this program and for a user. */
+/** Identifies a process, for this program and for a user. */
 export interface TaskIdentity {
   comm: string
   threads: number
@@ -22,7 +22,7 @@ export interface TaskIdentity {
   startTime: string
 }
 
-/** One process of the workload: its end, and the stop of its threads by our tracer. */
+/** One process of the workload: watches its end, and stops its threads with our tracer. */
 export class Task {
   readonly pid: number
   readonly #holds: Holds
@@ -41,7 +41,7 @@ export class Task {
   }
 
   /**
-   * It runs on and notices nothing.
+   * Opens the process, which runs on undisturbed.
    * @throws as requireMovable does
    */
   open(): void {
@@ -52,23 +52,23 @@ export class Task {
   }
 
   /**
-   * It stays what it is, running or frozen.
+   * Takes over the process as it is, running or frozen.
    *
    * @param startTime undefined: the worker before was killed before it had recorded it
-   * @returns false when it is gone; a pid comes again, so another process may have it by now
+   * @returns false when it is gone; pids are reused, so another process may have the pid by now
    */
   adopt(startTime: string | undefined): boolean {
     try {
       this.#watch()
       if (startTime === undefined || this.identity.startTime === startTime) return true
     } catch {
-      // It is gone.
+      // The process is gone.
     }
     this.noteGone()
     return false
   }
 
-  /** It was found to have ended, before its exit was told: it will not be. */
+  /** The process was found to have ended before `onExit` was called. It will not be called. */
   noteGone(): void {
     this.close()
     this.#gone = true
@@ -83,13 +83,13 @@ export class Task {
     })
   }
 
-  /** What `open` found. */
+  /** The facts that `open` found. */
   get facts(): TaskFacts {
     if (this.#facts === null) throw new PageferryError('INTERNAL', `process ${this.pid} was not inspected`)
     return this.#facts
   }
 
-  /** It was seen to have ended, by itself or by the hand of others. */
+  /** The process was seen to have ended, by itself or killed by others. */
   get isGone(): boolean {
     return this.#gone
   }
@@ -109,7 +109,7 @@ export class Task {
   }
 
   /**
-   * Stopped by our tracer: it runs again when we die. On failure it runs.
+   * Stops the process with our tracer; it runs again when we die. On failure it runs.
    *
    * @param onStopping called when it is about to stand still
    */
@@ -128,7 +128,7 @@ export class Task {
     return this.#stopped
   }
 
-  /** The freezer holds it by now: our tracer lets go. Idempotent. */
+  /** Ends the tracing: the freezer holds the process by now. Idempotent. */
   leaveToFreezer(): void {
     if (this.#stopped === null) return
     this.#holds.handOver(holds.stop, this.pid)
@@ -136,7 +136,7 @@ export class Task {
     this.#stopped = null
   }
 
-  /** SIGKILL; a v1 freezer holds even a killed process until it is thawed. Idempotent. */
+  /** Sends SIGKILL. A v1 freezer holds even a killed process until it is thawed. Idempotent. */
   kill(): void {
     this.#stopWatching()
     if (this.#pidfd === none) return
@@ -147,7 +147,7 @@ export class Task {
     }
   }
 
-  /** Our descriptors only: it stays what it is. */
+  /** Closes our descriptors; the process stays as it is. */
   close(): void {
     this.#stopWatching()
     if (this.#pidfd !== none) closeSync(this.#pidfd)

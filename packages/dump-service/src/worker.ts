@@ -48,8 +48,8 @@ import { Workload } from './workload.js'
 const connectTimeoutMs = 60_000
 
 /**
- * The source's side of one migration: carries out what the state machine in migration/source-machine.ts says. The machine's
- * state tells where the workload is; each effect is one phase, see #carryOut.
+ * The source's side of one migration. It executes the effects of the state machine in migration/source-machine.ts; each
+ * effect is one phase, see #carryOut. The machine's state says where the workload is.
  */
 export class SourceWorker {
   readonly #source: Source
@@ -62,7 +62,7 @@ export class SourceWorker {
     this.#source = this.#open(spec, takeover, channel)
     this.#journal = RecordFile.open(`${spec.stateDir}/journal`)
     const { workload, records, settings, status } = this.#source
-    // The machine learns it from the first event; there is no driver to post it to yet.
+    // The machine learns it from the first event. There is no driver to post it to yet.
     if (takeover && !workload.adopt(records.workload)) queueMicrotask(() => this.#exited())
     if (records.workload.comm === undefined) this.#introduce()
     const first = takeover
@@ -79,7 +79,7 @@ export class SourceWorker {
   #open(spec: WorkerSpec<DumpRequest>, takeover: boolean, channel: WorkerChannel): Source {
     const { pid, injectFault } = spec.request
     const log = this.#log
-    // The service has completed them.
+    // The service has filled in the defaults.
     const settings = spec.request
     const records = new SourceRecords(spec, channel)
     const status = new StatusReporter(channel, { phase: 'prepare' }, () => this.#look())
@@ -109,7 +109,7 @@ export class SourceWorker {
     })
   }
 
-  /** First of all: from here on each message about the process has its name. */
+  /** Comes first: from here on each message about the process has its name. */
   #introduce(): void {
     const { workload, records, report } = this.#source
     try {
@@ -117,7 +117,7 @@ export class SourceWorker {
       report.noteWorkload({ comm, threads })
       void records.save(workload.record)
     } catch {
-      // The preparation will say that there is no such process.
+      // The preparation will report that there is no such process.
     }
   }
 
@@ -186,7 +186,7 @@ export class SourceWorker {
   #onFrame(frame: Frame): void {
     const { report, running, status } = this.#source
     if (frame.type === 'hashRequest') {
-      // Changes nothing and belongs to no step: the machine does not hear of it.
+      // A question changes nothing and belongs to no step, so the machine does not see it.
       if (!isFrozenForGood(this.#driver.state)) throw new WireError('OUT_OF_ORDER', 'HashRequest')
       answerHashes(this.#source, frame)
       return
@@ -207,7 +207,7 @@ export class SourceWorker {
 
   #send(message: FromSource): void {
     const { lanes, workload, settings } = this.#source
-    // Dropped unread otherwise; and what some frames say can be read only while the process lives.
+    // Without a connection it would be dropped; and some frames can be built only while the process lives.
     if (lanes.isConnected) lanes.send(frameOf(message, workload, settings))
   }
 
@@ -239,13 +239,13 @@ export class SourceWorker {
   #finish(outcome: Outcome, error?: ErrorInfo): void {
     this.#source.report.noteOutcome(outcome)
     this.#source.status.end(outcome, error)
-    // Not awaited: meanwhile the machine answers a peer that missed the last word.
+    // Not awaited: meanwhile the machine answers a peer that missed the last message.
     void this.#leave()
   }
 
   async #leave(): Promise<void> {
     const { lanes, records, workload, holds, channel } = this.#source
-    // From DumpEnd on the destination may hold a complete, frozen copy, and it keeps that until it hears from us.
+    // From DumpEnd on the destination may hold a complete, frozen copy. It keeps the copy until it hears from us.
     if (lanes.isConnected || records.dumpEnd !== null) {
       const left = lanes.hungUp()
       await listenAgain(this.#source).catch((cause: Error) =>
@@ -262,7 +262,9 @@ export class SourceWorker {
     channel.exit(0)
   }
 
-  /** Of a workload that has ended by itself: no step uses it any more. An original that is kept must stay frozen. */
+  /**
+   * Releases a workload that has ended by itself: no step uses it any more. An original that is kept must stay frozen.
+   */
   #letGo(): void {
     try {
       this.#source.holds.releaseAll()

@@ -4,12 +4,12 @@ import { AddressSpace } from './address-space.js'
 import type { ProcessName } from './holds.js'
 import { Task } from './task.js'
 
-/** Ids of address spaces count from here, in the order in which they are found; none is used twice in a migration. */
+/** Address space ids count from here, in the order of discovery. No id is used twice in a migration. */
 const rootAsId = 1
 
-/** What a successor must be told to find the workload again. */
+/** Facts that a successor needs to find the workload again. */
 export interface WorkloadRecord {
-  /** For users who ask about a workload that is gone. */
+  /** Shown to users who ask about a workload that is gone. */
   comm?: string
   threads?: number
   /** The root comes first. */
@@ -17,15 +17,16 @@ export interface WorkloadRecord {
 }
 
 /**
- * What is moved: a root process and its descendants, with their address spaces. It is frozen, resumed and killed as one. It
- * runs, is stopped by our tracer (and runs if we die), is held by the freezer (and stays so if we die), or is gone; each
- * method says which of these it leaves behind.
+ * The workload: a root process and its descendants, with their address spaces. It is frozen, resumed and killed as one.
  *
- * The preflight refuses a process with children, so there is one task with one address space yet.
+ * It has four states: it runs; our tracer holds it (and it runs if we die); the freezer holds it (and it stays frozen
+ * if we die); or it is gone. Each method says which of these it leaves behind.
+ *
+ * The preflight refuses a process with children, so there is only one task with one address space today.
  */
 export class Workload {
   readonly root: Task
-  /** By as_id. */
+  /** Address spaces by as_id. */
   readonly spaces = new Map<number, AddressSpace>()
   readonly files = new FileTable()
   readonly #holds: Holds
@@ -33,7 +34,7 @@ export class Workload {
 
   /**
    * @param pid of the root
-   * @param list of this worker's holds; what the worker before has left there is undone by `resume` and `kill`
+   * @param list holds of this worker; `resume` and `kill` also undo those of the worker before
    * @param onExit is called once, when the root has ended
    */
   constructor(pid: number, list: Holds, onExit: () => void) {
@@ -43,8 +44,8 @@ export class Workload {
   }
 
   /**
-   * It runs on and notices nothing. A host that could not freeze it is refused: the cgroup is chosen and on record, so that
-   * nothing is waited for when the workload stands still.
+   * Opens the workload, which runs on undisturbed. A host that could not freeze it is refused. The cgroup is chosen and
+   * recorded here, so that the freeze waits for nothing.
    *
    * @param id of the migration
    * @throws as requireMovable does
@@ -56,7 +57,7 @@ export class Workload {
   }
 
   /**
-   * After kill -9 of the worker before: whatever it was then (running or frozen), it stays.
+   * Takes over after kill -9 of the worker before: the workload stays as it was, running or frozen.
    * @returns false when it is gone
    */
   adopt({ tasks = [] }: WorkloadRecord): boolean {
@@ -72,8 +73,8 @@ export class Workload {
   }
 
   /**
-   * That of the root, the only one of a workload that is moved yet. Trees will go through all of them: each use of this is a
-   * place for a loop.
+   * The address space of the root, the only one today. Trees will go through all of them: each use of this is a place
+   * for a loop.
    */
   get space(): AddressSpace {
     return this.spaces.get(rootAsId) as AddressSpace
@@ -85,13 +86,13 @@ export class Workload {
     return { comm, threads, tasks }
   }
 
-  /** It was seen to have ended, by itself or by the hand of others. */
+  /** The workload was seen to have ended, by itself or killed by others. */
   get isGone(): boolean {
     return this.root.isGone
   }
 
   /**
-   * Stopped by our tracer: it runs again when we die. On failure it runs.
+   * Stops the workload with our tracer; it runs again when we die. On failure it runs.
    *
    * @param onStopping called when it is about to stand still
    * @returns the number of threads
@@ -102,8 +103,8 @@ export class Workload {
   }
 
   /**
-   * The freezer takes over from the tracer: from here it stands still whatever happens to us. On failure the tracer still
-   * holds it. Idempotent; does nothing when it is gone.
+   * The freezer takes over from the tracer: from here the workload stands still whatever happens to us. On failure the
+   * tracer still holds it. Idempotent; does nothing when it is gone.
    */
   keepFrozen(): void {
     if (!this.root.isOpen) return
@@ -116,18 +117,21 @@ export class Workload {
     this.root.leaveToFreezer()
   }
 
-  /** It runs as if nothing had happened, nothing of ours is left in it. Idempotent; succeeds when it is gone. */
+  /**
+   * Lets the workload run as if nothing had happened; nothing of ours is left in it. Idempotent; succeeds when it is
+   * gone.
+   */
   resume(): void {
     this.#holds.releaseAll()
   }
 
-  /** It is gone, and so is its cgroup. Idempotent. */
+  /** Kills the workload and removes its cgroup. Idempotent. */
   kill(): void {
     this.root.kill()
     this.#holds.releaseAll()
   }
 
-  /** Our descriptors only: it stays what it is. */
+  /** Closes our descriptors; the workload stays as it is. */
   close(): void {
     for (const space of this.spaces.values()) space.close()
     this.root.close()

@@ -1,5 +1,5 @@
 // Framing: magic words, then per message its length (u32), the message, and for some kinds raw bytes. All words are
-// little-endian. What is decoded comes from a peer or from a disk: every length is checked before it is used.
+// little-endian. The input comes from a peer or from a disk: every length is checked before it is used.
 
 import { PageferryError } from '@pageferry/base'
 import type { Reader, Writer } from 'protobufjs'
@@ -31,9 +31,11 @@ type Loose<T> = T extends bigint
 export type ImageInput<K extends ImageKindName> = Loose<ImageContent<K>>
 
 /**
- * A whole image file. `content` is one message, or an array for kinds of cardinality `many`.
- * Throws INTERNAL where a message does not fit the format (see convert.ts) and REFUSED where it exceeds the limits that
- * a reader holds it to: the workload is too large for the format, and must not be stopped for it.
+ * Encodes a whole image file. `content` is one message, or an array for kinds of cardinality `many`. Throws INTERNAL
+ * when a message does not fit the format (see convert.ts).
+ *
+ * Throws REFUSED when it exceeds the limits that a reader enforces: the workload is too large for the format, and must
+ * not be stopped for it.
  */
 export function encodeImage<K extends ImageKindName>(kindName: K, content: ImageInput<K>): Uint8Array {
   const kind: ImageKind = IMAGE_KINDS[kindName]
@@ -65,7 +67,7 @@ export function encodeImage<K extends ImageKindName>(kindName: K, content: Image
   return concat(chunks)
 }
 
-/** The contents of an image file; the reverse of `encodeImage`. Throws PROTOCOL for anything malformed or too large. */
+/** Decodes an image file; the reverse of `encodeImage`. Throws PROTOCOL for anything malformed or too large. */
 export function decodeImage<K extends ImageKindName>(kindName: K, bytes: Uint8Array): ImageContent<K> {
   const kind: ImageKind = IMAGE_KINDS[kindName]
   let at = checkMagics(kindName, kind.magics, bytes)
@@ -96,7 +98,7 @@ export function decodeImage<K extends ImageKindName>(kindName: K, bytes: Uint8Ar
   return messages[0] as unknown as ImageContent<K>
 }
 
-/** Offset behind the magic words; throws PROTOCOL where they are not the kind's. */
+/** Returns the offset behind the magic words; throws PROTOCOL when they are not the kind's. */
 export function checkMagics(kindName: string, magics: readonly number[], bytes: Uint8Array): number {
   const expected = words(magics)
   if (bytes.length < expected.length || !expected.every((byte, i) => bytes[i] === byte)) {
@@ -122,7 +124,7 @@ export function malformed(kindName: string, offset: number, what: string): Pagef
 
 function decodeMessage(kindName: string, messageName: keyof Messages, bytes: Uint8Array, offset: number) {
   const reader = protobuf.Reader.create(bytes)
-  // Fields of newer formats are skipped; keeping them would copy what nobody reads.
+  // Skips fields of newer formats: keeping them would copy data that is never read.
   reader.discardUnknown = true
   try {
     return fromProtobuf(messageName, codecs[messageName].decode(reader))

@@ -14,7 +14,7 @@ export const IMG_VERSION = 2
 /** TaskCoreEntry.task_state. */
 export const TASK_STATE = { ALIVE: 1, DEAD: 2, STOPPED: 3, ZOMBIE: 6 } as const
 
-/** Bits of VmaEntry.status: what kind of area this is, and so how it is restored. */
+/** Bits of VmaEntry.status: the kind of the area, which decides how it is restored. */
 export const VMA_STATUS = {
   /** Its contents are dumped; every area but vsyscall and foreign ones has it. */
   REGULAR: 1 << 0,

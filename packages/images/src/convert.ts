@@ -1,6 +1,6 @@
-// Between plain messages (bigint) and protobufjs messages (Long). protobufjs writes a BigInt as 0, a missing required
-// number as 0 and cuts a number that is too large, all without a word. So nothing reaches its encoder that was not
-// checked against the schema, field by field, and a field the schema does not know is a mistake of the caller.
+// Converts between plain messages (bigint) and protobufjs messages (Long). protobufjs silently writes a BigInt as 0 and
+// a missing required number as 0, and cuts a number that is too large. So everything is checked against the schema,
+// field by field, before its encoder sees it. A field that the schema does not know is a mistake of the caller.
 
 import { PageferryError } from '@pageferry/base'
 import Long from 'long'
@@ -22,9 +22,9 @@ const fieldNames = new Map(
 )
 
 /**
- * Plain message to what the generated encoder takes. A 64-bit field may be a bigint or a safe integer.
- * Throws INTERNAL for anything that the format could not give back: a wrong type, a value out of range, a missing
- * required field, an unknown field, text that is not Unicode.
+ * Converts a plain message for the generated encoder. A 64-bit field may be a bigint or a safe integer. Throws INTERNAL
+ * for anything that the format could not give back: a wrong type, a value out of range, a missing required field, an
+ * unknown field, text that is not Unicode.
  */
 export function toProtobuf(messageName: string, message: unknown): Plain {
   if (typeof message !== 'object' || message === null) throw misfit(messageName, message, 'a message')
@@ -48,7 +48,7 @@ export function toProtobuf(messageName: string, message: unknown): Plain {
   return out
 }
 
-/** What the generated decoder gives, as a plain message. Absent optional fields are absent, repeated ones are arrays. */
+/** Converts a decoded message to a plain one. Absent optional fields are absent; repeated ones are arrays. */
 export function fromProtobuf(messageName: string, message: object): Plain {
   const out: Plain = {}
   for (const field of schema[messageName]) {
@@ -81,7 +81,7 @@ function toScalar(path: string, field: SchemaField, value: unknown): unknown {
       if (typeof value !== 'boolean') throw misfit(path, value, 'a boolean')
       return value
     case 'string':
-      // U+FFFD is what decoding leaves where bytes were not UTF-8: the name would come out as another one.
+      // Decoding leaves U+FFFD where bytes were not UTF-8: the name would become another one.
       if (typeof value !== 'string' || /\uFFFD|\p{Surrogate}/u.test(value))
         throw misfit(path, value, 'Unicode text')
       return value
@@ -111,7 +111,7 @@ function fromScalar(field: SchemaField, value: unknown): unknown {
     case 'sint64':
       return fromLong(value as Long)
     case 'bytes':
-      // A copy: the decoder's is a view that would keep the whole received frame alive.
+      // Copy: the decoder returns a view that would keep the whole received frame alive.
       return new Uint8Array(value as Uint8Array)
     case 'message':
       return fromProtobuf(field.message as string, value as object)

@@ -1,12 +1,12 @@
-// FPU and vector registers: between the buffer of PTRACE_GETREGSET(NT_X86_XSTATE) and the image's message.
+// FPU and vector registers: converts between the buffer of PTRACE_GETREGSET(NT_X86_XSTATE) and the image's message.
 //
 //   0     legacy area of FXSAVE; its bytes 464-471, unused by the CPU, hold the kernel's enabled components
 //   512   header: XSTATE_BV (components that are not in their initial state), XCOMP_BV (0: not compacted), zeros
 //   576   AVX, and from there on each component where CPUID leaf 0xD says (Intel SDM vol. 1, 13.4)
 //
-// Two families of offsets exist. Intel's are fixed, with room for components that the CPU lacks. AMD packs the
-// components that there are one behind the other: zmm0-15 begin at 1152 on Intel and at 896 on a Zen 4. So the layout is
-// that of the machine a buffer is from, and the image's message, which has one field per component, lies between them.
+// Two families of offsets exist. Intel's are fixed, with room for components that the CPU lacks. AMD packs the existing
+// components one behind the other: zmm0-15 begin at 1152 on Intel and at 896 on a Zen 4. So the layout is that of the
+// buffer's machine, and the image's message, which has one field per component, is independent of it.
 
 import { hex, PageferryError } from '@pageferry/base'
 import type { UserX86Fpregs, UserX86Xsave } from './types.js'
@@ -46,7 +46,7 @@ const legacyEnd = 576
 const stSpace = { offset: 32, words: 32 }
 const xmmSpace = { offset: 160, words: 64 }
 
-/** Where one machine's buffer has what. */
+/** The layout of one machine's buffer. */
 export interface XstateLayout {
   readonly bytes: number
   /** Components that the kernel has enabled: the user part of XCR0. */
@@ -55,8 +55,8 @@ export interface XstateLayout {
 }
 
 /**
- * The layout of a buffer that this machine's kernel gave: the one whose last enabled component ends where the buffer
- * does. Throws UNSUPPORTED_HOST where that is neither Intel's nor AMD's, rather than taking registers from wrong places.
+ * Finds the layout of a buffer from this machine's kernel: its last enabled component ends where the buffer does.
+ * Throws UNSUPPORTED_HOST if that is neither Intel's nor AMD's, instead of reading registers from wrong places.
  */
 export function xstateLayoutOf(xstate: Uint8Array): XstateLayout {
   const enabled = xstate.length < legacyEnd ? 0n : viewOf(xstate).getBigUint64(enabledOffset, true)
@@ -87,8 +87,8 @@ export function xstateLayoutOf(xstate: Uint8Array): XstateLayout {
 }
 
 /**
- * Registers of a thread, from the kernel's buffer. Throws REFUSED where a component is in use that the image format has
- * no field for (AMX tiles, shadow stacks): it would be lost.
+ * Reads a thread's registers from the kernel's buffer. Throws REFUSED if a component without a field in the image
+ * format is in use (AMX tiles, shadow stacks): it would be lost.
  */
 export function xstateToFpregs(xstate: Uint8Array, layout = xstateLayoutOf(xstate)): UserX86Fpregs {
   const view = viewOf(xstate)
@@ -97,7 +97,8 @@ export function xstateToFpregs(xstate: Uint8Array, layout = xstateLayoutOf(xstat
     throw new PageferryError('INTERNAL', 'the XSAVE buffer is compacted, or another machine’s')
   }
   if ((xstateBv & ~movable) !== 0n) throw notMovable(xstateBv & ~movable)
-  // The kernel keeps PKRU outside the buffer and writes it there whatever XSTATE_BV says; back, only with its bit.
+  // The kernel keeps PKRU outside the buffer and writes it there whatever XSTATE_BV says. It reads it only with its
+  // bit.
   if (layout.offsets.pkru !== undefined && view.getUint32(layout.offsets.pkru, true) !== 0) xstateBv |= pkru
 
   const xsave: UserX86Xsave = {
@@ -137,8 +138,8 @@ export function xstateToFpregs(xstate: Uint8Array, layout = xstateLayoutOf(xstat
 }
 
 /**
- * The buffer that PTRACE_SETREGSET(NT_X86_XSTATE) takes on the machine of `layout`. Components that are not in the
- * message go to their initial state. Throws REFUSED where this machine lacks a component that is in use, PROTOCOL where
+ * Makes the buffer that PTRACE_SETREGSET(NT_X86_XSTATE) takes on the machine of `layout`. Components that are not in
+ * the message get their initial state. Throws REFUSED when this machine lacks a component that is in use, PROTOCOL when
  * the message's arrays have the wrong length.
  */
 export function fpregsToXstate(fpregs: UserX86Fpregs, layout: XstateLayout): Uint8Array {

@@ -4,7 +4,7 @@ import type { Messages } from './types.js'
 /** First word of every image file but the inventory. */
 export const COMMON_MAGIC = 0x54564319
 
-/** What one kind of image file looks like; proto/README.md draws the layouts. */
+/** The format of one kind of image file; proto/README.md draws the layouts. */
 export interface ImageKind {
   /** File name without `.img`; `%u` is the id of the task, thread or object. */
   readonly pattern: string
@@ -13,11 +13,11 @@ export interface ImageKind {
   readonly message: keyof Messages
   /** One message, or any number of them. */
   readonly cardinality: 'one' | 'many'
-  /** A field that says how many raw bytes follow the message, at most `maxTrailingBytes` of them. */
+  /** The field with the number of raw bytes that follow the message, at most `maxTrailingBytes` of them. */
   readonly trailing?: { readonly lengthField: 'bytes'; readonly maxTrailingBytes: number }
-  /** Largest encoded message that is written or believed. */
+  /** Largest encoded message that is written or accepted. */
   readonly maxMessageBytes: number
-  /** Most messages that are written or believed. */
+  /** Most messages that are written or accepted. */
   readonly maxMessages: number
 }
 
@@ -134,14 +134,16 @@ export type ImageContent<K extends ImageKindName> = (typeof IMAGE_KINDS)[K]['car
   ? Messages[(typeof IMAGE_KINDS)[K]['message']][]
   : Messages[(typeof IMAGE_KINDS)[K]['message']]
 
-/** Files that other code than `encodeImage` writes. */
+/** Files that `encodeImage` does not write. */
 const otherPatterns = {
   pagemap: 'pagemap-%u',
   'pagemap-shmem': 'pagemap-shmem-%u',
   pages: 'pages-%u',
 } as const
 
-/** Name of an image file, for example `core-1234.img`. `id` is given for exactly the kinds that have one. */
+/**
+ * Returns the name of an image file, for example `core-1234.img`. `id` is given for exactly the kinds that have one.
+ */
 export function imageFileName(kind: ImageKindName | keyof typeof otherPatterns, id?: number): string {
   const pattern = Object.hasOwn(otherPatterns, kind)
     ? otherPatterns[kind as keyof typeof otherPatterns]

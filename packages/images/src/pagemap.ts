@@ -1,16 +1,17 @@
-// pagemap-ID.img, read and written by hand: a fragmented workload has a million entries, and the time goes into the
+// pagemap-ID.img, read and written by hand: a fragmented workload has a million entries, and the time counts as
 // downtime. Layout (proto/criu/pagemap.proto, proto/README.md): two magics, a head, then per entry a length word and
-// vaddr, compat_nr_pages, flags, nr_pages. Page numbers stay doubles; nothing here makes a bigint or an object per entry.
+// vaddr, compat_nr_pages, flags, nr_pages. Page numbers stay doubles; nothing here makes a bigint or an object per
+// entry.
 
 import { PageferryError } from '@pageferry/base'
 import { checkMagics, malformed, words } from './codec.js'
 import { COMMON_MAGIC } from './kinds.js'
 
-/** Content is that of the parent image (of the page sent in an earlier round). */
+/** The content is that of the parent image (of the page sent in an earlier round). */
 export const PE_PARENT = 1
-/** Content may be fetched after the resume. */
+/** The content may be fetched after the resume. */
 export const PE_LAZY = 2
-/** Content is in the pages file. */
+/** The content is in the pages file. */
 export const PE_PRESENT = 4
 const allFlags = PE_PARENT | PE_LAZY | PE_PRESENT
 
@@ -25,16 +26,16 @@ export interface PagemapTable {
 }
 
 const magics = [COMMON_MAGIC, 0x56084025]
-/** User addresses have 47 bits, and 48 hold every one that x86_64 gives out unless asked for more. */
+/** User addresses have 47 bits. 48 bits hold every address that x86_64 gives out unless asked for more. */
 const maxPage = 2 ** 36
 /** Largest entry we write: length word, then four fields with their tag byte. */
 const maxEntryBytes = 4 + (1 + 8) + (1 + 5) + (1 + 1) + (1 + 7)
-/** Largest entry we believe: ours, with room for what a newer format may add. */
+/** Largest entry we accept: ours, with room for additions of a newer format. */
 const maxMessageBytes = 256
-/** 256 GiB in which no page is like its neighbour. */
+/** Enough for 256 GiB in which no page is like its neighbour. */
 const maxEntries = 2 ** 26
 
-/** A whole pagemap file. Throws INTERNAL where the entries are not in order, overlap, or are empty. */
+/** Encodes a whole pagemap file. Throws INTERNAL if the entries are not in order, overlap, or are empty. */
 export function encodePagemap(table: PagemapTable): Uint8Array {
   const { runs, nrRuns, flags } = table
   if (nrRuns > maxEntries || 2 * nrRuns > runs.length || nrRuns > flags.length || !isPagesId(table.pagesId)) {
@@ -74,9 +75,9 @@ export function encodePagemap(table: PagemapTable): Uint8Array {
 }
 
 /**
- * The contents of a pagemap file. Throws PROTOCOL for anything malformed: also for entries that are not in order, overlap,
- * are empty, not page-aligned, or outside the address space, because they decide what the memory contains.
- * Entries without flags (CRIU before 2.0) are PRESENT, or PARENT where `in_parent` says so.
+ * Decodes a pagemap file. Throws PROTOCOL for anything malformed. Entries decide what the memory contains, so it also
+ * rejects entries that are out of order, overlapping, empty, not page-aligned, or outside the address space. Entries
+ * without flags (CRIU before 2.0) are PRESENT, or PARENT where `in_parent` says so.
  */
 export function decodePagemap(bytes: Uint8Array): PagemapTable {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
@@ -105,7 +106,7 @@ export function decodePagemap(bytes: Uint8Array): PagemapTable {
       else if (tag === 0x28) count = cursor.value
     }
     if (i < 0) {
-      // The head's only field, pages_id, has the number that vaddr has in an entry.
+      // The head's only field, pages_id, has the field number that vaddr has in an entry.
       if (!isPagesId(vaddr)) throw malformed('pagemap', start, 'no pages id')
       table.pagesId = vaddr
       continue
@@ -130,7 +131,7 @@ function isPagesId(value: number): boolean {
   return Number.isInteger(value) && value >= 0 && value <= 0xffffffff
 }
 
-/** Walks the length words, so that the tables are allocated once and no later read leaves the buffer. */
+/** Counts the messages by their length words. So the tables are allocated once, and no later read leaves the buffer. */
 function countMessages(bytes: Uint8Array, view: DataView, from: number): number {
   let count = 0
   for (let at = from; at < bytes.length; count++) {
@@ -149,7 +150,7 @@ function putVarint(out: Uint8Array, at: number, value: number): number {
   return putVarintSplit(out, at, Math.floor(value / 2 ** 28), value % 2 ** 28)
 }
 
-/** Writes high * 2^28 + low. Bit operations need both below 2^31, which safe integers up to 2^59 are. */
+/** Writes high * 2^28 + low. Bit operations need both below 2^31, which holds for safe integers up to 2^59. */
 function putVarintSplit(out: Uint8Array, start: number, high: number, low: number): number {
   let at = start
   let rest = low
@@ -168,7 +169,7 @@ function putVarintSplit(out: Uint8Array, start: number, high: number, low: numbe
   return at
 }
 
-/** Reads into `cursor.value`; what does not fit a double exactly is no address or count of this format. */
+/** Reads a number into `cursor.value`. A value that a double cannot hold is no address or count of this format. */
 function getVarint(bytes: Uint8Array, cursor: { at: number; value: number }, stop: number): void {
   let low = 0
   let high = 0
@@ -185,7 +186,7 @@ function getVarint(bytes: Uint8Array, cursor: { at: number; value: number }, sto
   throw malformed('pagemap', cursor.at, 'a number is too large')
 }
 
-/** A field of a newer format: a tag of several bytes, or a fixed-size or length-delimited value. */
+/** Skips a field of a newer format: a tag of several bytes, or a fixed-size or length-delimited value. */
 function skipField(
   bytes: Uint8Array,
   cursor: { at: number; value: number },

@@ -13,8 +13,8 @@ type Value<T> = T extends Uint8Array
         : T
 
 /**
- * The plain form of a generated message: bigint instead of Long, no null, and repeated fields always
- * there (an absent one is empty, the format does not tell the two apart).
+ * The plain form of a generated message: bigint instead of Long, no null, and repeated fields always present. An absent
+ * repeated field is empty: the format does not distinguish the two.
  */
 export type Message<T> = {
   [K in keyof T as K extends '$unknowns' ? never : IsRepeated<T[K]> extends true ? never : K]: Value<

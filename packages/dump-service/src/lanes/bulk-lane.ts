@@ -14,15 +14,17 @@ import {
 import type { Lane } from '@pageferry/wire/sockets'
 import type { BulkCompression, LaneCompression } from './lane-compression.js'
 
-/** A pooled buffer: the frame's header goes right in front of the pages. */
+/** A pooled buffer, with room for the frame's header right in front of the pages. */
 export interface PageBuffer {
   readonly bytes: Buffer
-  /** Room for the pages of one batch: in `bytes`, unless they are compressed into it. */
+  /** Room for the pages of one batch. It lies in `bytes`, unless they are compressed into it. */
   readonly pages: Buffer
   readonly compression: CompressionDecision
 }
 
-/** Buffers in use at once: those of the default window, and one being filled. The kernel takes most of a larger one. */
+/**
+ * Buffers in use at once: those of the default window, and one being filled. The kernel takes most of a larger window.
+ */
 const maxBuffers = 5
 
 /** Run tables of one batch: pages with content, and pages that are all zeros. */
@@ -36,15 +38,15 @@ interface Unacknowledged extends BatchPages {
 }
 
 export interface BulkLaneOptions {
-  /** What may be on its way without acknowledgement. Default: the protocol's. */
+  /** Bytes in flight without an acknowledgement. Default: the protocol's. */
   windowBytes?: number
-  /** Default: nothing is compressed. */
+  /** Default: no compression. */
   compression?: BulkCompression
 }
 
 /**
- * One bulk lane with its window: what was sent and not acknowledged as installed is bounded, so a fault reply
- * never waits behind more than that, and neither side queues without limit.
+ * One bulk lane with its window. The window bounds the bytes that were sent and not acknowledged as installed. So a
+ * fault reply never waits behind more than that, and neither side queues without limit.
  */
 export class BulkLane {
   readonly #windowBytes: number
@@ -55,14 +57,14 @@ export class BulkLane {
   #buffers = 0
   #inFlightBytes = 0
   #sequence = 0
-  /** Frames with their headers, over all connections. */
+  /** Bytes of frames with their headers, over all connections. */
   bytesSent = 0
   readonly #inFlight = new Map<number, Unacknowledged>()
-  /** Of the lazy phase, when the page of a fault may wait behind batches that are on their way. */
+  /** The window of the lazy phase, when a fault's page may wait behind batches in flight. */
   readonly #window: FlightWindow
-  /** Since the last batch the sender had to wait, for us or for the user's limit. */
+  /** Since the last batch the sender had to wait, for this lane or for the user's limit. */
   #heldBack = false
-  /** Each is called once, at the next change. */
+  /** Callbacks. Each is called once, at the next change. */
   readonly #waiting = new Set<() => void>()
 
   constructor({ windowBytes = bulkWindowBytes, compression }: BulkLaneOptions = {}) {
@@ -81,7 +83,7 @@ export class BulkLane {
     return this.#lane?.isOpen === true
   }
 
-  /** Batches sent so far, also those that were lost. */
+  /** Batches sent so far, including lost ones. */
   get batches(): number {
     return this.#sequence
   }
@@ -95,12 +97,12 @@ export class BulkLane {
     )
   }
 
-  /** In the lazy phase: more would delay the page that a thread waits for. */
+  /** For the lazy phase: more bytes in flight would delay the page that a thread waits for. */
   get hasRoomToPush(): boolean {
     return this.hasRoom && this.#window.hasRoom
   }
 
-  /** Pages of a batch that is pushed. */
+  /** Pages of one pushed batch. */
   get pushPages(): number {
     return this.#window.batchPages
   }
@@ -111,7 +113,7 @@ export class BulkLane {
 
   /**
    * Resolves when the state of one of the lanes has changed (an acknowledgement, a free buffer, a new connection), or
-   * when the signal fires. Leaves nothing behind on the lanes that have not changed: one may be down for hours.
+   * when the signal fires. Leaves no callback behind on the other lanes, which may be down for hours.
    */
   static changed(lanes: readonly BulkLane[], signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
@@ -129,7 +131,7 @@ export class BulkLane {
     })
   }
 
-  /** The sender has to wait before the next batch. */
+  /** Notes that the sender has to wait before the next batch. */
   noteHeldBack(): void {
     this.#heldBack = true
   }
@@ -157,7 +159,10 @@ export class BulkLane {
     this.#wake()
   }
 
-  /** Compresses the pages at the front of the buffer, if that was decided; the bytes, or 0: they travel as they are. */
+  /**
+   * Compresses the pages at the front of the buffer, if that was decided. Returns the bytes, or 0: send them as they
+   * are.
+   */
   #compress({ bytes, pages, compression }: PageBuffer, nrBytes: number): number {
     if (nrBytes === 0 || compression === 'plain') return 0
     if (compression === 'sample') {
@@ -171,9 +176,9 @@ export class BulkLane {
   }
 
   /**
-   * Sends the pages that lie at the front of the buffer. The run tables are kept until acknowledged. In the same turn as
-   * `takeBuffer`.
-   * @param nrBytes of the pages
+   * Sends the pages that lie at the front of the buffer. The run tables are kept until acknowledged. Call it in the
+   * same turn as `takeBuffer`.
+   * @param nrBytes length of the pages
    * @returns bytes of the message
    */
   send(batch: BatchPages & { asId: number; round: number }, buffer: PageBuffer, nrBytes: number): number {
@@ -201,7 +206,7 @@ export class BulkLane {
     this.#wake()
   }
 
-  /** The connection is gone: what was in flight, to be sent again. */
+  /** The connection is lost: returns the batches in flight, which must be sent again. */
   lost(): BatchPages[] {
     const batches = [...this.#inFlight.values()]
     this.#inFlight.clear()

@@ -4,7 +4,7 @@ import { startLaneThread } from '@pageferry/service/worker'
 import { FaultFeed } from '../lazy/fault-feed.js'
 import type { FaultTarget, FaultThreadData, FromFaultThread, ToFaultThread } from './fault-messages.js'
 
-/** `port` 0: any. A successor takes the port of its predecessor. */
+/** `port` 0: any free port. A successor takes the port of its predecessor. */
 export type FaultLaneOptions = Omit<FaultThreadData, 'feed'>
 
 export interface FaultLaneEvents {
@@ -13,14 +13,14 @@ export interface FaultLaneEvents {
 }
 
 /**
- * The fault lane, in a thread of its own that listens by itself. No batch that is read and sent, and no garbage collection
- * that batches cause, comes between a request and its reply.
+ * The fault lane, in a thread of its own that listens by itself. So neither sending batches nor their garbage
+ * collection comes between a request and its reply.
  */
 export class FaultLane {
   readonly #thread: Worker
   readonly #events: FaultLaneEvents
   #listening: { resolve(port: number): void; reject(error: Error): void } | null = null
-  /** What its thread has done. */
+  /** Counts and faults that the thread reports. */
   readonly feed = new FaultFeed()
 
   private constructor(options: FaultLaneOptions, events: FaultLaneEvents) {
@@ -54,7 +54,7 @@ export class FaultLane {
     this.#post({ type: 'serve', target })
   }
 
-  /** Replies of several pages, from here on. */
+  /** Turns on or off the compression of replies with several pages. */
   compress(isOn: boolean): void {
     this.#post({ type: 'compress', isOn })
   }

@@ -3,7 +3,7 @@ import type { LaneTerms } from '@pageferry/wire'
 import type { SharedPages } from '../lazy/sent-bitmap.js'
 
 /*
- * What the worker and the thread of the fault lane say to each other.
+ * Messages between the worker and the thread of the fault lane.
  *
  *   worker                                        thread
  *      |                  listening or notListening |     on the port that it was started with
@@ -17,17 +17,17 @@ import type { SharedPages } from '../lazy/sent-bitmap.js'
  *      |                  lost                      |     and connected again
  *      |<-------------------------------------------|
  *
- * Which pages were sent they tell each other by a SentBitmap, and what the replies were by a FaultFeed: memory that both
- * look at.
+ * Two shared areas of memory replace further messages: a SentBitmap says which pages were sent, a FaultFeed what the
+ * replies were.
  */
 
-/** What is served. */
+/** The memory that the thread serves. */
 export interface FaultTarget {
   pid: number
   asId: number
-  /** The round number of everything that is sent now. */
+  /** The round number of all frames from now on. */
   round: number
-  /** Of the PE_LAZY pages of the final pagemap: no others may be asked for. */
+  /** Bitmap of the PE_LAZY pages of the final pagemap: no others may be requested. */
   sent: SharedPages
 }
 
@@ -39,16 +39,16 @@ export type FromFaultThread =
   | { type: 'connected'; resumed: boolean }
   | { type: 'lost'; error: ErrorInfo }
 
-/** Of the thread. */
+/** Data that the thread starts with. */
 export interface FaultThreadData {
   host: string
-  /** 0: any. A successor takes the port of its predecessor. */
+  /** 0: any free port. A successor takes the port of its predecessor. */
   port: number
   migrationId: string
   token: string
   nrBulkLanes: number
   terms?: LaneTerms
-  /** Of the FaultFeed that it writes. */
+  /** Memory of the FaultFeed that the thread writes. */
   feed: SharedArrayBuffer
   /** Whether replies of several pages are compressed until the worker says otherwise. Default false. */
   compress?: boolean

@@ -19,7 +19,7 @@ function onLane(lane: Lane, resumed: boolean): void {
   post({ type: 'connected', resumed })
   lane.open({
     onFrame: (frame) => {
-      // The codec lets nothing else through on the fault lane to the source.
+      // The codec rejects all other frames on the fault lane to the source.
       if (frame.type === 'pageRequest' || frame.type === 'discard') server.onFrame(lane, frame)
     },
     onLost: (error) => post({ type: 'lost', error: toErrorInfo(error) }),

@@ -6,8 +6,8 @@ import { type LaneTerms, maxPayloadBytes } from '@pageferry/wire'
 import { PageCompressor } from '@pageferry/wire/sockets'
 
 /**
- * Compression of all bulk lanes of a worker, on its main thread. Pages that are to be compressed are read into one buffer
- * that all share and compressed into the buffer that is sent, within one turn.
+ * Compression of all bulk lanes of a worker, on its main thread. Pages to be compressed are read into one shared buffer
+ * and compressed into the buffer that is sent, within one turn.
  */
 export class BulkCompression {
   readonly setting: Settings['compression']
@@ -18,7 +18,7 @@ export class BulkCompression {
   readonly #lanes = new Set<LaneCompression>()
   readonly #onChange: (isOn: boolean) => void
 
-  /** @param onChange some lane compresses now, or none does any more */
+  /** @param onChange called when a lane begins to compress, or the last one stops */
   constructor(
     {
       compression,
@@ -38,7 +38,7 @@ export class BulkCompression {
     return this.#compressor.counts
   }
 
-  /** For a new connection. null: nothing is ever compressed on it. */
+  /** Makes the compression of a new connection. null: nothing is ever compressed on it. */
   forLane({ compression, windowBytes }: LaneTerms): LaneCompression | null {
     if (compression === 'none' || this.setting === 'off') return null
     const options = { nrSharing: this.#nrLanes, maxBytesPerMs: this.#maxBytesPerMs, windowBytes }
@@ -48,7 +48,7 @@ export class BulkCompression {
     return lane
   }
 
-  /** The connection is gone. */
+  /** The connection is lost. */
   forget(lane: LaneCompression | null): void {
     if (lane !== null && this.#lanes.delete(lane)) this.#changed()
   }
@@ -58,7 +58,7 @@ export class BulkCompression {
   }
 }
 
-/** Of one connection. */
+/** Compression on one connection. */
 export class LaneCompression {
   readonly #compressor: PageCompressor
   readonly #pages: Buffer
@@ -66,7 +66,7 @@ export class LaneCompression {
   readonly #onChange: () => void
   #wasOn = false
 
-  /** @param rule null: always */
+  /** @param rule null: always compress */
   constructor(compressor: PageCompressor, pages: Buffer, rule: CompressionRule | null, onChange: () => void) {
     this.#compressor = compressor
     this.#pages = pages
@@ -84,12 +84,14 @@ export class LaneCompression {
     return decision
   }
 
-  /** Where pages are read that `compress` is going to be told of. */
+  /** The buffer for pages that `compress` will take. */
   get pages(): Buffer {
     return this.#pages
   }
 
-  /** The first `nrBytes` of `pages` into `to`: the number of bytes there, 0 when it is not worth it. */
+  /**
+   * Compresses the first `nrBytes` of `pages` into `to`. Returns the number of bytes there, 0 when it is not worth it.
+   */
   compress(nrBytes: number, to: Uint8Array): number {
     const began = performance.now()
     const bytes = this.#compressor.compress(this.#pages.subarray(0, nrBytes), to)
@@ -98,7 +100,7 @@ export class LaneCompression {
     return bytes
   }
 
-  /** Measures with pages that travel as they are. */
+  /** Measures with pages that are sent uncompressed. */
   sample(pages: Uint8Array): void {
     const piece = pages.subarray(0, samplePages * pageBytes)
     const began = performance.now()

@@ -13,21 +13,23 @@ import { FaultLane } from './fault-lane.js'
 import type { FaultTarget } from './fault-messages.js'
 import { BulkCompression } from './lane-compression.js'
 
-/** How long the destination may take to hear the last word, when its lane is down or it does not hang up. */
+/**
+ * How long the source waits for the destination to get the last message, when its lane is down or it does not hang up.
+ */
 const lingerMs = 30_000
-/** How long a broken control lane must be down before it counts as hung up: until then it may be dialled again. */
+/** How long a broken control lane must be down to count as hung up. Until then it may be dialled again. */
 const hangUpMs = 1_500
 
-/** Where the destination dials, on the host of the source. */
+/** Ports that the destination dials, on the host of the source. */
 export interface LanePorts {
-  /** Of the control lane and the bulk lanes. */
+  /** For the control lane and the bulk lanes. */
   main: number
   fault: number
 }
 
 export interface Listening {
   ports: LanePorts
-  /** Of the main port. */
+  /** URL of the main port. */
   url: string
 }
 
@@ -43,14 +45,16 @@ export interface SourceLanesOptions {
   spec: Pick<WorkerSpec, 'id' | 'host' | 'token'>
   settings: Pick<Settings, 'bulkLanes' | 'bulkWindowMiB' | 'compression' | 'maxBandwidthMbit'>
   log: Logger
-  /** Every frame but acknowledgements. May throw: that closes the lane. */
+  /** Gets every frame except acknowledgements. May throw: that closes the lane. */
   onFrame(frame: Frame): void
-  /** Batches that a broken connection took along. */
+  /** Gets the batches that were in flight on a lost connection. */
   onBatchesLost(batches: BatchPages[]): void
   onEvent(event: LaneEvent): void
 }
 
-/** The connections of one migration as the source sees them: it listens, and the destination dials, also again. */
+/**
+ * The connections of one migration as the source sees them. The source listens; the destination dials, and dials again.
+ */
 export class SourceLanes {
   readonly bulk: readonly BulkLane[]
   readonly #options: SourceLanesOptions
@@ -60,9 +64,9 @@ export class SourceLanes {
   #server: LaneServer | null = null
   #fault: FaultLane | null = null
   #control: Lane | null = null
-  /** Lanes that were there at least once. */
+  /** Lanes that connected at least once. */
   readonly #seen = new Set<string>()
-  /** By control lanes that are gone. */
+  /** Bytes sent on control lanes that are gone. */
   #bytesBefore = 0
   #whenHungUp: (() => void) | null = null
 
@@ -79,8 +83,9 @@ export class SourceLanes {
   }
 
   /**
-   * Without ports: any. A successor takes those of its predecessor: the destination dials each lane again by itself, in any
-   * order, and knows no others. Starting the thread takes a moment: a second call meanwhile gets the same answer.
+   * Listens. Without ports: on any. A successor takes those of its predecessor: the destination dials each lane again
+   * by itself, in any order, and knows no other ports. Starting the thread takes a moment; a second call meanwhile gets
+   * the same result.
    */
   listen(ports: LanePorts = { main: 0, fault: 0 }): Promise<Listening> {
     this.#listening ??= this.#startListening(ports)
@@ -112,12 +117,12 @@ export class SourceLanes {
     return { ports: { main: server.port, fault: fault.port }, url: server.url }
   }
 
-  /** Or about to. */
+  /** True from the call of `listen` on. */
   get isListening(): boolean {
     return this.#listening !== null
   }
 
-  /** Whether the destination can be told something right now. */
+  /** Whether a frame can be sent to the destination right now. */
   get isConnected(): boolean {
     return this.#control !== null
   }
@@ -129,7 +134,7 @@ export class SourceLanes {
       this.bulk[index].attach(lane)
     } else this.#control = lane
     this.#announce(kind, index, resumed)
-    // Last: it may be lost already, and then says so at once.
+    // Last: the lane may be lost already, and then calls `onLost` at once.
     lane.open({
       onFrame: (frame) => {
         if (frame.type === 'batchAck') this.bulk[index].acknowledge(frame.sequence)
@@ -154,7 +159,8 @@ export class SourceLanes {
     if (kind === 'control') this.#bytesBefore += lane.bytesSent
     if (this.#control === lane) {
       this.#control = null
-      // Only a lane that was there after the end can have carried the last word. One closed on purpose is not dialled again.
+      // Only a lane that was up after the end can have carried the last message. One closed on purpose is not dialled
+      // again.
       if (this.#whenHungUp !== null) setTimeout(() => this.#checkHungUp(), lane.isDone ? 0 : hangUpMs)
     }
     if (kind === 'bulk') this.#options.onBatchesLost(this.bulk[index].lost())
@@ -166,13 +172,13 @@ export class SourceLanes {
     this.#options.onEvent({ type: 'laneLost', lane: kind, index })
   }
 
-  /** On the control lane; dropped when there is none: who needs an answer hears of the loss. */
+  /** Sends on the control lane. Dropped without one: a sender that needs an answer is told of the loss. */
   send(frame: Frame, payload?: Uint8Array, done?: () => void): void {
     if (this.#control === null) done?.()
     else this.#control.send(frame, payload, done)
   }
 
-  /** Image files and their round belong to an address space; those of the whole workload travel with its root's. */
+  /** Sends an image file for a round of an address space. Those of the whole workload travel with its root's. */
   sendImage({ asId, round }: RoundName, { name, bytes }: NamedImage): void {
     let offset = 0
     do {
@@ -186,18 +192,18 @@ export class SourceLanes {
     this.send({ type: 'roundBegin', asId, round, final })
   }
 
-  /** @param batchesPerLane of this round: the destination has all of it when it has so many */
+  /** @param batchesPerLane number of batches of this round; with these the destination has all of it */
   sendRoundEnd({ asId, round }: RoundName, final: boolean, batchesPerLane: number[]): void {
     this.send({ type: 'roundEnd', asId, round, final, batchesPerLane })
   }
 
-  /** Of all lanes, over all their connections. */
+  /** Bytes sent on all lanes, over all their connections. */
   get bytesSent(): number {
     const others = (this.#control?.bytesSent ?? 0) + (this.#fault?.feed.bytesSent ?? 0)
     return this.bulk.reduce((sum, lane) => sum + lane.bytesSent, this.#bytesBefore + others)
   }
 
-  /** On all lanes. */
+  /** Compression on all lanes. */
   get compressed(): CompressionCounts {
     const { pages, bytes } = this.#compression.counts
     const faults = this.#fault?.feed.compressed ?? { pages: 0, bytes: 0 }
@@ -205,8 +211,8 @@ export class SourceLanes {
   }
 
   /**
-   * Everything was said, but the peer may have missed the last word and ask again: resolves when it has hung up, or
-   * has had time enough.
+   * Resolves when the peer has hung up, or after `lingerMs`. Until then it may have missed the last message and ask
+   * again.
    */
   hungUp(): Promise<void> {
     return new Promise((resolve) => {
@@ -220,7 +226,7 @@ export class SourceLanes {
   }
 
   /**
-   * Faults are answered from here on. Returns what the thread that answers them tells of it.
+   * Starts to answer faults. Returns the feed of the thread that answers them.
    * @throws INTERNAL before `listen`
    */
   serveFaults(target: FaultTarget): FaultFeed {

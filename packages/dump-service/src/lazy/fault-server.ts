@@ -18,7 +18,7 @@ import { PageReader } from '../rounds/page-reader.js'
 import type { FaultFeed } from './fault-feed.js'
 import { SentBitmap } from './sent-bitmap.js'
 
-/** Fewer pages take less time on any link that pages are compressed for than it takes to be answered. */
+/** Fewer pages are not compressed: on any link that compresses, their transfer takes less time than the round trip. */
 const minCompressedPages = 4
 
 type Request = FrameOf<'pageRequest'> | FrameOf<'discard'>
@@ -34,7 +34,7 @@ export class FaultServer {
   #sent = new SentBitmap(new Float64Array(0))
   #reader: PageReader | null = null
   #memFd = -1
-  /** The destination may be faster than the message that tells this thread to serve. */
+  /** Requests that overtook the message that tells this thread to serve. */
   readonly #early: { lane: Lane; frame: Request }[] = []
   #compresses = false
   #compressor: PageCompressor | null = null
@@ -51,14 +51,14 @@ export class FaultServer {
   }
 
   /**
-   * Replies of several pages are compressed, where the lane's handshake allows it. Some 0.5 ms for the largest one, on a
-   * link that was measured to take longer for the bytes that this saves.
+   * Turns on or off the compression of replies with several pages, where the lane's handshake allows it. It takes some
+   * 0.5 ms for the largest reply. The link was measured to take longer for the bytes that it saves.
    */
   compress(isOn: boolean): void {
     this.#compresses = isOn
   }
 
-  /** The workload was handed over. */
+  /** Starts to serve: the workload was handed over. */
   serve(target: FaultTarget): void {
     this.#target = target
     this.#sent = SentBitmap.of(target.sent)
@@ -71,9 +71,9 @@ export class FaultServer {
     }
   }
 
-  /** With the first request: that the original is gone is then the lane's failure, not the thread's. */
+  /** Opens with the first request. If the original is gone, the lane fails and not the thread. */
   #open({ pid }: FaultTarget): PageReader {
-    // Of our own: the worker closes its one when it likes.
+    // Our own descriptor: the worker may close its own at any time.
     this.#memFd = openSync(`/proc/${pid}/mem`, 'r')
     return new PageReader(pid, this.#memFd, null)
   }
@@ -114,7 +114,7 @@ export class FaultServer {
     const buffer = this.#buffer
     const window = Float64Array.of(page, nrPages)
     const unsent = this.#sent.claim(window)
-    // A page that a thread waits for is sent again even if it was pushed: it may stand behind a full window.
+    // A page that a thread waits for is sent again even if it was pushed: the push may be stuck behind a full window.
     const wanted = ahead ? unsent : window
     const read = reader.read(wanted, wanted.length >> 1, buffer.subarray(headerReserveBytes), false)
     const { runs, zeroRuns } = read
@@ -131,7 +131,7 @@ export class FaultServer {
       zstdBytes,
     }
     const from = zstdBytes > 0 && this.#compressed !== null ? this.#compressed : buffer
-    // Copied: ws may still be sending the reply before, and 4 KiB cost nothing.
+    // Copy: ws may still be sending the previous reply, and 4 KiB cost nothing.
     const message = Buffer.from(encodeFrameInto(frame, from, zstdBytes || read.nrPages * pageBytes))
     this.#replying++
     lane.sendBytes(message, () => {
@@ -140,7 +140,7 @@ export class FaultServer {
     this.#feed.noteReply(page, message.length, this.compressed)
   }
 
-  /** The pages of `#buffer` into `#compressed`; 0: they are sent as they are. */
+  /** Compresses the pages of `#buffer` into `#compressed`. Returns the bytes; 0: send them as they are. */
   #compress({ terms }: Lane, nrPages: number): number {
     if (!this.#compresses || terms.compression !== 'zstd' || nrPages < minCompressedPages) return 0
     this.#compressor ??= new PageCompressor()

@@ -12,29 +12,29 @@ export interface PushOptions {
   pid: number
   memFd: number
   asId: number
-  /** The round number of everything that is sent now. */
+  /** The round number of all frames from now on. */
   round: number
-  /** Of the PE_LAZY pages of the final pagemap. */
+  /** Bitmap of the PE_LAZY pages of the final pagemap. */
   sent: SentBitmap
   /** Where the destination faults. */
   faults: Pick<FaultFeed, 'takeFaults'>
   history?: WriteHistory
   lanes: readonly BulkLane[]
   /**
-   * Nothing is pushed before the workload runs at the destination: that would take processor and link from a destination
-   * that is about to resume it. But not for longer than `atMostMs`. Default: it runs already.
+   * Holds the push back until the workload runs at the destination, but at most for `atMostMs`. Pushing earlier would
+   * take processor and link from a destination that is about to resume it. Default: it runs already.
    */
   hold?: { until: Promise<void>; atMostMs: number }
-  /** Nothing is pushed for so long, only what is asked for is sent. Default 0. */
+  /** Holds the push back for this long; requested pages are sent at once. Default 0. */
   pushDelayMs?: number
-  /** Of what is pushed; what is asked for never waits. */
+  /** Limits the push only: requested pages never wait. */
   pacing?: Pace
   log: Logger
 }
 
 /**
- * Post-copy on the source, but for the faults: pushes the pages that were not asked for over the bulk lanes, in the order
- * of PushOrder. The original is frozen, so pages can be read at any time and any number of times.
+ * Post-copy on the source, except for the faults: pushes the other pages over the bulk lanes, in the order of
+ * PushOrder. The original is frozen, so pages can be read at any time and any number of times.
  */
 export class Push {
   readonly #options: PushOptions
@@ -49,7 +49,7 @@ export class Push {
     this.#reader = new PageReader(options.pid, options.memFd, null)
   }
 
-  /** A bulk lane broke: the batches that were on their way go back to the queue. */
+  /** A bulk lane was lost: its batches in flight go back to the queue. */
   requeue(batches: BatchPages[]): void {
     for (const { runs, zeroRuns } of batches) {
       for (const table of [runs, zeroRuns]) {
@@ -60,7 +60,7 @@ export class Push {
     this.#more()
   }
 
-  /** Pushes until told to stop; the destination says when it has everything. */
+  /** Pushes until the signal fires. The destination says when it has everything. */
   async run(signal: AbortSignal): Promise<void> {
     signal.addEventListener('abort', () => this.#more(), { once: true })
     const { hold, pushDelayMs = 0 } = this.#options
@@ -80,10 +80,10 @@ export class Push {
         faults.takeFaults((page) => this.#order.noteFault(page))
         const atMost = Math.min(lane.pushPages, pacing?.batchPages ?? maxBatchPages)
         const { nrRuns } = this.#order.next(table, atMost)
-        // The order does not hear of what the fault lane has sent, or the workload given up: here it is left out.
+        // Leave out pages that the fault lane has sent or the workload has discarded: the order does not know of them.
         const runs = sent.claim(sorted(table, nrRuns))
         if (runs.length > 0) this.#push(lane, runs)
-        // One batch a turn: requests that came in meanwhile are answered first.
+        // One batch per turn: requests that came in meanwhile are answered first.
         await new Promise((resolve) => setImmediate(resolve))
       }
     }
@@ -99,7 +99,7 @@ export class Push {
     this.pushedPages += read.nrPages + read.nrZeroPages
   }
 
-  /** Also when the signal has fired while something else was waited for. */
+  /** Also resolves when the signal has fired already, during another wait. */
   #moreToPush(signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       this.#more = resolve
@@ -108,7 +108,7 @@ export class Push {
   }
 }
 
-/** Frames carry runs in ascending order; neighbours become one. */
+/** Sorts the runs, as frames require, and joins neighbours. */
 function sorted(table: Float64Array, nrRuns: number): Float64Array {
   const pairs = Array.from({ length: nrRuns }, (_, i) => [table[2 * i], table[2 * i + 1]])
   pairs.sort((a, b) => a[0] - b[0])

@@ -1,6 +1,6 @@
 import { PageferryError, pagesInRuns, type RunTable, runCapacity } from '@pageferry/base'
 
-/** What another thread needs for the same bitmap. Posting it copies the run table and shares the bits. */
+/** Everything that another thread needs for the same bitmap. Posting it copies the run table and shares the bits. */
 export interface SharedPages {
   /** The lazy pages, ascending and disjoint. */
   readonly lazy: RunTable
@@ -10,13 +10,13 @@ export interface SharedPages {
 const wordPages = 32
 
 /**
- * Which lazy pages need not be sent any more, because they were sent or the workload gave them up: one bit a page, in the
- * order of the run table. The two threads of the source that send pages share it. A thread that wants to send pages claims
- * them first, and of two claims on one page exactly one gets it. So no page is both pushed and sent ahead of a fault,
- * whatever the threads do at the same time.
+ * Marks the lazy pages that need not be sent any more, because they were sent or the workload discarded them: one bit
+ * per page, in the order of the run table. The two threads of the source that send pages share it. A thread claims
+ * pages before it sends them. Of two claims on one page exactly one succeeds. So no page is both pushed and sent ahead
+ * of a fault, whatever the threads do at the same time.
  *
- * A page that a thread of the workload waits for is sent whatever its bit says: the push that has it may be stuck behind a
- * full window. Its bit is set all the same.
+ * A page that a thread of the workload waits for is sent whatever its bit says: its push may be stuck behind a full
+ * window. Its bit is set all the same.
  */
 export class SentBitmap {
   readonly shared: SharedPages
@@ -24,7 +24,7 @@ export class SentBitmap {
   /** For each run of the table, the bit of its first page. */
   readonly #firstBits: Float64Array
 
-  /** @param words of the thread that made it; default: nothing was sent yet */
+  /** @param words of the thread that made the bitmap; default: no page was sent yet */
   constructor(lazy: RunTable, words?: SharedArrayBuffer) {
     const nrWords = Math.ceil(pagesInRuns(lazy) / wordPages)
     this.shared = { lazy, words: words ?? new SharedArrayBuffer(4 * nrWords) }
@@ -44,7 +44,7 @@ export class SentBitmap {
   /** Whether every page of first .. first+nr-1 is lazy. */
   covers(first: number, nr: number): boolean {
     const { lazy } = this.shared
-    // Runs may touch: areas end between pages.
+    // Runs may touch, where an area ends between two pages.
     for (let page = first, r = this.#runOf(first); page < first + nr; r++) {
       if (r < 0 || 2 * r >= lazy.length || page < lazy[2 * r]) return false
       page = lazy[2 * r] + lazy[2 * r + 1]
@@ -52,7 +52,7 @@ export class SentBitmap {
     return true
   }
 
-  /** A page of the table. */
+  /** Whether the bit of a page is set. The page must be in the table. */
   has(page: number): boolean {
     let isSet = false
     this.#forEachWord(page, 1, (word, mask) => {
@@ -62,7 +62,7 @@ export class SentBitmap {
   }
 
   /**
-   * Sets the bits of pages of the table, and answers those that were not set: the caller, and no other thread, is to send
+   * Sets the bits of pages of the table and returns those that were not set. The caller, and no other thread, must send
    * them.
    * @param runs ascending
    */
@@ -76,7 +76,7 @@ export class SentBitmap {
     return Float64Array.from(claimed)
   }
 
-  /** These were claimed and got lost on their way: any thread may send them again. */
+  /** Clears the bits of pages that were claimed and got lost in flight: any thread may send them again. */
   clear(runs: RunTable): void {
     for (let r = 0; r < runCapacity(runs); r++) {
       this.#forEachWord(runs[2 * r], runs[2 * r + 1], (word, mask) => {
@@ -85,7 +85,7 @@ export class SentBitmap {
     }
   }
 
-  /** Calls back for each word with bits of first .. first+nr-1. `page`: the page that bit 0 of the word would be. */
+  /** Calls back for each word with bits of first .. first+nr-1. `page`: the page that bit 0 of the word stands for. */
   #forEachWord(
     first: number,
     nr: number,
@@ -123,7 +123,7 @@ export class SentBitmap {
   }
 }
 
-/** Adds the pages of a word's bits to ascending runs, as part of the last run where they continue it. */
+/** Appends the pages of a word's bits to ascending runs. It extends the last run where they continue it. */
 function addRuns(runs: number[], bits: number, page: number): void {
   for (let left = bits; left !== 0; ) {
     const low = trailingZeros(left)
@@ -136,7 +136,7 @@ function addRuns(runs: number[], bits: number, page: number): void {
   }
 }
 
-/** 32 for 0. */
+/** Returns 32 for 0. */
 function trailingZeros(word: number): number {
   return word === 0 ? 32 : 31 - Math.clz32(word & -word)
 }

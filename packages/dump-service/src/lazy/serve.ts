@@ -2,10 +2,13 @@ import type { Source } from '../source.js'
 import { Push } from './push.js'
 import { SentBitmap } from './sent-bitmap.js'
 
-/** Longest that the push waits for Running: then the link is slow, and the pages had better be on their way. */
+/** How long the push waits for Running. If it takes longer, the link is slow, and the pages should be under way. */
 const pushHoldMs = 30
 
-/** Answers faults and pushes the other lazy pages, until the machine says resume or kill. The workload is frozen. */
+/**
+ * Answers faults and pushes the other lazy pages, until the machine decides to resume or to kill. The workload is
+ * frozen.
+ */
 export async function serve(source: Source, signal: AbortSignal): Promise<void> {
   const { spec, workload, lanes, records, pacing, running, log } = source
   await listenAgain(source)
@@ -32,7 +35,7 @@ export async function serve(source: Source, signal: AbortSignal): Promise<void> 
   await source.push.run(signal)
 }
 
-/** After a takeover: on the ports that the destination knows. */
+/** After a takeover, listens on the ports that the destination knows. */
 export async function listenAgain({ lanes, records }: Source): Promise<void> {
   const { ports } = records
   if (!lanes.isListening && ports !== undefined) await lanes.listen(ports)

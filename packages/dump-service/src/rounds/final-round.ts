@@ -5,14 +5,14 @@ import { sendPages } from './page-sender.js'
 
 export interface FinalRoundOptions {
   lanes: SourceLanes
-  /** One more than the number of the last round. */
+  /** The number of the last round plus one. */
   round: number
   signal: AbortSignal
 }
 
 /**
- * Sends what the destination still needs to run the workload: the final pagemap and the PE_PRESENT pages. The state and the
- * RoundBegin behind it have been sent. The workload stands still, before and afterwards.
+ * Sends the rest of what the destination needs to run the workload: the final pagemap and the PE_PRESENT pages. The
+ * state and its RoundBegin have been sent. The workload stands still, before and afterwards.
  */
 export async function sendFinalRound(
   space: AddressSpace,

@@ -3,7 +3,7 @@ import type { Source } from '../source.js'
 import { sendFinalRound } from './final-round.js'
 import { contentsOf, dumpFrozen, type FrozenDump } from './frozen-dump.js'
 
-/** Stops every thread. What takes its time and can be done before is done before. On failure the workload runs. */
+/** Stops every thread. Slow steps that can be done earlier are done first. On failure the workload runs. */
 export function freeze({ workload, records, status, report }: Source): void {
   records.createFiles(workload.spaces.keys())
   for (const space of workload.spaces.values()) space.chooseScratch()
@@ -12,7 +12,7 @@ export function freeze({ workload, records, status, report }: Source): void {
   report.noteFrozen(workload.stop(() => report.noteFreeze()))
 }
 
-/** The state, the final pagemap and the last pages go out. The workload stays stopped by our tracer, also on failure. */
+/** Sends the state, the final pagemap and the last pages. The workload stays stopped by our tracer, also on failure. */
 export async function dump(source: Source, signal: AbortSignal): Promise<void> {
   const { workload, lanes, phases, report, records } = source
   const { space } = workload
@@ -26,7 +26,7 @@ export async function dump(source: Source, signal: AbortSignal): Promise<void> {
   records.saveDumpEnd({ finalRound: round, report: report.now(lanes) })
 }
 
-/** From the stop until the threads are themselves again. */
+/** Covers the time from the stop until the threads have their own state again. */
 function capture({ spec, workload, lanes, settings }: Source, round: number): FrozenDump {
   const { space } = workload
   const name = { asId: space.asId, round }
@@ -42,8 +42,8 @@ function capture({ spec, workload, lanes, settings }: Source, round: number): Fr
 }
 
 /**
- * The freezer takes over, so that the workload stands still whatever happens to this worker. The pagemaps are written now, while
- * the destination restores: a successor needs them from the commit on.
+ * The freezer takes over, so that the workload stands still whatever happens to this worker. The pagemaps are written
+ * now, while the destination restores. A successor needs them from the commit on.
  */
 export function keepFrozen({ workload, records }: Source): void {
   workload.keepFrozen()

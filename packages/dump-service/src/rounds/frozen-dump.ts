@@ -30,13 +30,13 @@ import type { RoundsResult } from './rounds.js'
 export interface FrozenDumpOptions {
   mode: Mode
   /**
-   * Most pages that are written all the time and travel inside the freeze for that reason. Default: the rounds' estimate of
-   * what fits into the allowed downtime.
+   * Most hot pages that may travel inside the freeze; hot pages are written all the time. Default: the rounds' estimate
+   * of what fits into the allowed downtime.
    */
   hotPages?: number
-  /** Sends the state with the memory map: the destination restores it while memory is scanned here. */
+  /** Sends the state with the memory map. The destination restores it while memory is scanned here. */
   sendState(images: NamedImage[]): void
-  /** Sends the map again: guard regions were found by the scan. */
+  /** Sends the map again, because the scan found guard regions. */
   sendMap(image: NamedImage): void
 }
 
@@ -48,10 +48,10 @@ export interface FrozenDump {
 }
 
 /**
- * Captures the process and classifies every page of its address space. All of it is downtime. The process must be stopped by
- * our tracer with a scratch area chosen; it stays stopped, also on failure.
+ * Captures the process and classifies every page of its address space. All of it is downtime. The process must be
+ * stopped by our tracer with a scratch area chosen. It stays stopped, also on failure.
  *
- * The scan comes last: what the capture itself writes (the timespec of an interrupted sleep) must count as written.
+ * The scan comes last: writes of the capture itself (the timespec of an interrupted sleep) must count as written.
  */
 export function dumpFrozen(space: AddressSpace, options: FrozenDumpOptions): FrozenDump {
   const { pid, task, files, rounds, tracker } = space
@@ -81,7 +81,7 @@ export function dumpFrozen(space: AddressSpace, options: FrozenDumpOptions): Fro
   return { final, pagemap: pagemapImage(task.facts.nsPid, final), map }
 }
 
-/** The flags of the last round serve if no area has changed since: reading them walks all page tables. */
+/** Uses the flags of the last round if no area has changed since: reading them walks all page tables. */
 function finalMap(pid: number, rounds: RoundsResult | null): AreaMap {
   const tracked = rounds !== null
   let { map, problems } = dumpMemoryMap(pid, rounds?.vmFlags ?? readVmFlags(pid), { tracked })
@@ -94,7 +94,7 @@ function finalMap(pid: number, rounds: RoundsResult | null): AreaMap {
   return map
 }
 
-/** Something came into being since the preflight that cannot be moved: the workload goes on here. */
+/** Something that cannot be moved has appeared since the preflight: the workload continues here. */
 function refuseIf(problems: Problem[]): void {
   if (problems.length === 0) return
   throw new PageferryError('WORKLOAD_CHANGED', `${problems[0].what}: ${problems[0].reason}`, {
@@ -106,7 +106,7 @@ function pagemapImage(nsPid: number, final: FinalPagemap): NamedImage {
   return { name: imageFileName('pagemap', nsPid), bytes: encodePagemapEntries(pagemapEntries(final)) }
 }
 
-/** The lazy pages in a pagemap image, for the successor of a worker that died. */
+/** The lazy pages in a pagemap image, for the successor of a dead worker. */
 export function lazyPagesOf(image: Uint8Array): PageSet {
   return pagesWith(PE_LAZY, image)
 }
@@ -124,7 +124,7 @@ function pagesWith(wanted: number, image: Uint8Array): PageSet {
   return pages
 }
 
-/** Every page that the destination is given, in a round or later. */
+/** Every page whose contents the destination gets, in a round or later. */
 export function contentsOf({ parent, lazy, present }: FinalPagemap): PageSet {
   return parent.clone().union(lazy).union(present)
 }

@@ -4,19 +4,19 @@ import { pageBytes } from '@pageferry/base'
 import { BandwidthLimit } from '@pageferry/pages'
 import { maxBatchPages, maxPayloadBytes } from '@pageferry/wire'
 
-/** What a loop that sends batches asks: when, and how much it was. */
+/** The part that a loop needs to send batches: when to send, and how much was sent. */
 export type Pace = Pick<Pacing, 'turn' | 'sent' | 'batchPages'>
 
 /**
- * A pushed batch takes at most so much of the limit's time: to a destination that hears nothing for longer, pages look lost
- * (restore-service/lazy/phase.ts), and it would ask for them where no limit holds.
+ * Longest time that a pushed batch takes at the limit. To a destination that receives nothing for longer, pages look
+ * lost (restore-service/lazy/phase.ts): it would request them, and requests are not limited.
  */
 const maxBatchMs = 100
 
-/** Holds a loop that sends batches to the bandwidth that the user allows. Without a limit nothing waits. */
+/** Limits a loop that sends batches to the bandwidth that the user allows. Without a limit it never waits. */
 export class Pacing {
   readonly #limit: BandwidthLimit | null
-  /** Pages of a batch that is pushed, at most. */
+  /** Largest number of pages in a pushed batch. */
   readonly batchPages: number
 
   /** @param maxBandwidthMbit 0: no limit */
@@ -29,12 +29,12 @@ export class Pacing {
         : Math.min(maxBatchPages, Math.max(1, Math.floor(maxBatchMs * pagesPerMs)))
   }
 
-  /** Whether it had to wait. Returns early when the signal fires. */
+  /** Waits for the next batch's turn. Returns whether it had to wait. Returns early when the signal fires. */
   async turn(signal: AbortSignal): Promise<boolean> {
     for (let hasWaited = false; ; hasWaited = true) {
       const waitMs = this.#limit?.waitMs(performance.now()) ?? 0
       if (waitMs === 0 || signal.aborted) return hasWaited
-      // Timers are whole milliseconds; one that is early would be asked for again at once.
+      // Timers are whole milliseconds. After an early one the loop would ask again at once.
       await sleep(Math.ceil(waitMs), undefined, { signal }).catch(() => {})
     }
   }

@@ -5,17 +5,17 @@ import { memory } from '@pageferry/kernel'
 import { maxBatchPages } from '@pageferry/wire'
 
 export interface ReadPages {
-  /** Pages with content; their bytes are at the front of the buffer, in this order. */
+  /** Pages with content. Their bytes are at the front of the buffer, in this order. */
   runs: Float64Array
   nrPages: number
   /** Pages that are all zeros. */
   zeroRuns: Float64Array
   nrZeroPages: number
-  /** Pages that could not be read: unmapped since the scan. */
+  /** Pages that could not be read: they were unmapped after the scan. */
   vanished: Float64Array
 }
 
-/** Reads pages of the workload and sorts out those that are all zeros. */
+/** Reads pages of the workload and separates those that are all zeros. */
 export class PageReader {
   readonly #pid: number
   readonly #memFd: number
@@ -30,14 +30,14 @@ export class PageReader {
 
   /**
    * @param runs at most maxBatchPages pages
-   * @param mayVanish while the workload runs it may unmap what the scan saw; frozen, that is an error
+   * @param mayVanish true while the workload runs, since it may unmap pages after the scan; false: that is an error
    */
   read(runs: RunTable, nrRuns: number, out: Uint8Array, mayVanish: boolean): ReadPages {
     const vanished: number[] = []
     const present: number[] = []
     let nrPages = 0
     let table = runs.subarray(0, 2 * nrRuns)
-    // Usually one turn; each page that cannot be read costs one more.
+    // Usually one pass. Each page that cannot be read costs one more.
     while (table.length > 0) {
       const got = memory.readRuns(
         this.#pid,

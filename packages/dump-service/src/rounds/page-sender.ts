@@ -9,9 +9,9 @@ import type { PageReader } from './page-reader.js'
 export interface SentPages {
   pages: number
   zeroPages: number
-  /** On the wire. */
+  /** Bytes on the wire. */
   bytes: number
-  /** Of the pages with content, before anything was compressed. */
+  /** Bytes of the pages with content, before compression. */
   pageBytes: number
   /** Batches of this round on each lane, for the round's barrier. */
   batchesPerLane: number[]
@@ -20,11 +20,11 @@ export interface SentPages {
 export interface SendOptions {
   asId: number
   round: number
-  /** Zeros of private anonymous memory are left out: a page that is missing reads as zeros. */
+  /** Areas, to leave out zeros of private anonymous memory: a missing page reads as zeros there. */
   map: AreaMap
   /** Final round: every page must arrive, zeros too, and none may vanish. */
   final: boolean
-  /** None for the final round: the workload stands still. */
+  /** Undefined in the final round: the workload stands still. */
   pacing?: Pace
   signal: AbortSignal
   onSent?(runs: Float64Array): void
@@ -77,7 +77,7 @@ export async function sendPages(
   return sent
 }
 
-/** In file mappings and shared memory a missing page is not a zero page: there zeros are content. */
+/** Returns the zero pages that must be sent. In file mappings and shared memory a missing page is not zero. */
 function zerosThatTravel(zeroRuns: Float64Array, map: AreaMap): Float64Array {
   const travel: number[] = []
   for (let r = 0; r < zeroRuns.length; r += 2) {

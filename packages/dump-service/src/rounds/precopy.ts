@@ -1,7 +1,7 @@
 import type { Source } from '../source.js'
 import { runRounds } from './rounds.js'
 
-/** The rounds: most of the memory is sent while the workload runs. It runs afterwards, too. */
+/** The rounds: sends most of the memory while the workload runs. It keeps running afterwards. */
 export async function precopy(source: Source, signal: AbortSignal): Promise<void> {
   const { spec, workload, lanes, settings, pacing, inbox, report, status, phases, log } = source
   const { space } = workload

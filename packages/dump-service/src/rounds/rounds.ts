@@ -32,7 +32,7 @@ export interface RoundsOptions {
   signal: AbortSignal
 }
 
-/** What the rounds leave for the freeze. */
+/** Results of the rounds for the freeze. */
 export interface RoundsResult {
   pages: SourcePages
   history: WriteHistory
@@ -42,20 +42,20 @@ export interface RoundsResult {
   vmFlags: VmFlags
   /** Hot pages that may travel inside the freeze within the allowed downtime. */
   freezeBudgetPages: number
-  /** A device or another process has written behind the page tables: no tracker sees that, so none is trusted. */
+  /** A device or another process has written past the page tables. Trackers cannot see that, so none is trusted. */
   untracked: boolean
 }
 
 /**
- * The pre-dump rounds of one address space, which must be tracked. The workload runs, before and afterwards, also when a
+ * The pre-dump rounds of one address space, which must be tracked. The workload runs before and afterwards, also when a
  * round fails.
  *
- * A round looks at the map and announces it, scans what was written and protects it again, *then* reads it and sends it. A
- * page that is written in between is sent torn; the next scan reports it, and it is sent again.
+ * A round reads the map and announces it, scans the written pages and protects them again, *then* reads and sends them.
+ * A page that is written in between is sent torn. The next scan reports it, and it is sent again.
  *
- * The scan at a round's end decides whether there is another round, and is the first scan of that round: a scan interrupts
- * every processor that runs the workload once for each 2 MiB with a written page. Only a map that has changed meanwhile is
- * scanned once more, for its new areas.
+ * The scan at a round's end decides whether there is another round, and is the first scan of that round. A scan is
+ * expensive: it interrupts every processor that runs the workload, once for each 2 MiB with a written page. Only a map
+ * that has changed meanwhile is scanned once more, for its new areas.
  */
 export async function runRounds(space: AddressSpace, options: RoundsOptions): Promise<RoundsResult> {
   const { lanes, signal } = options
@@ -69,7 +69,7 @@ export async function runRounds(space: AddressSpace, options: RoundsOptions): Pr
   let vmFlags: VmFlags = new Map()
   let map = new AreaMap()
   let untracked = false
-  /** At the end of the round before. */
+  /** The scan at the end of the previous round. */
   let scan = emptyScan()
   let round = 0
   for (;;) {
@@ -85,7 +85,7 @@ export async function runRounds(space: AddressSpace, options: RoundsOptions): Pr
         const { written } = scan
         scan = tracker.scan(map)
         pages.noteWrittenPages(scan.written)
-        // Those of the round before are recorded already, and a page counts once in each.
+        // Pages of the previous round are recorded already, and a page counts once in each round.
         if (round > 1) history.record(scan.written.clone().subtract(written), round)
       }
       const todo = pages.roundTodo().intersect(scan.present.clone().union(scan.doubtful))
@@ -112,7 +112,7 @@ export async function runRounds(space: AddressSpace, options: RoundsOptions): Pr
       return { ...sent, durationMs }
     })
     signal.throwIfAborted()
-    // A scan forgets what it reports, so its result is entered into the bookkeeping at once.
+    // A scan forgets the pages that it reports, so enter its result into the bookkeeping at once.
     scan = tracker.scan(map)
     pages.noteWrittenPages(scan.written)
     history.record(scan.written, round + 1)

@@ -15,16 +15,16 @@ export interface HashServerOptions {
   /** An open /proc/PID/mem. */
   memFd: number
   asId: number
-  /** Pages with contents, by the final pagemap: nothing else may be asked for. */
+  /** Pages with contents, by the final pagemap: no others may be asked for. */
   known: PageSet
   /** `done` is called when the kernel has the bytes, or the lane is lost. */
   send(frame: Frame, payload: Uint8Array, done: () => void): void
 }
 
 /**
- * Says what the frozen original holds (--verify). The hashes are of its memory itself and not of what was sent: the
- * source must not check itself. The destination asks when no page is lazy any more, so this takes nothing from
- * faults and push, and it asks for the next pages when it has an answer, so nothing queues here.
+ * Returns hashes of the frozen original's memory (--verify). It hashes the memory itself and not the sent pages: the
+ * source must not check itself. The destination asks when no page is lazy any more, so this takes nothing from faults
+ * and push. It asks for the next pages when it has an answer, so nothing queues here.
  */
 export class HashServer {
   readonly #options: HashServerOptions
@@ -35,7 +35,7 @@ export class HashServer {
     this.#options = options
   }
 
-  /** @throws WireError; a KernelError when the original has died, which is said in another way */
+  /** @throws WireError; a KernelError when the original has died, which is reported in another way */
   onRequest({ asId, runs }: FrameOf<'hashRequest'>): void {
     const { pid, memFd, known, send } = this.#options
     if (asId !== this.#options.asId)

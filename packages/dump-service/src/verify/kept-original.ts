@@ -10,8 +10,9 @@ export interface KeptOriginal {
 }
 
 /**
- * What the operator reads when the destination could not prove the memory of the workload: which pages, by the map of
- * the frozen original, where it is, and how to end it. Only numbers come from the peer: the sentence has commands in it.
+ * Explains to the operator that the destination could not prove the workload's memory. It names the pages, by the map
+ * of the frozen original, says where the original is, and how to end it. Only numbers come from the peer: the sentence
+ * has commands in it.
  */
 export function keptError(error: ErrorInfo, { pid, freezer, isGone }: KeptOriginal): ErrorInfo {
   const found = foundByPeer(error.details)

@@ -6,13 +6,13 @@ import { HashServer } from './hash-server.js'
 import { keptError } from './kept-original.js'
 
 /**
- * The original must be frozen for good.
+ * Answers a HashRequest. The original must be frozen for good.
  * @throws as HashServer does
  */
 export function answerHashes(source: Source, frame: FrameOf<'hashRequest'>): void {
   const { workload, records, lanes } = source
   const { asId, pid, memFd, contents } = workload.space
-  // The machine says that it died.
+  // The machine reports that the original died.
   if (workload.isGone) return
   source.hashes ??= new HashServer({
     ...{ pid, memFd, asId, known: contents ?? records.contents(asId) },
@@ -25,7 +25,10 @@ export function answerHashes(source: Source, frame: FrameOf<'hashRequest'>): voi
   }
 }
 
-/** The destination could not prove the memory of what it runs. @returns the error with what an operator must know */
+/**
+ * The destination could not prove the memory of the running workload.
+ * @returns the error with what an operator must know
+ */
 export function keepOriginal({ workload, holds, log }: Source, error: ErrorInfo): ErrorInfo {
   const { root, isGone } = workload
   const cause = keptError(error, { pid: root.pid, isGone, freezer: holds.facts(cgroupHold) })
