@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 
-/** Numbers of capabilities(7). What each side needs was found by taking each away (deploy/README.md). */
+/**
+ * Numbers of capabilities(7). Tests that removed each capability showed which ones each side needs (deploy/README.md).
+ */
 const source = { CAP_SYS_ADMIN: 21, CAP_SYS_PTRACE: 19, CAP_DAC_OVERRIDE: 1, CAP_KILL: 5 } as const
 const destination = { ...source, CAP_SETUID: 7, CAP_SETGID: 6, CAP_SETPCAP: 8 } as const
 
@@ -13,7 +15,7 @@ export function missingCapabilities(side: 'source' | 'destination'): string[] {
   return needed.filter(([, number]) => (effective & (1n << BigInt(number))) === 0n).map(([name]) => name)
 }
 
-/** Refuses now what would otherwise fail in the freeze, or after the commit, where nothing can be undone. */
+/** Refuses now. Without these the freeze would fail, or the steps after the commit, which cannot be undone. */
 export function requireCapabilities(side: 'source' | 'destination'): void {
   const missing = missingCapabilities(side)
   if (missing.length === 0) return

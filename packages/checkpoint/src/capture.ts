@@ -18,25 +18,25 @@ import { CallBatch } from './remote/call-batch.js'
 import type { StoppedProcess } from './remote/stopped-process.js'
 
 export interface NamedImage {
-  /** File name as CRIU uses it. */
+  /** File name as in CRIU. */
   name: string
   bytes: Uint8Array
 }
 
 export interface CapturedProcess {
-  /** All images but that of the memory map. */
+  /** All images except the memory map's. */
   images: NamedImage[]
-  /** The image of the memory map. The scan of the memory, which comes later, finds guard regions. */
+  /** The image of the memory map. It comes later, because the scan of the memory finds the guard regions. */
   mapImage(guards: PageSet): NamedImage
-  /** Pages that must be there when the process resumes. */
+  /** Pages that must be present when the process resumes. */
   neverLazy: PageSet
 }
 
-/** Ids of the kernel objects of a single process: each is shared with nobody. */
+/** Ids of the kernel objects of a single process, which shares none of them. */
 const ownIds = { vmId: 1, filesId: 1, fsId: 1, sighandId: 1 }
 
 /**
- * Everything about the stopped process but the contents of its memory, as image files. Its threads stay stopped. The
+ * Everything about the stopped process except the contents of its memory, as image files. Its threads stay stopped. The
  * caller ends the injection of calls.
  *
  * @param descriptors read when it was stopped

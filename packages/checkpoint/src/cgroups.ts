@@ -1,13 +1,13 @@
 import { readFileSync } from 'node:fs'
 
 /*
- * Where the cgroup of a process is found, cgroups(7). /proc/PID/cgroup names it from the top of the hierarchy; a mount
- * need not show the top, in a container often no more than the container's own cgroup.
+ * Finds the cgroup of a process, cgroups(7). /proc/PID/cgroup names it from the top of the hierarchy. A mount need not
+ * show the top: in a container it often shows only the container's own cgroup.
  */
 
 export type Controller = 'freezer' | 'memory'
 
-/** A mounted hierarchy. Version 2 has one for all controllers, which may be enabled there or not. */
+/** A mounted hierarchy. Version 2 has one for all controllers, each of which may be enabled there or not. */
 export interface Hierarchy {
   version: 1 | 2
   mount: string
@@ -31,7 +31,7 @@ export function hierarchies(controller: Controller): Hierarchy[] {
   return found
 }
 
-/** Of a process, from the top of the hierarchy; null when it has none there. */
+/** The cgroup of a process, from the top of the hierarchy; null when it has none there. */
 export function cgroupOf(pid: number, { version }: Hierarchy, controller: Controller): string | null {
   for (const line of readFileSync(`/proc/${pid}/cgroup`, 'utf8').split('\n')) {
     const [id, controllers, ...path] = line.split(':')

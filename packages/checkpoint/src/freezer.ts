@@ -3,14 +3,14 @@ import { PageferryError } from '@pageferry/base'
 import { cgroupOf, directoryOf, type Hierarchy, hierarchies } from './cgroups.js'
 
 /**
- * The cgroup freezer, v2 (cgroup.freeze) or v1 (freezer.state). It holds a workload still when no tracer does: a tracee runs
- * again when its tracer dies, and a stopped process when it gets SIGCONT.
+ * The cgroup freezer, v2 (cgroup.freeze) or v1 (freezer.state). It holds a workload still when no tracer does: a tracee
+ * runs again when its tracer dies, and a stopped process runs again when it gets SIGCONT.
  */
 export interface FreezerRecord {
   version: 1 | 2
   /** Directory of the cgroup that freezes. */
   path: string
-  /** Directory of the cgroup that the process came from; null: it has no other home than `path`. */
+  /** Directory of the cgroup that the process came from; null: it has no home except `path`. */
   home: string | null
 }
 
@@ -36,7 +36,7 @@ export class Freezer {
   }
 
   /**
-   * A cgroup below the process's own, so that its limits go on to apply. Nothing is moved yet.
+   * Chooses a cgroup below the process's own, whose limits continue to apply. Nothing is moved yet.
    * @throws UNSUPPORTED_HOST when it could not be created
    */
   static forProcess(pid: number, id: string, wanted?: 1 | 2): Freezer {
@@ -56,7 +56,7 @@ export class Freezer {
   }
 
   /**
-   * A cgroup of its own at the top, for a skeleton.
+   * Chooses a cgroup of its own at the top, for a skeleton.
    * @throws UNSUPPORTED_HOST when it could not be created
    */
   static atTop(id: string, wanted?: 1 | 2): Freezer {
@@ -66,7 +66,7 @@ export class Freezer {
 
   static #below(parent: string, id: string, record: Omit<FreezerRecord, 'path'>): Freezer {
     try {
-      // In a container the mount is often read-only. The refusal must come now and not in the freeze.
+      // In a container the mount is often read-only. Refuse now and not in the freeze.
       accessSync(parent, constants.W_OK)
     } catch (cause) {
       throw new PageferryError(
@@ -86,7 +86,7 @@ export class Freezer {
     writeFileSync(`${this.record.path}/cgroup.procs`, String(pid))
   }
 
-  /** Returns when every thread is held. Stopped tracees count as held and stay so when they are let go. */
+  /** Returns when every thread is held. Stopped tracees count as held, and stay so when they are detached. */
   freeze(): void {
     this.#set(true)
     const deadline = Date.now() + freezeTimeoutMs
@@ -100,7 +100,7 @@ export class Freezer {
     }
   }
 
-  /** As `freeze`, but does not wait: a thread in a fault stops only when its page has come. */
+  /** Begins to freeze and does not wait: a thread in a fault stops only when its page has come. */
   beginFreezing(): void {
     if (existsSync(this.record.path)) this.#set(true)
   }
@@ -123,8 +123,8 @@ export class Freezer {
   }
 
   /**
-   * Thaws, moves home the processes that are left, and removes the cgroup. Idempotent. Also after a kill: a v1 freezer holds
-   * even a killed process.
+   * Thaws, moves the remaining processes home, and removes the cgroup. Idempotent. It is needed after a kill, too: a v1
+   * freezer holds even a killed process.
    */
   dissolve(): void {
     if (!existsSync(this.record.path)) return
@@ -159,7 +159,10 @@ export class Freezer {
   }
 }
 
-/** The cgroup of a migration as a hold (service/worker/holds.ts): made, a workload or a skeleton in it, perhaps frozen. */
+/**
+ * The cgroup of a migration as a hold (service/worker/holds.ts). It may contain a workload or a skeleton, perhaps
+ * frozen.
+ */
 export const cgroupHold = {
   name: 'cgroup',
   release: (freezer: Freezer): void => freezer.dissolve(),

@@ -6,7 +6,9 @@ import { memory, processes } from '@pageferry/kernel'
 import { bootId } from './kinds/clocks.js'
 import { readMaps } from './proc/maps.js'
 
-/** What two machines must have in common, or one must have more of, for a process to move. */
+/**
+ * Facts that decide whether a process can move between two machines: some must be equal, of others one side needs more.
+ */
 export interface HostFacts {
   kernelRelease: string
   machine: string

@@ -2,20 +2,20 @@ import { readFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { cgroupOf, directoryOf, type Hierarchy, hierarchies } from './cgroups.js'
 
-/** How much memory a process that is built here can have, and what sets that limit. */
+/** The memory that a process restored here can have, and what limits it. */
 export interface MemoryRoom {
   bytes: number
   limitedBy: string
 }
 
-/** Limit and use of a cgroup, with those of its descendants. */
+/** Limit and use of a cgroup, including its descendants. */
 const files = {
   1: { limit: 'memory.limit_in_bytes', used: 'memory.usage_in_bytes' },
   2: { limit: 'memory.max', used: 'memory.current' },
 } as const
 
 /**
- * The machine's available memory, or less where a memory cgroup of the skeleton says so: UFFDIO_COPY charges that
+ * The machine's available memory, or less if a memory cgroup of the skeleton allows less. UFFDIO_COPY charges that
  * cgroup, whose OOM killer would end the skeleton in the middle of the migration.
  */
 export function memoryRoom(): MemoryRoom {
@@ -34,8 +34,8 @@ export function memoryRoom(): MemoryRoom {
 }
 
 /**
- * The cgroups that will limit the skeleton, as far as they are visible. In the hierarchy of the freezer it gets one at
- * the top (Freezer.atTop); everywhere else it inherits ours.
+ * The visible cgroups that will limit the skeleton. In the hierarchy of the freezer it gets one at the top
+ * (Freezer.atTop); everywhere else it inherits ours.
  */
 function* aboveSkeleton(hierarchy: Hierarchy): Generator<string> {
   const { mount } = hierarchy
@@ -56,7 +56,7 @@ function roomIn(directory: string, version: 1 | 2): number {
     const limit = read(files[version].limit)
     return limit === 'max' ? Number.POSITIVE_INFINITY : Number(limit) - Number(read(files[version].used))
   } catch (error) {
-    // The top of a hierarchy has no limit in version 2, and no cgroup has one where the controller is not enabled.
+    // The top of a version 2 hierarchy has no limit, nor has any cgroup where the controller is not enabled.
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
     return Number.POSITIVE_INFINITY
   }

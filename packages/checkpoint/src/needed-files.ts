@@ -4,16 +4,19 @@ import { kindOf } from './kinds/descriptors/registry.js'
 import { readFds } from './proc/fdinfo.js'
 import { readMaps } from './proc/maps.js'
 
-/** A file that the workload has mapped or open: the destination must have the same one under the same path. */
+/** A file that the workload has mapped or open. The destination must have the same one under the same path. */
 export interface NeededFile {
   path: string
   bytes: number
   write: boolean
-  /** Programs and libraries: another size is another version, and the process would crash on it. */
+  /** For programs and libraries: another size is another version, and the process would crash on it. */
   exactSize: boolean
 }
 
-/** Files of the memory map and of the descriptors, and the working directory, each once. Asks for nothing that preflight refuses. */
+/**
+ * Lists files of the memory map and of the descriptors, and the working directory, each once. Skips files that
+ * preflight refuses.
+ */
 export function neededFiles(pid: number): NeededFile[] {
   const files = new Map<string, NeededFile>()
   const add = (path: string, write: boolean, mapped: boolean): void => {
@@ -35,7 +38,7 @@ export function neededFiles(pid: number): NeededFile[] {
   const accessMode = 3
   for (const info of readFds(pid)) {
     const path = kindOf(info)?.neededPath?.(info)
-    // Its own files in /proc come with it.
+    // The workload's own files in /proc move with it.
     if (path === undefined || path.startsWith(`/proc/${pid}/`)) continue
     add(path, (info.flags & accessMode) !== 0, false)
   }

@@ -1,7 +1,7 @@
 import { decodePagemap, encodePagemap } from '@pageferry/images'
 import type { PagemapEntry } from '@pageferry/pages'
 
-/** Entries of the final pagemap as they travel: a pagemap image. */
+/** Encodes entries of the final pagemap as a pagemap image, the form in which they travel. */
 export function encodePagemapEntries(from: Iterable<PagemapEntry>): Uint8Array {
   const entries = [...from]
   const runs = new Float64Array(entries.length * 2)
@@ -14,7 +14,10 @@ export function encodePagemapEntries(from: Iterable<PagemapEntry>): Uint8Array {
   return encodePagemap({ pagesId: 1, runs, nrRuns: entries.length, flags })
 }
 
-/** The reverse. @throws as decodePagemap does, before the first entry */
+/**
+ * The inverse.
+ * @throws as decodePagemap does, before the first entry
+ */
 export function decodePagemapEntries(bytes: Uint8Array): Iterable<PagemapEntry> {
   const { runs, nrRuns, flags } = decodePagemap(bytes)
   return (function* () {

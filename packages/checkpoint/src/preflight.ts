@@ -15,17 +15,17 @@ import { readTids } from './proc/tasks.js'
 
 export interface Preflight {
   workload: { pid: number; comm: string; threads: number; residentPages: number }
-  /** Everything that stands in the way, not only the first. Empty: it can move. */
+  /** Every problem, not only the first. Empty: the process can move. */
   problems: Problem[]
 }
 
-/** All problems are in the details; the sentence is for a terminal. */
+/** Limits the sentence for a terminal. All problems are in the details. */
 const maxRefusalChars = 2000
 const kernelThreadFlag = 0x0020_0000 // PF_KTHREAD
 const namespaces = ['cgroup', 'ipc', 'mnt', 'net', 'pid', 'user', 'uts'] as const
 
 /**
- * Looks at a process from outside; stops nothing and changes nothing.
+ * Inspects a process from outside; stops nothing and changes nothing.
  * @throws NO_SUCH_PROCESS, or NOT_PERMITTED when this is not root
  */
 export function preflight(pid: number): Preflight {
@@ -52,8 +52,8 @@ export function preflight(pid: number): Preflight {
 }
 
 /**
- * The same for who means to move it.
- * @throws also REFUSED, with everything that stands in the way
+ * Does the same for a caller that wants to move the process.
+ * @throws also REFUSED, with all problems
  */
 export function requireMovable(pid: number): Preflight['workload'] {
   const { workload, problems } = preflight(pid)
@@ -147,7 +147,9 @@ function is32Bit(pid: number): boolean {
   return header[4] === 1
 }
 
-/** What threads share unless they were made apart (clone(2)) is restored as shared. */
+/**
+ * Threads are restored with everything shared that clone(2) shares by default. Refuses threads that were made apart.
+ */
 function checkThreads(pid: number): Problem[] {
   const problems: Problem[] = []
   for (const tid of readTids(pid).slice(1)) {
@@ -160,14 +162,14 @@ function checkThreads(pid: number): Problem[] {
       if (readStatus(pid, tid).seccomp !== 0)
         problems.push({ what, reason: 'a seccomp filter is active in it' })
     } catch (error) {
-      // It has ended meanwhile.
+      // The thread has ended meanwhile.
       if (!['ENOENT', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
     }
   }
   return problems
 }
 
-/** Namespaces of its own (but for time, which is rebuilt) would have to be moved with it. */
+/** Own namespaces (except time, which is rebuilt) would have to be moved with the process. */
 function checkNamespaces(pid: number): Problem[] {
   const problems: Problem[] = []
   for (const name of namespaces) {
@@ -192,7 +194,7 @@ function checkFreezer(pid: number): Problem[] {
   }
 }
 
-/** A thread may have ended since it was listed; its children belong to another one now. */
+/** A thread may have ended since it was listed. Its children belong to another thread now. */
 function childrenOf(pid: number, tid: number): string[] {
   let text = ''
   try {
@@ -204,7 +206,10 @@ function childrenOf(pid: number, tid: number): string[] {
   return text.split(' ').filter((child) => child !== '')
 }
 
-/** One process without children; more come with a later version. In the freeze again: one may have been born since. */
+/**
+ * Allows one process without children; trees come with a later version. Checked again in the freeze: one may have been
+ * born.
+ */
 export function checkFamily(pid: number): Problem[] {
   const children = readTids(pid).flatMap((tid) => childrenOf(pid, tid))
   if (children.length === 0) return []

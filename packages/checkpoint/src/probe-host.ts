@@ -8,7 +8,7 @@ import { availableTrackers } from './trackers/open.js'
 export interface HostFeature {
   name: string
   present: boolean
-  /** What a host without it cannot do, or does worse. */
+  /** What a host without the feature cannot do, or does worse. */
   cost: string
 }
 
@@ -17,7 +17,7 @@ export interface HostProbe {
   features: HostFeature[]
 }
 
-/** Tries what a migration needs, on throw-away descriptors; changes nothing. */
+/** Tries the features that a migration needs, on throw-away descriptors; changes nothing. */
 export function probeHost(): HostProbe {
   const trackers = availableTrackers()
   const root = process.getuid?.() === 0

@@ -16,7 +16,7 @@ import type { ListImage, ListMessage } from './kinds/descriptors/kind.js'
 /** The image files of one process, by name. They come from a peer: decoding checks their form. */
 export class ProcessImages {
   readonly #bytes = new Map<string, Uint8Array>()
-  /** A freeze asks for the map of memory and for the files more than once. */
+  /** Decoded images, because a freeze needs the memory map and the files more than once. */
   readonly #decoded = new Map<string, unknown>()
 
   set(name: string, bytes: Uint8Array): void {
@@ -54,7 +54,7 @@ export class ProcessImages {
     return this.#decode('fs', pid)
   }
 
-  /** Of an image that belongs to one kind of open files. */
+  /** Messages of an image that belongs to one kind of open files. */
   messages<K extends ListImage>(kind: K): ListMessage<K>[] {
     const messages: unknown = this.#decode(kind)
     return messages as ListMessage<K>[]

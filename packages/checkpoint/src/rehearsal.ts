@@ -16,24 +16,24 @@ import { StoppedProcess } from './remote/stopped-process.js'
 import { Restorer } from './restore.js'
 
 /**
- * Measured, on an idle machine: the capture of a dummy takes 17 ms, then 5, and after a dozen passes 3.3; its restore 19,
- * then 6, and after a dozen 4.5. A pass costs what it takes, and for a restore also a keeper (20 ms).
+ * Measured on an idle machine: the capture of a dummy takes 17 ms, then 5, and after a dozen passes 3.3. Its restore
+ * takes 19, then 6, and after a dozen 4.5. A pass costs that time, and for a restore also a keeper (20 ms).
  */
 const defaultPasses = { capture: 16, restore: 8 }
 const imagePasses = 15
 const reapTimeoutMs = 5_000
 
 export interface RehearsalOptions {
-  /** Fires when something more urgent waits: the rehearsal ends after the pass that it is in. */
+  /** Fires when something more urgent waits: the rehearsal ends after the current pass. */
   signal?: AbortSignal
   /** Default: as many as make a difference. */
   passes?: number
 }
 
 /**
- * Moves a dummy (a skeleton program) through capture and restore before the workload stands still. The code of
- * a freeze runs once per migration, and code that V8 meets for the first time takes five times as long to run:
- * measured, 30 ms of a 45 ms capture and restore. The dummies die with this process, whatever ends it.
+ * Moves a dummy (a skeleton program) through capture and restore before the workload stands still. The code of a freeze
+ * runs once per migration, and V8 takes five times as long for code that it runs for the first time. Measured: 30 ms of
+ * a 45 ms capture and restore. The dummies die with this process, whatever ends it.
  *
  * @param dir gets one directory per dummy
  * @throws when this host cannot do it
@@ -58,7 +58,10 @@ export async function rehearse(
   }
 }
 
-/** Tied to this process: after kill -9 in the middle of a rehearsal nothing is left that a successor had to end. */
+/**
+ * Ties the keeper to this process: kill -9 in the middle of a rehearsal leaves nothing that a successor would have to
+ * end.
+ */
 function launchDummyKeeper(dir: string): Promise<KeeperClient> {
   return launchKeeper({ dir, newPidNamespace: true, tied: true })
 }
@@ -74,7 +77,7 @@ async function rehearseRestore(dir: string, { images, nsPid }: CapturedDummy): P
   }
 }
 
-/** The files that describe a process, both ways, and what its memory map is compared with. */
+/** Encodes and decodes the files that describe a process, and compares its memory map. */
 function rehearseImages(images: ProcessImages, nsPid: number): void {
   for (let pass = 0; pass < imagePasses; pass++) {
     const received = new ProcessImages()
@@ -96,7 +99,7 @@ interface CapturedDummy {
   nsPid: number
 }
 
-/** After each pass it runs on, as a workload does whose migration failed. */
+/** After each pass the dummy runs on, like a workload whose migration failed. */
 async function captureDummy(
   keeper: KeeperClient,
   passes: number,
@@ -154,7 +157,7 @@ function restoreDummy(keeper: KeeperClient, images: ProcessImages, nsPid: number
   }
 }
 
-/** A killed tracee is a zombie until its tracer has seen it; its keeper, the real parent, waits for that. */
+/** A killed tracee is a zombie until its tracer has reaped it. Its keeper, the real parent, waits for that. */
 function reap(pid: number): void {
   if (pid !== 0) ptrace.wait(pid, reapTimeoutMs)
 }

@@ -31,7 +31,7 @@ const { REG } = ptrace
 const { O_CLOEXEC, O_NONBLOCK } = fds
 const allSignals = 0xffff_ffff_ffff_ffffn
 const syscallTimeoutMs = 10_000
-/** Events that the workload causes while it runs on lazy memory; all must be asked for and served. */
+/** Events that the workload causes while it runs on lazy memory. All must be requested and served. */
 const uffdFeatures =
   uffd.UFFD_FEATURE_EVENT_FORK |
   uffd.UFFD_FEATURE_EVENT_REMAP |
@@ -40,22 +40,22 @@ const uffdFeatures =
   uffd.UFFD_FEATURE_THREAD_ID
 
 interface RestoredThread {
-  /** As the tracer sees it. */
+  /** Tid as the tracer sees it. */
   tid: number
-  /** As the workload sees it. */
+  /** Tid as the workload sees it. */
   nsTid: number
   core: CoreEntry
 }
 
-/** What `beginState` has read and made, for `finishState`. */
+/** Results of `beginState` for `finishState`. */
 interface BegunState {
   task: TaskCoreEntry
   threads: RestoredThread[]
 }
 
 /**
- * Builds the workload out of a skeleton, in the order that its parts depend on each other. Until `release`
- * the skeleton is traced with EXITKILL: if anything fails, or this process dies, nothing of it remains.
+ * Builds the workload out of a skeleton, in the order in which its parts depend on each other. Until `release` the
+ * skeleton is traced with EXITKILL: if anything fails, or this process dies, nothing of it remains.
  */
 export class Restorer {
   readonly skeleton: SkeletonProcess
@@ -72,7 +72,7 @@ export class Restorer {
     this.map = new SkeletonMap(skeleton, uffdFd)
   }
 
-  /** Spawns the skeleton under its keeper and takes it over. Its userfaultfd is made while it is still root. */
+  /** Spawns the skeleton under its keeper and takes it over. Makes its userfaultfd while it is still root. */
   static create(keeper: KeeperClient, nsPid: number): Restorer {
     const [ours, theirs] = fds.socketpair(fds.SOCK_SEQPACKET)
     let spawned: ReturnType<KeeperClient['spawn']>
@@ -91,7 +91,7 @@ export class Restorer {
     } finally {
       closeSync(theirs)
     }
-    fds.recv(ours, 1, 0, syscallTimeoutMs) // the program says that it runs
+    fds.recv(ours, 1, 0, syscallTimeoutMs) // the program reports that it runs
     const skeleton = SkeletonProcess.take(spawned.pid, spawned.pidfd, ours)
     const remote = Number(skeleton.call('userfaultfd', O_CLOEXEC | O_NONBLOCK))
     const uffdFd = fds.pidfdGetfd(spawned.pidfd, remote)
@@ -104,14 +104,14 @@ export class Restorer {
     return this.skeleton.pid
   }
 
-  /** Brings the memory map to what the images say. */
+  /** Changes the memory map to that of the images. */
   applyMap(images: ProcessImages): AreaMap {
     const target = areasFromVmas(images.mm(this.nsPid).vmas, images.files())
     this.map.apply(target)
     return target
   }
 
-  /** Pages that are there in the skeleton and are not of a file: what the page tables say. */
+  /** Pages that are present in the skeleton and do not belong to a file, by the page tables. */
   presentPages(): PageSet {
     const { map } = this.map
     const { present, doubtful } = scanPresent(this.pid, map)
@@ -119,8 +119,8 @@ export class Restorer {
   }
 
   /**
-   * State that does not depend on the contents of the memory: threads, descriptors, and what belongs to the process. So
-   * this runs while the source finds and sends the last pages. The memory map must be the final one.
+   * Restores state that does not depend on the contents of the memory: threads, descriptors, and state of the whole
+   * process. So it runs while the source finds and sends the last pages. The memory map must be the final one.
    */
   beginState(images: ProcessImages): void {
     const { skeleton } = this
@@ -140,7 +140,7 @@ export class Restorer {
     }
     const tids = new Map(threads.map(({ nsTid, tid }) => [nsTid, tid]))
     const fdinfo = images.fdinfo(leader.ids?.filesId ?? 1)
-    // What is queued in the skeleton runs together, thread by thread: each run costs two stops.
+    // Calls queued in the skeleton run together, thread by thread: each run costs two stops.
     restoreAddressSpace(skeleton, mm, files)
     restoreDescriptors(skeleton, fdinfo, images, tids)
     restoreFs(skeleton, images.fs(this.nsPid), files)
@@ -151,19 +151,21 @@ export class Restorer {
   }
 
   /**
-   * What is left behind `beginState`, when all pages are installed: the kernel touches some (TLS, rseq) on behalf of these
-   * calls, and this process cannot serve a fault that it causes itself. Guard regions may have become known since.
+   * Restores the state that `beginState` leaves, when all pages are installed. The kernel touches some pages (TLS,
+   * rseq) for these calls, and this process cannot serve a fault that it causes itself. Guard regions may have become
+   * known since.
    *
-   * This is no list of kinds, because kinds interleave. What one call takes away, another must still have:
+   * This is no list of kinds, because kinds interleave. A call must come before another call that removes its
+   * precondition:
    *
-   *   guards, then locks        no guard can be put into a locked area
-   *   locks of the future       from here nothing may be mapped for ourselves
+   *   guards, then locks        a guard cannot be put into a locked area
+   *   locks of the future       after this nothing may be mapped for ourselves
    *   limits                    the memory is mapped and locked by now, and the thread is still privileged
-   *   thread state              before credentials, which may take the right to it away
-   *   death signal, dumpable    behind credentials, which reset them
-   *   pending signals           behind everything that a signal could interrupt
-   *   timers                    last of the calls: the time that the restore takes counts against none
-   *   registers                 behind the last call that a thread makes
+   *   thread state              before credentials, which may remove the right to set it
+   *   death signal, dumpable    after credentials, which reset them
+   *   pending signals           after everything that a signal could interrupt
+   *   timers                    last of the calls: the time of the restore counts against none
+   *   registers                 after the last call that a thread makes
    */
   finishState(images: ProcessImages): void {
     const { skeleton } = this
@@ -198,7 +200,7 @@ export class Restorer {
     for (const { tid, core } of threads) restoreRegisters(tid, core)
   }
 
-  /** The scratch area goes last; the call that unmaps it runs in the vdso. */
+  /** Unmaps the scratch area last. The call that unmaps it runs in the vdso. */
   #leaveScratch(): void {
     const { skeleton } = this
     skeleton.flush()
@@ -225,7 +227,7 @@ export class Restorer {
     throw new PageferryError('UNSUPPORTED_HOST', 'the vdso has no syscall instruction')
   }
 
-  /** Frozen in its own cgroup and no longer traced: from here only a thaw makes it run. */
+  /** Ends the tracing of the skeleton, which its own cgroup keeps frozen. From here only a thaw makes it run. */
   release(freezer: Freezer): void {
     if (!freezer.isFrozen()) throw new PageferryError('INTERNAL', 'a skeleton is released that is not frozen')
     const threads = this.#begun?.threads ?? []

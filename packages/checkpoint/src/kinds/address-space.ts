@@ -12,7 +12,9 @@ import { type FileTable, requiredPath } from './file-table.js'
 import { lockedPages } from './memory-map/areas.js'
 import { areasToVmas } from './memory-map/vmas.js'
 
-/** What the kernel keeps beside the areas: brk, argv and environ, auxv, exe, dumpable (prctl(2) PR_SET_MM_MAP). */
+/**
+ * State that the kernel keeps beside the areas: brk, argv and environ, auxv, exe, dumpable (prctl(2) PR_SET_MM_MAP).
+ */
 
 const prGetDumpable = 3
 const prSetDumpable = 4
@@ -21,7 +23,7 @@ const prSetMmMap = 14
 const prSetThpDisable = 41
 const noExeFd = 0xffff_ffff
 
-/** Before the final map is known, an entry for a round: only the areas matter. */
+/** Makes an entry for a round, before the final map is known: only the areas matter. */
 export function mmOfRound(map: AreaMap, files: FileTable): MmEntry {
   const zero = {
     mmStartCode: 0n,
@@ -39,7 +41,7 @@ export function mmOfRound(map: AreaMap, files: FileTable): MmEntry {
   return { ...zero, exeFileId: 0, mmSavedAuxv: [], vmas: areasToVmas(map, files), aios: [] }
 }
 
-/** What only the process itself can find out, whichever thread of it. */
+/** Facts that only the process itself can find out, in any of its threads. */
 export interface AddressSpaceAnswers {
   brk: bigint
   dumpable: number
@@ -87,8 +89,8 @@ export function dumpAddressSpace(
 }
 
 /**
- * What mlockall(2) said of areas to come. The kernel shows it nowhere; but our scratch area came after it. To be called
- * while that has not been used: whether it was filled at once tells MCL_ONFAULT.
+ * Finds out the mlockall(2) setting for future areas. The kernel shows it nowhere, but our scratch area was mapped
+ * under it. Call it before the scratch area is used: if the kernel filled it at once, MCL_ONFAULT is off.
  */
 export function dumpFutureLocks({ pid, process, status }: CaptureContext, map: AreaMap): number {
   if (status.lockedPages !== lockedPages(map) + scratchPages) return 0
@@ -102,19 +104,19 @@ export function dumpFutureLocks({ pid, process, status }: CaptureContext, map: A
   }
 }
 
-/** Nothing may be mapped for ourselves afterwards. */
+/** After this we must not map anything for ourselves. */
 export function restoreFutureLocks(skeleton: SkeletonProcess, mm: MmEntry): void {
   if (mm.mlockall !== undefined && mm.mlockall !== 0) skeleton.queue(skeleton.pid, 'mlockall', [mm.mlockall])
 }
 
 /**
- * PR_SET_MM_MAP checks that the areas exist, so the map must be final; nothing may map the old executable. It comes before
- * the descriptors: the workload's table may have no room for the executable's.
+ * PR_SET_MM_MAP checks that the areas exist, so the map must be final, and the old executable must not be mapped. It
+ * comes before the descriptors: the workload's table may have no room for the executable's.
  */
 export function restoreAddressSpace(skeleton: SkeletonProcess, mm: MmEntry, files: FileEntry[]): void {
   const exePath = requiredPath(files, mm.exeFileId, 'the executable')
-  // A skeleton of a skeleton (rehearsal.ts) has its link already, and the kernel refuses to replace a file by
-  // itself while it is mapped.
+  // A skeleton of a skeleton (rehearsal.ts) has its link already. The kernel refuses to replace a file by itself while
+  // it is mapped.
   const isOwn = readlinkSync(`/proc/${skeleton.pid}/exe`) === exePath
   const { pid, freeFd } = skeleton
   if (!isOwn) {
@@ -150,7 +152,7 @@ export function restoreAddressSpace(skeleton: SkeletonProcess, mm: MmEntry, file
   if (mm.thpDisabled === true) skeleton.queue(pid, 'prctl', [prSetThpDisable, 1, 0, 0, 0])
 }
 
-/** Credentials reset it, so it comes behind them. Only 0 and 1 can be set (prctl(2)). */
+/** A change of credentials resets it, so it comes after them. Only 0 and 1 can be set (prctl(2)). */
 export function restoreDumpable(skeleton: SkeletonProcess, mm: MmEntry): void {
   if (mm.dumpable === 0 || mm.dumpable === 1)
     skeleton.queue(skeleton.pid, 'prctl', [prSetDumpable, mm.dumpable, 0, 0, 0])

@@ -15,7 +15,7 @@ function offsetsOf(pid: number | 'self'): Clocks {
   try {
     text = readFileSync(`/proc/${pid}/timens_offsets`, 'utf8')
   } catch (error) {
-    // A kernel without time namespaces has one time for all.
+    // A kernel without time namespaces has no offsets.
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
     return { monotonicNs: 0n, boottimeNs: 0n }
   }
@@ -26,7 +26,7 @@ function offsetsOf(pid: number | 'self'): Clocks {
   return { monotonicNs: offset('monotonic'), boottimeNs: offset('boottime') }
 }
 
-/** The clocks as the process reads them now. We read ours and move them by the difference of the offsets. */
+/** The clocks as the process reads them now: ours, corrected by the difference of the offsets. */
 export function clocksOf(pid: number): Clocks {
   const theirs = offsetsOf(pid)
   const ours = offsetsOf('self')
@@ -36,7 +36,7 @@ export function clocksOf(pid: number): Clocks {
   }
 }
 
-/** The clocks of a workload and, read at the same instant, the kernel's own: those of the first time namespace. */
+/** The clocks of a workload and, read at the same instant, the kernel's own (those of the first time namespace). */
 export interface ClockReading extends Clocks {
   kernelMonotonicNs: bigint
   kernelBoottimeNs: bigint
@@ -53,9 +53,9 @@ export function readClocks(pid: number): ClockReading {
 }
 
 /**
- * Offsets (absolute, as timens_offsets wants them) under which a process here reads what the workload reads on its
- * host. On one and the same kernel they are what they were. Between two kernels `workload` was read when at least
- * `before` had been reached on this host's clocks: so no clock goes backwards, and gains at most the round trip.
+ * Computes the offsets (absolute, as timens_offsets wants them) with which a process here reads the workload's clocks.
+ * On the same kernel they stay as they were. Between two kernels, `workload` must be read after this host's clocks
+ * reached `before`. So no clock goes backwards, and each gains at most the round trip.
  */
 export function offsetsFor(workload: ClockReading, before: Clocks, sameKernel: boolean): Clocks {
   if (sameKernel) {
@@ -77,7 +77,7 @@ export function areOwnOffsets(offsets: Clocks): boolean {
   return ours.monotonicNs === offsets.monotonicNs && ours.boottimeNs === offsets.boottimeNs
 }
 
-/** The two clocks of this process, as `offsetsFor` wants them. */
+/** The two clocks of this process, as input for `offsetsFor`. */
 export function ownClocks(): Clocks {
   return {
     monotonicNs: processes.clockGettime(processes.CLOCK_MONOTONIC),
@@ -93,7 +93,7 @@ export function toTimens(clocks: Clocks): TimensEntry {
   return { monotonic: split(clocks.monotonicNs), boottime: split(clocks.boottimeNs) }
 }
 
-/** Boot of the kernel we run on: equal on both sides when source and destination share one. */
+/** Boot id of the running kernel: equal on both sides when source and destination share one. */
 export function bootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
 }

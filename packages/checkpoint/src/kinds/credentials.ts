@@ -54,11 +54,12 @@ export function dumpCredentials({ status }: WorkloadThread, secbits: number): Cr
 }
 
 /**
- * Order: what needs privileges first. Ids change under NO_SETUID_FIXUP, then all capabilities are taken again for:
- * the inheritable set (it may hold more than the bounding set, but only if it was there before), the ambient set
- * (securebits may forbid to raise it later), the bounding set, securebits. The final sets shrink last.
+ * Restores credentials; steps that need privileges come first. Ids change under NO_SETUID_FIXUP, then all capabilities
+ * are taken again. They are needed for the inheritable set, the ambient set, the bounding set and securebits, in this
+ * order. The inheritable set may exceed the bounding set, but only if it was there before. Securebits may forbid to
+ * raise the ambient set later. The final sets shrink last.
  *
- * @param own what every thread of the skeleton begins with
+ * @param own credentials that every thread of the skeleton begins with
  */
 export function restoreCredentials(
   skeleton: SkeletonProcess,

@@ -3,8 +3,8 @@ import { FdType, type FileEntry, type RegFileEntry } from '@pageferry/images'
 import { noOwner } from './descriptors/signal-owner.js'
 
 /**
- * Open file descriptions and mapped files of a process, numbered as in CRIU's files.img. Ids stay the same
- * over all rounds: they are how the destination recognises that an area still maps the same file.
+ * Open file descriptions and mapped files of a process, numbered as in CRIU's files.img. Ids stay the same over all
+ * rounds: by them the destination recognises that an area still maps the same file.
  */
 export class FileTable {
   readonly #mapped = new Map<string, RegFileEntry>()
@@ -16,7 +16,7 @@ export class FileTable {
     return ++this.#lastId
   }
 
-  /** Id of a file that is mapped; `backingId` is its identity ("device:inode"), the path may change. */
+  /** Id of a mapped file. `backingId` is its identity ("device:inode"); the path may change. */
   mappedFile(path: string, backingId: string, flags: number): number {
     const key = `${flags}:${backingId}`
     const known = this.#mapped.get(key)
@@ -36,7 +36,7 @@ export class FileTable {
     return known
   }
 
-  /** Descriptors of a process change freely between rounds: only those of the dump are kept. */
+  /** Descriptors of a process change freely between rounds, so only those of the dump are kept. */
   forgetOpenFiles(): void {
     this.#open = []
   }

@@ -5,9 +5,9 @@ import { isText } from '../proc/text.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import { type FileTable, requiredPath } from './file-table.js'
 
-/** What the kernel calls the fs of a process: working directory, root directory, umask. */
+/** The fs of a process in the kernel's terms: working directory, root directory, umask. */
 
-/** They are restored by their paths, as files are. */
+/** The directories are restored by their paths, as files are. */
 export function checkFs(pid: number): Problem[] {
   const directories = { cwd: 'working directory', root: 'root directory' }
   return Object.entries(directories).flatMap(([link, name]) => {
@@ -21,7 +21,7 @@ export function checkFs(pid: number): Problem[] {
   })
 }
 
-/** Directories and umask; the directories are entered into the file table as CRIU does. */
+/** Dumps directories and umask. The directories are entered into the file table, as CRIU does. */
 export function dumpFs({ pid, status }: CaptureContext, files: FileTable): FsEntry {
   const cwd = readlinkSync(`/proc/${pid}/cwd`)
   const root = readlinkSync(`/proc/${pid}/root`)
@@ -32,7 +32,7 @@ export function dumpFs({ pid, status }: CaptureContext, files: FileTable): FsEnt
   }
 }
 
-/** By the skeleton itself, while it is privileged. */
+/** Runs in the skeleton, while it is privileged. */
 export function restoreFs(skeleton: SkeletonProcess, fs: FsEntry, files: FileEntry[]): void {
   const { pid } = skeleton
   const root = requiredPath(files, fs.rootId, 'the root directory')

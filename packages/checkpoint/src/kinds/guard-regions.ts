@@ -5,9 +5,9 @@ import { type AreaMap, PageSet } from '@pageferry/pages'
 import type { RemoteCall } from '../remote/skeleton-process.js'
 
 /**
- * Pages whose touch is a SIGSEGV although their area allows it (madvise(2), MADV_GUARD_INSTALL, Linux 6.13). The scan of
- * the page tables finds them. In the images they are as CRIU has them (criu/mem.c): vma entries with a status of their
- * own, behind those of the areas they lie in.
+ * Pages whose touch is a SIGSEGV although their area allows it (madvise(2), MADV_GUARD_INSTALL, Linux 6.13). The scan
+ * of the page tables finds them. The images have them as in CRIU (criu/mem.c): vma entries with a status of their own,
+ * behind those of the areas they lie in.
  */
 
 export function guardsToVmas(guards: PageSet): VmaEntry[] {
@@ -19,7 +19,7 @@ export function guardsToVmas(guards: PageSet): VmaEntry[] {
   return vmas
 }
 
-/** @throws PROTOCOL for a guard outside the areas, which would also be a set without a bound */
+/** @throws PROTOCOL for a guard outside the areas, which could also make the set too large */
 export function guardsFromVmas(vmas: VmaEntry[], map: AreaMap): PageSet {
   const guards = new PageSet()
   for (const { start, end, status } of vmas) {

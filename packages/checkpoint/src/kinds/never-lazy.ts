@@ -4,7 +4,7 @@ import { type AreaMap, carriesPages, PageSet } from '@pageferry/pages'
 import type { CaptureContext } from '../capture-context.js'
 import type { ProcStat } from '../proc/stat.js'
 
-/** Pages that must be there when the process resumes. */
+/** Pages that must be present when the process resumes. */
 
 const robustListHeadBytes = 24
 
@@ -24,8 +24,8 @@ export function neverLazyPages(
 }
 
 /**
- * The kernel touches these addresses itself when threads run or exit, without a fault that it could wait for: thread
- * pointers, rseq areas, tid words, robust lists with the futexes on them, stacks, instructions.
+ * Addresses that the kernel touches itself when threads run or exit, without a fault that it could wait for: thread
+ * pointers, rseq areas, tid words, robust lists with their futexes, stacks, instructions.
  */
 function untouchableAddresses({ process }: CaptureContext, core: CoreEntry): bigint[] {
   const regs = core.threadInfo?.gpregs
@@ -38,7 +38,7 @@ function untouchableAddresses({ process }: CaptureContext, core: CoreEntry): big
     regs.fsBase + 4096n,
     core.threadInfo?.clearTidAddr ?? 0n,
   ]
-  // The red zone, a signal frame, the timespec of an interrupted sleep, and what the next calls push.
+  // Covers the red zone, a signal frame, the timespec of an interrupted sleep, and pushes of the next calls.
   for (let below = -8192n; below <= 4096n; below += 4096n) addresses.push(regs.sp + below)
   if (thread.rseqEntry !== undefined) addresses.push(thread.rseqEntry.rseqAbiPointer)
   if (thread.futexRla !== 0n)
@@ -66,12 +66,12 @@ function robustListAddresses(read: (address: bigint, length: number) => Buffer, 
       node = read(node, 8).readBigUInt64LE(0) & ~1n
     }
   } catch {
-    // A list that cannot be followed is one that the kernel will not follow either.
+    // The kernel cannot follow such a list either.
   }
   return addresses
 }
 
-/** Longest arguments and longest environment that travel in the freeze; both may be megabytes. */
+/** Limits for arguments and for environment that travel in the freeze; both may be megabytes. */
 const maxShownPages = 64
 
 /**

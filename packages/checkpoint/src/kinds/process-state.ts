@@ -10,13 +10,13 @@ import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import { askSignalActions, dumpPendingSignals } from './signals.js'
 import { askIntervalTimers, dumpPosixTimers } from './timers.js'
 
-/** What belongs to the process as a whole: limits, scores, names, signal actions, timers. */
+/** State of the process as a whole: limits, scores, names, signal actions, timers. */
 
 const prGetChildSubreaper = 37
 const prSetChildSubreaper = 36
 const prSetName = 15
 
-/** What only the process itself can find out, whichever thread of it. */
+/** Facts that only the process itself can find out, in any of its threads. */
 export type ProcessAnswers = Pick<TaskCoreEntry, 'childSubreaper' | 'sigactions'> &
   Pick<TaskTimersEntry, 'real' | 'virt' | 'prof'>
 
@@ -57,8 +57,8 @@ export function dumpProcessState(
 }
 
 /**
- * By the skeleton itself, while it is privileged and when all memory is mapped and locked: from outside only
- * CAP_SYS_RESOURCE may set another user's limits, which containers rarely have (prlimit(2)).
+ * Runs in the skeleton, while it is privileged, and after all memory is mapped and locked. From outside only
+ * CAP_SYS_RESOURCE may set another user's limits, and containers rarely have it (prlimit(2)).
  */
 export function restoreLimits(skeleton: SkeletonProcess, state: TaskCoreEntry): void {
   for (const [resource, { cur, max }] of (state.rlimits?.rlimits ?? []).entries()) {
@@ -75,19 +75,19 @@ export function restoreLimits(skeleton: SkeletonProcess, state: TaskCoreEntry): 
   }
 }
 
-/** From the skeleton itself, with the privileges it still has. */
+/** Runs in the skeleton, while it still has privileges. */
 export function restoreProcessState(skeleton: SkeletonProcess, state: TaskCoreEntry): void {
   const { pid } = skeleton
   skeleton.queue(pid, 'personality', [state.personality])
   if (state.childSubreaper === true) skeleton.queue(pid, 'prctl', [prSetChildSubreaper, 1, 0, 0, 0])
 }
 
-/** From outside: what needs no cooperation. */
+/** Sets state from outside that needs no cooperation. */
 export function restoreFromOutside(pid: number, state: TaskCoreEntry): void {
   if (state.oomScoreAdj !== undefined) writeFileSync(`/proc/${pid}/oom_score_adj`, String(state.oomScoreAdj))
 }
 
-/** PR_SET_NAME names the calling thread; /proc/PID/comm can be written only from within the process. */
+/** PR_SET_NAME names the calling thread. /proc/PID/comm can be written only from within the process. */
 export function restoreComm(skeleton: SkeletonProcess, tid: number, comm: Uint8Array): void {
   skeleton.queue(tid, 'prctl', [prSetName, skeleton.put(Buffer.concat([comm, Buffer.alloc(1)])), 0, 0, 0])
 }

@@ -21,8 +21,8 @@ export function askSignalActions({ sigCaught, sigIgnored }: ProcStatus, batch: C
   const entries: (() => SaEntry)[] = []
   for (let signal = 1; signal <= nrSignals; signal++) {
     if (signal === sigKill || signal === sigStop) continue
-    // The kernel lists what is caught or ignored; everything else is SIG_DFL, whose flags have no effect, but for
-    // SIGCHLD: SA_NOCLDWAIT and SA_NOCLDSTOP say what becomes of children.
+    // The kernel lists caught and ignored signals. All others are SIG_DFL, whose flags have no effect, except for
+    // SIGCHLD: SA_NOCLDWAIT and SA_NOCLDSTOP decide about children.
     if ((set & (1n << BigInt(signal - 1))) === 0n && signal !== sigChld) {
       entries.push(() => ({ sigaction: 0n, flags: 0n, restorer: 0n, mask: 0n }))
       continue
@@ -58,14 +58,14 @@ export function restoreSignalActions(skeleton: SkeletonProcess, entries: SaEntry
   }
 }
 
-/** Signals waiting for one thread, or (shared) for the process, with everything that came with them. */
+/** Pending signals of one thread, or (shared) of the process, with all of their data. */
 export function dumpPendingSignals(tid: number, shared: boolean): SignalQueueEntry {
   return { signals: ptrace.peekSiginfo(tid, shared).map((siginfo) => ({ siginfo })) }
 }
 
 /**
- * Queues signals as they were queued on the source. Only the thread itself may send itself a siginfo that
- * the kernel made (si_code >= 0), so it does. All signals are blocked in a skeleton's threads until the end.
+ * Queues signals as they were queued on the source. A siginfo that the kernel made (si_code >= 0) may be sent only by a
+ * thread to itself, so the thread does it. All signals are blocked in a skeleton's threads until the end.
  */
 export function restorePendingSignals(
   skeleton: SkeletonProcess,

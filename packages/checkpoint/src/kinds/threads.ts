@@ -29,7 +29,7 @@ const ssDisable = 2
 /** struct stack_t: ss_sp, ss_flags, ss_size */
 const stackBytes = 24
 
-/** What only the thread itself can find out. */
+/** Facts that only the thread itself can find out. */
 export interface ThreadAnswers {
   robust: { address: bigint; length: number }
   stack: Buffer
@@ -66,7 +66,7 @@ export function askThread(batch: CallBatch): () => ThreadAnswers {
   }
 }
 
-/** Everything of a thread that CRIU keeps in its core image, except what belongs to the whole process. */
+/** Everything of a thread in CRIU's core image, except state of the whole process. */
 export function dumpThread(
   context: CaptureContext,
   thread: WorkloadThread,
@@ -106,7 +106,7 @@ export function dumpThread(
   return { mtype: Machine.X86_64, threadInfo, threadCore }
 }
 
-/** Registers with which another kernel resumes the thread: a relative timeout gets the time that remains. */
+/** Registers with which another kernel resumes the thread: a relative timeout gets the remaining time. */
 function movableRegisters({ process }: CaptureContext, thread: WorkloadThread): BigUint64Array {
   const { memFd, preStop } = process
   const nr = preStop.get(thread.tid)?.nr ?? thread.interruptedIn
@@ -118,7 +118,10 @@ function movableRegisters({ process }: CaptureContext, thread: WorkloadThread): 
   return regs
 }
 
-/** What needs the thread to make calls of its own; before credentials, which may take the right to them away. */
+/**
+ * State that the thread must set with its own calls. It comes before the credentials, which may remove the right to do
+ * so.
+ */
 export function restoreThreadState(skeleton: SkeletonProcess, tid: number, core: CoreEntry): void {
   const { threadInfo, threadCore } = required(core)
   skeleton.queue(tid, 'set_tid_address', [threadInfo.clearTidAddr])
@@ -132,20 +135,20 @@ export function restoreThreadState(skeleton: SkeletonProcess, tid: number, core:
   if (sas !== undefined && (sas.ssFlags & ssDisable) === 0) {
     const stack = Buffer.alloc(stackBytes)
     stack.writeBigUInt64LE(sas.ssSp, 0)
-    // SS_ONSTACK only reports where the stack pointer is; the kernel works that out again.
+    // SS_ONSTACK only reports where the stack pointer is. The kernel computes it again.
     stack.writeUInt32LE(sas.ssFlags & ~1, 8)
     stack.writeBigUInt64LE(sas.ssSize, 16)
     skeleton.queue(tid, 'sigaltstack', [skeleton.put(stack), 0])
   }
 }
 
-/** A change of user ids resets it, so it comes behind the credentials (prctl(2), PR_SET_PDEATHSIG). */
+/** A change of user ids resets it, so it comes after the credentials (prctl(2), PR_SET_PDEATHSIG). */
 export function restoreDeathSignal(skeleton: SkeletonProcess, tid: number, core: CoreEntry): void {
   const signal = required(core).threadCore.pdeathSig
   if (signal) skeleton.queue(tid, 'prctl', [prSetPdeathsig, signal, 0, 0, 0])
 }
 
-/** From outside: scheduling. */
+/** Sets the scheduling, from outside. */
 export function restoreScheduling(tid: number, core: CoreEntry): void {
   const { threadCore } = required(core)
   if (threadCore.schedPolicy !== undefined) {
@@ -154,7 +157,7 @@ export function restoreScheduling(tid: number, core: CoreEntry): void {
   if (threadCore.schedNice !== undefined) processes.setPriority(tid, threadCore.schedNice)
 }
 
-/** The very last: from here the thread continues as the workload when it is resumed. */
+/** Comes last: from here the thread continues as the workload when it is resumed. */
 export function restoreRegisters(tid: number, core: CoreEntry): void {
   const { threadInfo, threadCore } = required(core)
   const xstate = ptrace.getXstate(tid)

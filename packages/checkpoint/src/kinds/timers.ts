@@ -10,7 +10,7 @@ const itimerReal = 0
 const itimerVirtual = 1
 const itimerProf = 2
 const prTimerCreateRestoreIds = 77
-/** Ids are handed out in ascending order; a process that made and deleted more timers than this is refused. */
+/** Ids are given out in ascending order. A process that has made and deleted more timers than this is refused. */
 const maxTimerId = 100_000
 
 export function checkTimers(pid: number): Problem[] {
@@ -19,7 +19,7 @@ export function checkTimers(pid: number): Problem[] {
     .map(({ id }) => ({ what: `POSIX timer ${id}`, reason: 'its id is too high to be created again' }))
 }
 
-/** Of POSIX timers in one batch: each has two calls and one struct. */
+/** POSIX timers in one batch: each needs two calls and one struct. */
 const timersPerBatch = maxBatchCalls >> 1
 
 /** @returns the answers, once the batch has run in a thread of the process */
@@ -42,7 +42,7 @@ export function askIntervalTimers(batch: CallBatch): () => Pick<TaskTimersEntry,
   return () => ({ real: real(), virt: virt(), prof: prof() })
 }
 
-/** There may be thousands of them: they have batches of their own. */
+/** There may be thousands of timers, so they have batches of their own. */
 export function dumpPosixTimers({ pid, process, status }: CaptureContext): PosixTimerEntry[] {
   const timers = readTimers(pid)
   const entries: PosixTimerEntry[] = []
@@ -75,7 +75,7 @@ export function dumpPosixTimers({ pid, process, status }: CaptureContext): Posix
   return entries
 }
 
-/** Armed last: the time that the restore takes counts against no timer. */
+/** Arms the timers last: the time of the restore counts against none. */
 export function restoreTimers(skeleton: SkeletonProcess, timers: TaskTimersEntry): void {
   createPosixTimers(skeleton, timers.posix ?? [])
   const itimers: [number, ItimerEntry][] = [
@@ -84,8 +84,8 @@ export function restoreTimers(skeleton: SkeletonProcess, timers: TaskTimersEntry
     [itimerProf, timers.prof],
   ]
   for (const [which, entry] of itimers) {
-    // No time left but an interval: it has expired, its signal is pending, and the kernel would have started it
-    // again when that is delivered.
+    // An interval without time left has expired. Its signal is pending, and the kernel would have started it again when
+    // that is delivered.
     const expired = entry.vsec === 0n && entry.vusec === 0n
     const [sec, usec] = expired ? [entry.isec, entry.iusec] : [entry.vsec, entry.vusec]
     if (sec === 0n && usec === 0n) continue
@@ -106,7 +106,7 @@ export function restoreTimers(skeleton: SkeletonProcess, timers: TaskTimersEntry
 
 function createPosixTimers(skeleton: SkeletonProcess, timers: PosixTimerEntry[]): void {
   if (timers.length === 0) return
-  // Linux 6.15 creates a timer with a given id; before, ids are counted up to the wanted one.
+  // Linux 6.15 creates a timer with a given id. Before, ids are counted up to the wanted one.
   const exact = skeleton.batch([{ name: 'prctl', args: [prTimerCreateRestoreIds, 1, 0, 0, 0] }])[0] === 0n
   let next = 0
   for (const timer of [...timers].sort((a, b) => a.itId - b.itId)) {

@@ -3,18 +3,18 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 /** /proc/PID/fdinfo/N with the link of /proc/PID/fd/N (proc_pid_fdinfo(5)). */
 export interface FdInfo {
   fd: number
-  /** What the link says: a path, "pipe:[123]", "anon_inode:[eventpoll]", … */
+  /** Target of the link: a path, "pipe:[123]", "anon_inode:[eventpoll]", … */
   target: string
   position: bigint
   /** Open flags; O_CLOEXEC here is the descriptor's own flag. */
   flags: number
   mountId: number
   inode: bigint
-  /** The whole file: most kinds of files add lines of their own, which `fdinfoLines` finds. */
+  /** The whole file. Most kinds of files add lines of their own, which `fdinfoLines` finds. */
   text: string
 }
 
-/** What the lines "name: value" say, for example of `lock` or `eventfd-count`. */
+/** The values of all lines "name: value", for example of `lock` or `eventfd-count`. */
 export function fdinfoLines({ text }: Pick<FdInfo, 'text'>, name: string): string[] {
   return [...text.matchAll(new RegExp(`^${name}:\\s*(.*)$`, 'gm'))].map((m) => m[1])
 }
@@ -33,7 +33,7 @@ export function readFdInfo(pid: number, fd: number): FdInfo {
   }
 }
 
-/** Every open descriptor in ascending order. A descriptor closed while we look is left out. */
+/** Every open descriptor in ascending order. A descriptor that is closed during the reading is left out. */
 export function readFds(pid: number): FdInfo[] {
   const infos: FdInfo[] = []
   for (const name of readdirSync(`/proc/${pid}/fd`)) {

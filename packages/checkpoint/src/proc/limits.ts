@@ -10,7 +10,7 @@ export interface Limit {
 
 /**
  * /proc/PID/limits, one line per resource in the order of their numbers, RLIMIT_CPU first (proc_pid_limits(5)). Unlike
- * prlimit(2) it shows another user's process without CAP_SYS_RESOURCE.
+ * prlimit(2) it shows the limits of another user's process without CAP_SYS_RESOURCE.
  */
 function parseLimits(text: string): Limit[] {
   const value = (word: string): bigint => (word === 'unlimited' ? unlimited : BigInt(word))

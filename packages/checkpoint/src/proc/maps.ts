@@ -74,12 +74,12 @@ export function parseVmFlags(smaps: string): VmFlags {
   return flags
 }
 
-/** As long as a process changes its map all the time, how often we look again for one that fits together. */
+/** How often we read again for a consistent map, while a process changes its map all the time. */
 const maxLooks = 100
 
 /**
- * The areas in ascending order. A process that runs may change them between two of the reads that the file takes: what
- * comes out then may even overlap (seen on Linux 6.18, which no longer locks the whole map), and is read again.
+ * The areas in ascending order. A running process may change them between two of the reads that the file takes. Then
+ * the result may even overlap (seen on Linux 6.18, which no longer locks the whole map), and is read again.
  */
 export function readMaps(pid: number): MapsLine[] {
   for (let look = 1; ; look++) {
@@ -93,8 +93,8 @@ export function fitsTogether(lines: MapsLine[]): boolean {
 }
 
 /**
- * Walks the page tables of every area (the kernel offers the flags nowhere cheaper): about 30 ms for each
- * GiB resident on the test machine, so it stays out of the freeze.
+ * Reads the flags. The kernel walks the page tables of every area for them and offers no cheaper way. That takes about
+ * 30 ms per GiB resident on the test machine, so it stays out of the freeze.
  */
 export function readVmFlags(pid: number): VmFlags {
   return parseVmFlags(readFileSync(`/proc/${pid}/smaps`, 'utf8'))

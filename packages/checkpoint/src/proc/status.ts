@@ -9,7 +9,7 @@ export interface ProcStatus {
   uids: [number, number, number, number]
   gids: [number, number, number, number]
   groups: number[]
-  /** The pid in each pid namespace, outermost (of the reader) first. */
+  /** The pid in each pid namespace; the outermost (the reader's) comes first. */
   nsPids: number[]
   /** The pid of its process in the innermost pid namespace. */
   nsTgid: number

@@ -7,7 +7,7 @@ export function readTids(pid: number): number[] {
   return [pid, ...tids.filter((tid) => tid !== pid)]
 }
 
-/** The same in its own, innermost pid namespace. A thread that ends while we look is left out. */
+/** The same in its own, innermost pid namespace. A thread that ends during the reading is left out. */
 export function readNsTids(pid: number): number[] {
   const tids = readTids(pid)
   if (readStatus(pid).nsPids.length === 1) return tids

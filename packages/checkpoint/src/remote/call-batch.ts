@@ -6,9 +6,9 @@ import type { StoppedProcess } from './stopped-process.js'
 import { SYS, type SyscallName } from './syscalls.js'
 import { remoteError, type WorkloadThread } from './workload-thread.js'
 
-/** The first half of the scratch area holds what calls write, the second the table of calls. */
+/** The first half of the scratch area holds the output of calls, the second the table of calls. */
 const roomBytes = (scratchPages >> 1) * pageBytes
-/** Two rows belong to the end: the mark, and the one behind which the thread is itself again. */
+/** Two rows belong to the end: the mark, and the row behind which the thread gets its own state back. */
 export const maxBatchCalls = roomBytes / tableRowBytes - 2
 
 interface Call {
@@ -17,8 +17,8 @@ interface Call {
 }
 
 /**
- * Calls that a thread of the workload makes in one run, with room for what they write: two stops for all of them
- * instead of two for each. First everything is added, then it runs, then the results are there.
+ * Calls that a thread of the workload makes in one run, with room for their output: two stops for all of them instead
+ * of two for each. Add all calls, run the batch, then read the results.
  */
 export class CallBatch {
   readonly #process: StoppedProcess
@@ -36,7 +36,7 @@ export class CallBatch {
     this.#sigCaught = status.sigCaught
   }
 
-  /** Where calls of this batch may write. What lies there before is anything. */
+  /** Reserves room for the output of calls in this batch. Its previous content is undefined. */
   room(bytes: number): bigint {
     const at = this.#room
     this.#room += (bytes + 7) & ~7
@@ -45,7 +45,7 @@ export class CallBatch {
     return this.#process.scratch + BigInt(at)
   }
 
-  /** Answers a function for afterwards: the call's result; it throws the errno that the thread got. */
+  /** Returns a function for the call's result, to be called after the run. It throws the errno that the thread got. */
   add(name: SyscallName, ...args: (bigint | number)[]): () => bigint {
     const result = this.tryAdd(name, ...args)
     return () => {
@@ -83,7 +83,7 @@ export class CallBatch {
     this.#results = this.#calls.map((_, i) => after.readBigInt64LE(i * tableRowBytes + tableResultOffset))
   }
 
-  /** What calls have written into `room`. */
+  /** Reads the output that calls have written into `room`. */
   read(address: bigint, bytes: number): Buffer {
     if (this.#written === null) throw new PageferryError('INTERNAL', 'the batch has not run yet')
     const at = Number(address - this.#process.scratch)

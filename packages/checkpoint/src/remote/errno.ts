@@ -7,8 +7,8 @@ export function errnoName(errno: number): string {
 }
 
 /**
- * Values that only a tracer sees in rax of a thread stopped inside a system call
- * (include/linux/errno.h): the kernel turns them into a restart or EINTR on the way to user mode.
+ * Values in rax that only a tracer sees, of a thread stopped inside a system call (include/linux/errno.h). The kernel
+ * turns them into a restart or EINTR on the way to user mode.
  */
 export const ERESTARTSYS = -512n
 export const ERESTARTNOINTR = -513n

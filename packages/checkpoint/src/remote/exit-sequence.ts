@@ -1,8 +1,8 @@
 import { ptrace } from '@pageferry/kernel'
 
 /**
- * Machine code that a workload's thread runs for an injected system call, and what makes injection safe
- * against the death of the tracer.
+ * Machine code that a workload's thread runs for an injected system call. It makes injection safe against the death of
+ * the tracer.
  *
  *     entry:        syscall                      <- the tracer points rip here, arguments in registers
  *     exit:         rt_sigprocmask(SIG_SETMASK, original mask)
@@ -14,21 +14,21 @@ import { ptrace } from '@pageferry/kernel'
  *                   load rax, rdi, rsi, rdx, r10, r8, r9 from the row; syscall; store the result in it
  *                   r15 += a row; jmp next
  *
- * The flags are the thread's own, and nothing puts them back: system calls keep them, and so must every instruction
- * here (jrcxz and lea, not test and add).
+ * The flags are the thread's own, and nothing restores them. System calls keep them, and so must every instruction here
+ * (jrcxz and lea, not test and add).
  *
- * A tracee goes on when its tracer dies, from wherever it is: then it finishes the call that was under way,
- * puts its own registers and mask back, and continues as if nothing had happened. While the tracer lives it
- * stops the thread at the exit of each system call (PTRACE_SYSCALL) and the exit part never runs.
+ * When its tracer dies, a tracee goes on from wherever it is. It finishes the current call, restores its own registers
+ * and mask, and continues as if nothing had happened. While the tracer lives it stops the thread at the exit of each
+ * system call (PTRACE_SYSCALL), and the exit part never runs.
  *
- * A table has two stops in all (PTRACE_CONT). It must end in a stop that is harmless when nobody traces any more: an
- * int3 would kill, SIGSTOP would stop. So its last call sends the thread a signal that is not blocked and would be
- * ignored (workload-thread.ts, `chooseMark`): the kernel shows it to a tracer all the same, and drops it without one.
+ * A table has two stops in all (PTRACE_CONT). It must end in a stop that is harmless without a tracer: an int3 would
+ * kill, SIGSTOP would stop. So its last call sends the thread a signal that is not blocked and would be ignored
+ * (workload-thread.ts, `chooseMark`). The kernel shows it to a tracer all the same, and drops it without one.
  *
- * Not a signal frame with rt_sigreturn: that would need memory for the XSAVE area below a stack pointer which
- * need not have any (Go), would change the alternate stack, and makes the kernel forget a pending restart
- * block, so that an interrupted nanosleep would return EINTR. Registers that no system call touches, and the
- * FPU, simply stay what they are.
+ * We use no signal frame with rt_sigreturn. It would need memory for the XSAVE area below a stack pointer which need
+ * not have any (Go), and would change the alternate stack. It also makes the kernel forget a pending restart block, so
+ * that an interrupted nanosleep would return EINTR. Registers that no system call touches, and the FPU, simply stay as
+ * they are.
  */
 
 const { REG } = ptrace
@@ -36,7 +36,7 @@ const { REG } = ptrace
 export const entryOffset = 0
 export const closeEntryOffset = 0x100
 export const tableEntryOffset = 0x120
-/** Behind the syscall instruction of the table's loop: where a thread stands when a call of its table has returned. */
+/** Behind the syscall instruction of the table's loop. A thread stands there when a call of its table has returned. */
 export const tableReturnOffset = tableEntryOffset + 35
 /** Room that the code needs, in bytes. */
 export const codeBytes = 0x158
@@ -112,8 +112,8 @@ export function injectionCode(resume: BigUint64Array, mask: bigint): Buffer {
 }
 
 /**
- * Whether this is code that an earlier tracer left behind when it was killed: nothing runs it any more, every
- * thread needs microseconds to get through it.
+ * Whether this is code that an earlier tracer left behind when it was killed. No thread runs it any more: each needs
+ * only microseconds to get through it.
  */
 export function isInjectionCode(bytes: Uint8Array): boolean {
   const code = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)

@@ -6,14 +6,14 @@ import { SYS } from './syscalls.js'
 /**
  * Threads that were stopped inside a system call.
  *
- * A ptrace stop interrupts a blocking call like a signal does. What the program must see is decided by the
- * value in rax (signal(7), "Interruption of system calls", and arch_do_signal_or_restart in the kernel):
+ * A ptrace stop interrupts a blocking call like a signal does. The value in rax decides what the program must see
+ * (signal(7), "Interruption of system calls", and arch_do_signal_or_restart in the kernel):
  *
- *   -512 -513 -514   start the call again with the same registers. Left as it is: the kernel does it, and
- *                    knows better than we whether a handler that runs first turns it into EINTR.
- *   -516             the kernel remembers the deadline in the thread's restart block. Exact on the source;
- *                    on the destination there is no such block, so the call is made again with what remains.
- *   -4               calls that do not restart after any signal. When no signal is there to be delivered,
+ *   -512 -513 -514   start the call again with the same registers. We leave it to the kernel, which knows better
+ *                    whether a handler that runs first turns it into EINTR.
+ *   -516             the kernel remembers the deadline in the thread's restart block. That is exact on the source;
+ *                    the destination has no such block, so the call is made again with the remaining time.
+ *   -4               calls that do not restart after any signal. If no signal is there to be delivered,
  *                    only our stop can be the cause: the call is made again.
  */
 
@@ -49,13 +49,13 @@ const neverRestarted = new Set<number>([
 export function repairSpuriousEintr(regs: BigUint64Array, signalDeliverable: boolean): BigUint64Array {
   const repaired = regs.slice()
   if (signed(regs[REG.rax]) === EINTR && neverRestarted.has(interruptedCall(regs)) && !signalDeliverable) {
-    // Still EINTR if a handler comes to run before the call does: programs wait for that to look at a flag.
+    // Still EINTR if a handler runs before the call does: programs rely on that to look at a flag.
     repaired[REG.rax] = BigInt.asUintN(64, ERESTARTNOHAND)
   }
   return repaired
 }
 
-/** Calls of `neverRestarted` with a relative timeout: where it is, and whether it is milliseconds or a timespec. */
+/** Calls of `neverRestarted` with a relative timeout: its register, and whether it is milliseconds or a timespec. */
 const timeoutOf = new Map<number, { register: number; milliseconds: boolean }>([
   [SYS.epoll_wait, { register: REG.r10, milliseconds: true }],
   [SYS.epoll_pwait, { register: REG.r10, milliseconds: true }],
@@ -66,8 +66,8 @@ const timeoutOf = new Map<number, { register: number; milliseconds: boolean }>([
 ])
 
 /**
- * A repaired call would wait for its whole timeout again, after every stop: it is given the time that remains,
- * also on the source, because the kernel keeps no deadline for it.
+ * Gives a repaired call the remaining time. Otherwise it would wait for its whole timeout again, after every stop. This
+ * is needed on the source, too, because the kernel keeps no deadline for it.
  *
  * @param regs as `repairSpuriousEintr` gave them
  * @param read reads a timespec of the workload, in ns
@@ -92,17 +92,17 @@ export function withRemainingWait(
   return { regs: out, timespec: { address: out[register], ns } }
 }
 
-/** Where the kernel itself would put a signal frame, 16 bytes aligned. */
+/** The place where the kernel itself would put a signal frame, 16 bytes aligned. */
 function belowRedZone(regs: BigUint64Array): bigint {
   return (regs[REG.rsp] - 256n) & ~15n
 }
 
-/** Never 0: that would not be a wait any more. */
+/** Never returns 0: that would not be a wait any more. */
 function remainingNs(totalNs: bigint, elapsedNs: bigint): bigint {
   return totalNs > elapsedNs ? totalNs - elapsedNs : 1n
 }
 
-/** The same decision carried out in user registers, for a thread that must go on without the kernel's help. */
+/** Makes the same decision in user registers, for a thread that must go on without the kernel's help. */
 export function rewound(regs: BigUint64Array): BigUint64Array {
   const resume = regs.slice()
   const nr = interruptedCall(regs)
@@ -146,15 +146,17 @@ export function lastProcessor(task: string): number {
 }
 
 /**
- * CLOCK_MONOTONIC minus the scheduler's clock, in ns, by processor. Each has a clock of its own, which stands still
- * while a hypervisor or an interrupt has the processor: seconds apart on a machine that is up for days. So we run
- * where the thread ran, for a moment. The clock that was read second makes the offset too large by what lies between,
- * and a sleep that lasted seem shorter: a wait may last longer than was asked for, but it never ends early.
+ * CLOCK_MONOTONIC minus the scheduler's clock, in ns, by processor. Each processor has a clock of its own, which stands
+ * still while a hypervisor or an interrupt uses the processor. The clocks are seconds apart on a machine that is up for
+ * days. So we run for a moment where the thread ran.
+ *
+ * We read one clock after the other, and the time in between makes the offset too large. A sleep then seems shorter
+ * than it was: a wait may last longer than requested, but it never ends early.
  */
 export class SchedulerClocks {
   readonly #offsets = new Map<number, bigint | null>()
 
-  /** Takes about half a millisecond, longer where the processor is busy. */
+  /** Takes about half a millisecond, longer if the processor is busy. */
   measure(processor: number): void {
     if (!this.#offsets.has(processor)) this.#offsets.set(processor, measureOffset(processor))
   }
@@ -191,15 +193,15 @@ const futexWait = 0n
 
 export interface RelativeTimeout {
   regs: BigUint64Array
-  /** To be stored at `address` before the thread runs. */
+  /** Must be stored at `address` before the thread runs. */
   timespec?: { address: bigint; ns: bigint }
 }
 
 /**
- * Registers for another kernel: -516 becomes a call with the time that remains. The timespec goes below the
- * red zone, where the kernel itself would put a signal frame; it is read as soon as the thread runs.
+ * Registers for another kernel: -516 becomes a call with the remaining time. The timespec goes below the red zone,
+ * where the kernel itself would put a signal frame. It is read as soon as the thread runs.
  *
- * @param nr the call, also where the thread was stopped in restart_syscall
+ * @param nr the call, even if the thread was stopped in restart_syscall
  * @param elapsedNs time slept so far
  * @param read reads a timespec of the workload, in ns
  */
@@ -223,7 +225,7 @@ export function withRemainingTime(
   switch (nr) {
     case SYS.nanosleep:
       if (regs[REG.rsi] === 0n) return replace(REG.rdi)
-      out[REG.rdi] = regs[REG.rsi] // the kernel wrote what remains there
+      out[REG.rdi] = regs[REG.rsi] // the kernel wrote the remaining time there
       return { regs: out }
     case SYS.clock_nanosleep:
       if (regs[REG.r10] === 0n) return replace(REG.rdx)
@@ -235,11 +237,11 @@ export function withRemainingTime(
       return { regs: out }
     }
     case SYS.futex:
-      // FUTEX_WAIT has a relative timeout; FUTEX_WAIT_BITSET an absolute one, right as it is (futex(2)).
+      // FUTEX_WAIT has a relative timeout. FUTEX_WAIT_BITSET has an absolute one, which is right as it is (futex(2)).
       if ((regs[REG.rsi] & futexCommandMask) === futexWait && regs[REG.r10] !== 0n) return replace(REG.r10)
       return { regs: out }
     default:
-      // An unknown restartable call: EINTR is what it may always return.
+      // An unknown restartable call: it may always return EINTR.
       out[REG.rax] = BigInt.asUintN(64, EINTR)
       return { regs: out }
   }

@@ -10,17 +10,17 @@ const attempts = 50
 const pauseMs = 2
 
 /**
- * Where the scratch area of a freeze will lie: far from where the kernel puts new mappings. Chosen while the workload still
- * runs, so that the place is on record before the area exists. If the workload maps something just there in the meantime,
- * `mapScratch` fails.
+ * Chooses the place of a freeze's scratch area, far from where the kernel puts new mappings. It is chosen while the
+ * workload still runs, so that the place is on record before the area exists. If the workload maps something there in
+ * the meantime, `mapScratch` fails.
  */
 export function chooseScratch(pid: number): number {
   return findGap(readMaps(pid), scratchPages)
 }
 
 /**
- * Removes the leftovers of a tracer of ours that was killed: the scratch area (only an area of exactly its kind at the
- * place that was chosen for it) and injected code behind the vdso. Stops the process for a moment, and only if it finds
+ * Removes the leftovers of a killed tracer of ours: the scratch area (only an area of exactly its kind at the place
+ * that was chosen for it) and injected code behind the vdso. Stops the process for a moment, and only if it finds
  * something. The process must not be frozen.
  */
 export function removeLeftovers(pid: number, scratchPage: number | undefined): void {
@@ -37,7 +37,7 @@ export function removeLeftovers(pid: number, scratchPage: number | undefined): v
         stopped.leader.call('munmap', addressOf(scratchPage as number), scratchPages * pageBytes)
       }
     } finally {
-      // `resume` also wipes the code: not while a thread is in it.
+      // `resume` also wipes the code, which is wrong while a thread is in it.
       if (settled) stopped.resume()
       else stopped.detach()
     }

@@ -6,14 +6,14 @@ import { codeBytes, isInjectionCode } from './exit-sequence.js'
 /** Data area for arguments and results of injected calls: enough for 1,000 signal actions or iovecs. */
 export const scratchPages = 16
 
-/** Lowest page of any gap that is used: below lie null-pointer guards and small non-PIE programs. */
+/** Lowest page of any gap that is used. Null-pointer guards and small non-PIE programs lie below. */
 const lowestGapPage = 0x10_0000
 /** Gaps keep this many pages to both neighbours, so that the kernel merges nothing with the scratch area. */
 const gapMarginPages = 16
 /** User space ends here on x86_64 with four-level paging (TASK_SIZE_MAX). */
 const highestPage = 0x7_ffff_ffff
 
-/** First page of a gap of `nrPages` in every one of the given maps. */
+/** First page of a gap of `nrPages` between the given areas. */
 export function findGap(maps: { start: number; nrPages: number }[], nrPages: number): number {
   const sorted = [...maps].sort((a, b) => a.start - b.start)
   let candidate = lowestGapPage
@@ -28,9 +28,9 @@ export function findGap(maps: { start: number; nrPages: number }[], nrPages: num
 }
 
 /**
- * Where the injection code goes: the zero padding behind the vdso, which nothing ever runs. Writing there
- * copies one page of the vdso for this process and needs no system call of the workload, so there is no
- * moment at which its own code is changed.
+ * The place of the injection code: the zero padding behind the vdso, which is never executed. Writing there copies one
+ * page of the vdso for this process and needs no system call of the workload. So its own code is never changed, not
+ * even for a moment.
  */
 export function findCodeSite(maps: MapsLine[], memFd: number): bigint {
   const vdso = maps.find((area) => area.name === '[vdso]')

@@ -9,16 +9,16 @@ import { remoteError } from './workload-thread.js'
 const { REG } = ptrace
 const { PROT_READ, PROT_WRITE, PROT_EXEC, MAP_PRIVATE, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE } = memory
 
-/** Code page, then data: a table of calls and their memory arguments. */
+/** One page of code; then data: a table of calls and their memory arguments. */
 const codePages = 1
 export const skeletonScratchPages = 64
 const tableBytesPerCall = 64
-/** Half of the scratch data holds the table of calls, the other half what their arguments point to. */
+/** Half of the scratch data holds the table of calls, the other half their memory arguments. */
 const tableBytes = ((skeletonScratchPages - codePages) >> 1) * pageBytes
 export const maxBatchCalls = Math.floor(tableBytes / tableBytesPerCall)
 export const argumentBytes = (skeletonScratchPages - codePages) * pageBytes - tableBytes
 
-/** A batch of 2,000 madvise calls takes milliseconds; this is for a machine that swaps. */
+/** A batch of 2,000 madvise calls takes milliseconds. This leaves time for a machine that swaps. */
 const batchTimeoutMs = 60_000
 
 export interface RemoteCall {
@@ -27,9 +27,9 @@ export interface RemoteCall {
 }
 
 interface QueuedCall extends RemoteCall {
-  /** What its failure means; undefined: the errno says enough. */
+  /** Explains a failure; undefined: the errno says enough. */
   explain?: (errno: number) => Error
-  /** Later calls of the queue count on it. */
+  /** Result that later calls of the queue rely on. */
   expected?: bigint
 }
 
@@ -40,7 +40,7 @@ interface QueuedCall extends RemoteCall {
  *           syscall ; mov [r15 + 56], rax ; add r15, 64 ; dec r14 ; jmp loop
  *     end:  int3
  *
- * Nothing here survives the tracer, and need not: a skeleton without its tracer is killed (EXITKILL).
+ * Nothing here survives the tracer. It need not: a skeleton without its tracer is killed (EXITKILL).
  */
 const runner = Buffer.from([
   ...[0x4d, 0x85, 0xf6, 0x74, 0x2a], // test r14, r14; jz end
@@ -61,30 +61,30 @@ const runner = Buffer.from([
 
 /** SCM_MAX_FD in the kernel is 253. */
 export const maxFdsPerMessage = 250
-/** 0, 1 and 2 are the keeper's. */
+/** Descriptors 0, 1 and 2 are the keeper's. */
 const initialSocketFd = 3
 
 /** Options for every thread of a skeleton. */
 const skeletonOptions = ptrace.PTRACE_O_EXITKILL | ptrace.PTRACE_O_TRACECLONE | ptrace.PTRACE_O_TRACESYSGOOD
 
 /**
- * The stopped process on the destination that becomes the workload. It runs nothing but our system calls;
- * one scratch area is all that it has of its own, and the last thing it gives up.
+ * The stopped process on the destination that becomes the workload. It runs nothing but our system calls. Its only
+ * memory of its own is one scratch area, which it gives up last.
  */
 export class SkeletonProcess {
   readonly pid: number
   readonly memFd: number
   readonly pidfd: number
-  /** Tracer's end of the socket whose other end is the skeleton's descriptor 3. */
+  /** Tracer's end of a socket. The other end is the skeleton's descriptor 3. */
   readonly socket: number
-  /** The skeleton's end of that socket, in the skeleton; -1 when it has the workload's descriptors. */
+  /** The skeleton's end of that socket, as its number there; -1 once it has the workload's descriptors. */
   socketFd = initialSocketFd
   #scratchPage = 0
   #base: BigUint64Array = new BigUint64Array(27)
   #queued: QueuedCall[] = []
-  /** The thread that makes them. */
+  /** The thread that makes the queued calls. */
   #queuedFor = 0
-  /** What their arguments point to, at the front. */
+  /** Memory arguments of the queued calls, at the front. */
   readonly #queuedBytes = Buffer.alloc(argumentBytes)
   #nrQueuedBytes = 0
 
@@ -96,8 +96,8 @@ export class SkeletonProcess {
   }
 
   /**
-   * Takes over a skeleton program that waits in pause(2): maps the scratch area where neither the skeleton
-   * nor the workload has anything, and unmaps everything else but the kernel's own areas.
+   * Takes over a skeleton program that waits in pause(2). Maps the scratch area where neither the skeleton nor the
+   * workload has anything, and unmaps everything else except the kernel's own areas.
    */
   static take(pid: number, pidfd: number, socket: number): SkeletonProcess {
     const skeleton = new SkeletonProcess(pid, pidfd, socket)
@@ -118,7 +118,7 @@ export class SkeletonProcess {
   }
 
   #mapScratch(page: number): void {
-    // The program sits behind the syscall instruction of its pause(2): rip - 2 is one that can be used.
+    // The program stands behind the syscall instruction of its pause(2), so rip - 2 is a usable one.
     const regs = this.#base.slice()
     regs[REG.rip] = this.#base[REG.rip] - 2n
     regs[REG.orig_rax] = BigInt.asUintN(64, -1n)
@@ -144,7 +144,7 @@ export class SkeletonProcess {
     return this.#scratchPage
   }
 
-  /** Moves the scratch area out of the way of the workload's areas, when a new one wants its place. */
+  /** Moves the scratch area away if a new area of the workload needs its place. */
   avoid(workloadMaps: { start: number; nrPages: number }[]): void {
     const page = this.#scratchPage
     const clash = workloadMaps.some(
@@ -152,7 +152,7 @@ export class SkeletonProcess {
     )
     if (!clash) return
     const to = findGap([...readMaps(this.pid), ...workloadMaps], skeletonScratchPages)
-    // The code cannot move itself while it runs from the place it moves: a second scratch area first.
+    // The code cannot move itself while it runs from its old place. So first make a second scratch area.
     const [code, data] = this.batch([
       {
         name: 'mmap',
@@ -189,12 +189,15 @@ export class SkeletonProcess {
     return addressOf(this.#scratchPage + codePages)
   }
 
-  /** Address of the area where arguments of calls are put with `write`. */
+  /** Address of the area in which `write` puts arguments of calls. */
   get arguments(): bigint {
     return this.#table + BigInt(tableBytes)
   }
 
-  /** Stores bytes for the call that is queued next, and returns their address. Long ones first: they may need the room. */
+  /**
+   * Stores bytes for the call that is queued next, and returns their address. Put long ones first: they may need the
+   * room.
+   */
   put(bytes: Uint8Array): bigint {
     if (this.#nrQueuedBytes + bytes.length > argumentBytes) this.flush()
     const at = this.#nrQueuedBytes
@@ -205,8 +208,8 @@ export class SkeletonProcess {
   }
 
   /**
-   * Adds a call that must succeed. It is made in order with all others, but in one run with its neighbours in the same
-   * thread: at the latest before the next call that is not queued. Until then its failure is unknown.
+   * Adds a call that must succeed. All calls are made in order. Neighbours in the same thread share one run, at the
+   * latest before the next call that is not queued. Until then a failure is unknown.
    */
   queue(
     tid: number,
@@ -214,7 +217,7 @@ export class SkeletonProcess {
     args: (bigint | number)[],
     more: Omit<QueuedCall, keyof RemoteCall> = {},
   ): void {
-    // What was put for this call stays where it is: flushing only begins to overwrite it with the next `put`.
+    // The bytes of this call stay where they are: only the next `put` after a flush overwrites them.
     if (tid !== this.#queuedFor) this.#runQueue()
     this.#queuedFor = tid
     this.#queued.push({ name, args, ...more })
@@ -255,7 +258,7 @@ export class SkeletonProcess {
     return memory.readBytes(this.pid, address, length)
   }
 
-  /** Runs the calls in one thread, in order; the results, negative errno included. */
+  /** Runs the calls in one thread, in order. Returns the results, negative errno included. */
   batch(calls: RemoteCall[], tid = this.pid): bigint[] {
     if (calls.length === 0) return []
     this.flush()
@@ -285,7 +288,7 @@ export class SkeletonProcess {
     return calls.map((_, i) => BigInt.asIntN(64, table[i * 8 + 7]))
   }
 
-  /** One call; throws with the errno that the skeleton got. */
+  /** Makes one call; throws with the errno that the skeleton got. */
   call(name: SyscallName, ...args: (bigint | number)[]): bigint {
     return this.callIn(this.pid, name, ...args)
   }
@@ -306,8 +309,8 @@ export class SkeletonProcess {
   }
 
   /**
-   * Creates a thread with the given tid (in the skeleton's pid namespace); it stops before its first
-   * instruction. Returns its tid as the tracer sees it.
+   * Creates a thread with the given tid (in the skeleton's pid namespace), stopped before its first instruction.
+   * Returns its tid as the tracer sees it.
    */
   createThread(tid: number): number {
     // struct clone_args (clone3(2)): 11 u64; the child continues behind the syscall with rax = 0.
@@ -354,7 +357,7 @@ export class SkeletonProcess {
     return created
   }
 
-  /** Sends descriptors of ours to the skeleton; the numbers that they got there, close-on-exec. */
+  /** Sends our descriptors to the skeleton. Returns their numbers there; they are close-on-exec. */
   sendFds(descriptors: number[]): number[] {
     const received: number[] = []
     for (let first = 0; first < descriptors.length; first += maxFdsPerMessage) {
@@ -381,7 +384,7 @@ export class SkeletonProcess {
     this.queue(this.pid, 'recvmsg', [this.socketFd, base, msgCmsgCloexec])
     this.flush()
     const control = Buffer.from(this.read(base + 256n, controlBytes))
-    // The kernel cuts the list short where the process is not allowed more descriptors (unix(7), MSG_CTRUNC).
+    // The kernel cuts the list short if the process may not have more descriptors (unix(7), MSG_CTRUNC).
     const length = control.readBigUInt64LE(0)
     if (
       length !== BigInt(controlBytes) ||
@@ -393,18 +396,18 @@ export class SkeletonProcess {
     return Array.from({ length: count }, (_, i) => control.readInt32LE(16 + 4 * i))
   }
 
-  /** The number that open(2) gives, before the workload's descriptors come: up to the socket the keeper fills all. */
+  /** The number that open(2) returns before the workload's descriptors come: the keeper's fill all up to the socket. */
   get freeFd(): number {
     return initialSocketFd + 1
   }
 
-  /** Nothing can be sent afterwards. */
+  /** Closes the socket: nothing can be sent afterwards. */
   closeSocket(): void {
     this.queue(this.pid, 'close', [this.socketFd])
     this.socketFd = -1
   }
 
-  /** Gives up the tracer's descriptors; the process itself is not touched. */
+  /** Closes the tracer's descriptors; the process itself is not touched. */
   close(): void {
     closeSync(this.memFd)
     closeSync(this.socket)

@@ -12,20 +12,20 @@ import { type InjectionSite, stopTimeoutMs, WorkloadThread } from './workload-th
 
 /** TRACESYSGOOD marks syscall stops; SUSPEND_SECCOMP lets injected calls pass a filter (CAP_SYS_ADMIN). */
 const seizeOptions = ptrace.PTRACE_O_TRACESYSGOOD
-/** Threads may be born while we stop the others; each pass stops all that the last one found. */
+/** Threads may be born while we stop the others. Each pass stops all that the last one found. */
 const maxStopPasses = 64
 
-/** What is known of a thread's system call from before the stop, for relative timeouts. */
+/** A thread's system call as known before the stop, for relative timeouts. */
 export interface PreStop {
   nr: number
   beganNs: bigint
-  /** How often the thread has gone to sleep by then. */
+  /** How often the thread had gone to sleep by then. */
   voluntarySwitches: number
 }
 
 /**
- * Every thread of the workload, stopped. The object owns the stops: `resume` lets all go on as they were,
- * `close` detaches without a word. If this process dies, the kernel resumes them.
+ * Every thread of the workload, stopped. The object owns the stops: `resume` lets all go on as they were, `close` only
+ * detaches. If this process dies, the kernel resumes them.
  */
 export class StoppedProcess {
   readonly pid: number
@@ -43,9 +43,8 @@ export class StoppedProcess {
   }
 
   /**
-   * Stops the whole process (`threads: 'all'`) or only its first living thread, which is enough to inject a
-   * call that concerns the address space.
-   * On failure every thread that was stopped runs again.
+   * Stops the whole process (`threads: 'all'`) or only its first living thread. One thread is enough to inject a call
+   * that concerns the address space. On failure every thread that was stopped runs again.
    *
    * @param onStopping called when all is prepared: from here on the process stands still
    */
@@ -56,7 +55,7 @@ export class StoppedProcess {
     try {
       const site = stopped.#site()
       const clocks = new SchedulerClocks()
-      // Before the first thread is stopped: afterwards it would be time that the workload stands still.
+      // Before the first thread is stopped: afterwards it would count as downtime.
       for (const tid of which === 'all' ? readTids(pid) : [pid]) stopped.#prepareClock(tid, clocks)
       onStopping()
       for (let pass = 0; ; pass++) {
@@ -102,7 +101,7 @@ export class StoppedProcess {
     return this.#injection
   }
 
-  /** For how long the thread had been in its timed call, 0 when it was in none. */
+  /** How long the thread had been in its timed call; 0 when it was in none. */
   elapsedNs(tid: number): bigint {
     const before = this.preStop.get(tid)
     if (before === undefined) return 0n
@@ -120,7 +119,7 @@ export class StoppedProcess {
     }
   }
 
-  /** A thread whose processor was not measured went to sleep just now: it counts as having slept for no time. */
+  /** A thread whose processor was not measured went to sleep just now, so its elapsed time counts as zero. */
   #notePreStop(tid: number, clocks: SchedulerClocks): void {
     const task = `/proc/${this.pid}/task/${tid}`
     try {
@@ -136,13 +135,13 @@ export class StoppedProcess {
       }
       this.preStop.set(tid, { ...known, voluntarySwitches })
     } catch {
-      // The thread is gone; the stop will say so.
+      // The thread is gone; the stop will report that.
     }
   }
 
   /**
-   * A thread whose sleep ended before the stop came may be in the next one already, of which we know nothing: then it
-   * has gone to sleep more often than for the stop alone.
+   * Detects a thread whose sleep ended before the stop came. It may be in its next sleep already, of which we know
+   * nothing. Then it has gone to sleep more often than the stop alone explains.
    */
   #checkPreStop(tid: number): void {
     const noted = this.preStop.get(tid)
@@ -156,17 +155,17 @@ export class StoppedProcess {
     this.preStop.delete(tid)
   }
 
-  /** Where injected code lies, in the padding of the vdso. */
+  /** Address of injected code, in the padding of the vdso. */
   get codeSite(): bigint {
     return this.#site().codeAddress
   }
 
   /**
-   * Maps the area for arguments and results in the workload, at `page` if that was chosen before. Not part of the
-   * memory map that is captured.
+   * Maps the area for arguments and results in the workload, at `page` if that was chosen before. The area is not part
+   * of the captured memory map.
    */
   mapScratch(page = findGap(readMaps(this.pid), scratchPages)): { page: number; nrPages: number } {
-    // Shared, so that the kernel never merges it with a neighbour; nothing else maps it.
+    // Shared, so that the kernel never merges it with a neighbour. No other process maps it.
     this.leader.call('mmap', addressOf(page), scratchPages * pageBytes, 3, 0x10_0021, -1, 0)
     this.#scratch = addressOf(page)
     return { page, nrPages: scratchPages }
@@ -174,7 +173,7 @@ export class StoppedProcess {
 
   unmapScratch(): void {
     if (this.#scratch === 0n) return
-    // By the thread that is at it: another one would have to change places with it.
+    // Use the thread that holds the injection site: another one would have to take its place first.
     const thread = this.#site().owner ?? this.leader
     thread.call('munmap', this.#scratch, scratchPages * pageBytes)
     this.#scratch = 0n
@@ -197,7 +196,7 @@ export class StoppedProcess {
     memory.pwrite(this.memFd, address, bytes)
   }
 
-  /** Puts every thread back to what it was; they stay stopped. Idempotent. */
+  /** Restores the state of every thread; they stay stopped. Idempotent. */
   leave(): void {
     this.unmapScratch()
     for (const thread of this.threads) thread.leave()
@@ -213,7 +212,7 @@ export class StoppedProcess {
     }
   }
 
-  /** Ends tracing; frozen threads stay frozen, others run. */
+  /** Ends the tracing; frozen threads stay frozen, others run. */
   detach(): void {
     for (const thread of this.threads) tryDetach(thread.tid)
     this.#closeFds()
@@ -225,7 +224,7 @@ export class StoppedProcess {
   }
 }
 
-/** User addresses; clock numbers are small, or negative for the clocks of a process (32 or 64 bits). */
+/** Range of user addresses. Clock numbers are small, or negative for the clocks of a process (32 or 64 bits). */
 const lowestPointer = 0x1_0000
 const highestPointer = 0x7fff_ffff_ffff
 
@@ -244,14 +243,15 @@ const timedCalls = new Set<number>([
 ])
 
 /**
- * Sleeps that an earlier stop of ours has interrupted, by tid: from then on the kernel shows restart_syscall, and
- * no longer when the sleep began.
+ * Sleeps that an earlier stop of ours has interrupted, by tid. After that the kernel shows restart_syscall, and no
+ * longer when the sleep began.
  */
 const interruptedSleeps = new Map<number, PreStop>()
 
 /**
- * restart_syscall says only that some call was interrupted before, by somebody else; where the thread sleeps tells
- * which. Its registers still hold that call's arguments: a clock's number where nanosleep has a pointer.
+ * Finds the call behind restart_syscall, which only says that some other stop interrupted a call before. The place
+ * where the thread sleeps tells which. Its registers still hold that call's arguments: a clock's number where nanosleep
+ * has a pointer.
  */
 function restartedCall(pid: number, tid: number, call: string): number {
   const wchan = readFileSync(`/proc/${pid}/task/${tid}/wchan`, 'utf8')
@@ -272,7 +272,7 @@ function seize(tid: number): boolean {
   } catch (error) {
     if (isKernelError(error, 'ESRCH')) return false
     if (isKernelError(error, 'EPERM')) {
-      // So is a thread refused that is about to be gone (exit_state in ptrace_attach).
+      // The kernel also refuses a thread that is about to end (exit_state in ptrace_attach).
       if (hasExited(tid)) return false
       throw new PageferryError(
         'NOT_PERMITTED',
@@ -284,23 +284,23 @@ function seize(tid: number): boolean {
   }
 }
 
-/** Waits for the stop that PTRACE_INTERRUPT asked for; false when the thread exited first. */
+/** Waits for the stop that PTRACE_INTERRUPT requested; false when the thread exited first. */
 function waitForStop(tid: number): boolean {
   for (;;) {
     const status = ptrace.wait(tid, stopTimeoutMs)
     if (status.kind !== 'stopped') return false
     if (status.event === ptrace.PTRACE_EVENT_STOP) return true
-    // A signal was on its way: deliver it, the interrupt stays pending behind it.
+    // A signal came first: deliver it. The interrupt stays pending behind it.
     ptrace.resume(tid, 'cont', status.event === 0 ? status.signal : 0)
   }
 }
 
-/** Only a stopped thread can be let go. One that does not stop in time is let go by our own end. */
+/** Only a stopped thread can be detached. One that does not stop in time is released when this process ends. */
 function abandonStop(tid: number): void {
   try {
     if (waitForStop(tid)) tryDetach(tid)
   } catch {
-    // It is gone, or hangs in the kernel.
+    // The thread is gone, or hangs in the kernel.
   }
 }
 

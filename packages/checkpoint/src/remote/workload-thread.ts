@@ -14,9 +14,9 @@ import { SYS, type SyscallName } from './syscalls.js'
 
 const { REG } = ptrace
 
-/** Longest that one injected system call may take; none of them waits for anything but a lock. */
+/** Longest time for one injected system call. None of them waits for anything except a lock. */
 const syscallTimeoutMs = 10_000
-/** Longest for a running thread to reach a stop; uninterruptible sleep (NFS, a slow disk) can hold it up. */
+/** Longest time for a running thread to reach a stop. Uninterruptible sleep (NFS, a slow disk) can delay it. */
 export const stopTimeoutMs = 10_000
 
 const allSignals = 0xffff_ffff_ffff_ffffn
@@ -24,12 +24,12 @@ const SIGSTOP = 19
 /** Signals that the kernel drops when they have no handler (SIG_KERNEL_IGNORE_MASK): SIGURG, SIGWINCH, SIGCHLD. */
 const droppedSignals = [23, 28, 17]
 
-/** Where injected code and data live in a workload; see scratch.ts. */
+/** Addresses of injected code and data in a workload; see scratch.ts. */
 export interface InjectionSite {
   pid: number
   memFd: number
   codeAddress: bigint
-  /** The thread that the code there would put back; only this one may be in the middle of injection. */
+  /** The thread whose state the code there would restore. Only this thread may be in the middle of injection. */
   owner: WorkloadThread | null
 }
 
@@ -40,8 +40,8 @@ export interface Mark {
 }
 
 /**
- * A signal that is neither blocked nor caught in this thread: it cannot be pending, and nobody ever sees it but a tracer.
- * null: a program that takes each of them (Go does); its calls are stopped one by one.
+ * Chooses a signal that is neither blocked nor caught in this thread: it cannot be pending, and only a tracer can see
+ * it. null: the program catches each of them (Go does), so its calls are stopped one by one.
  */
 function chooseMark(
   { nsTgid, nsPids, sigBlocked }: ProcStatus,
@@ -57,24 +57,26 @@ function bit(signal: number): bigint {
   return 1n << BigInt(signal - 1)
 }
 
-/** A signal will run a handler or end the process as soon as the thread goes on. */
+/** Whether a signal will run a handler or end the process as soon as the thread goes on. */
 function signalDeliverable({ sigPending, sharedPending, sigBlocked, sigIgnored }: ProcStatus): boolean {
   return ((sigPending | sharedPending) & ~sigBlocked & ~sigIgnored) !== 0n
 }
 
 /**
- * One stopped thread of the workload in which system calls are carried out.
+ * One stopped thread of the workload, in which system calls are made.
  *
- * Order matters at every step, because we may be killed between any two: registers are pointed at the code
- * before the signals are blocked, and unblocked before they are pointed back. In between the code itself
- * puts both back (exit-sequence.ts).
+ * Order matters at every step, because we may be killed between any two. Registers are pointed at the code before the
+ * signals are blocked. Signals are unblocked before the registers are pointed back. In between the code itself restores
+ * both (exit-sequence.ts).
  */
 export class WorkloadThread {
   readonly tid: number
   readonly mask: bigint
-  /** As the thread was found: what it must see when it goes on, and what is captured. */
+  /** Registers as the thread was found. It must see them when it goes on, and they are captured. */
   readonly regs: BigUint64Array
-  /** As it was found. What belongs to the whole process (signal actions, umask) other threads may have changed since. */
+  /**
+   * Status as the thread was found. Other threads may have changed process-wide parts since (signal actions, umask).
+   */
   readonly status: ProcStatus
   /** Ends tables of calls; null until the first one. */
   #mark: Mark | null = null
@@ -96,11 +98,11 @@ export class WorkloadThread {
       : { regs: repaired, timespec: undefined }
     this.regs = regs
     if (timespec !== undefined) writeMemory(site.memFd, timespec.address, timespecBytes(timespec.ns))
-    // At once: should we be killed before it is this thread's turn, it must not see the EINTR of our stop.
+    // Set them at once: if we are killed before this thread's turn, it must not see the EINTR of our stop.
     if (this.regs[REG.rax] !== found[REG.rax]) ptrace.setRegs(tid, this.regs)
   }
 
-  /** The system call the thread was stopped in, or -1. */
+  /** The system call in which the thread was stopped, or -1. */
   get interruptedIn(): number {
     return interruptedCall(this.regs)
   }
@@ -119,8 +121,8 @@ export class WorkloadThread {
   }
 
   /**
-   * Runs a system call that returns a descriptor, lets `use` duplicate it, and closes it in the workload.
-   * The close is part of the injected code: it happens even if we die while `use` runs.
+   * Runs a system call that returns a descriptor, lets `use` duplicate it, and closes it in the workload. The close is
+   * part of the injected code: it happens even if we die while `use` runs.
    */
   callFd<T>(use: (fd: number) => T, name: SyscallName, ...args: (bigint | number)[]): T {
     this.#enter(closeEntryOffset, SYS[name], args)
@@ -134,7 +136,7 @@ export class WorkloadThread {
   }
 
   /**
-   * How a table of calls must end in this thread; null: nothing can end it.
+   * Returns the call that must end a table in this thread; null: no signal is usable for that.
    *
    * @param sigCaught of the process, all of whose threads are stopped
    */
@@ -158,7 +160,7 @@ export class WorkloadThread {
       ptrace.resume(this.tid, 'cont', 0)
       const stop = ptrace.wait(this.tid, syscallTimeoutMs)
       if (stop.kind !== 'stopped') throw new PageferryError('WORKLOAD_EXITED', `thread ${this.tid} exited`)
-      // It may come before the mark, which then is still to come.
+      // SIGSTOP may come before the mark, which then is still to come.
       if (stop.signal === SIGSTOP) {
         this.#heldStop = SIGSTOP
         continue
@@ -168,11 +170,11 @@ export class WorkloadThread {
       }
       const regs = ptrace.getRegs(this.tid)
       if (regs[REG.r15] === markRow && regs[REG.rip] === done) return
-      // Somebody else has sent the same signal: it would be dropped without us, too.
+      // Another process sent the same signal. The kernel would drop it without us, too.
     }
   }
 
-  /** One thread after the other: the code at the site holds the registers of the one that is there. */
+  /** Only one thread at a time may enter: the code at the site holds the registers of that thread. */
   #enter(offset: number, nr: number, args: (bigint | number)[], table = this.regs[REG.r15]): void {
     const regs = this.regs.slice()
     regs[REG.r15] = table
@@ -198,7 +200,7 @@ export class WorkloadThread {
       try {
         return ptrace.syscallStep(this.tid, syscallTimeoutMs).result
       } catch (error) {
-        // SIGSTOP cannot be blocked. It waits until the thread is itself again.
+        // SIGSTOP cannot be blocked. It is held until the thread has its own state again.
         const stop = (error as { stopSignal?: number }).stopSignal
         if (!isKernelError(error, 'EINTR') || stop === undefined || this.#heldStop !== 0) throw error
         this.#heldStop = stop
@@ -207,8 +209,8 @@ export class WorkloadThread {
   }
 
   /**
-   * Ends injection: the thread is again as it was found, in a stop inside get_signal, where the kernel
-   * restarts an interrupted call by its own rules once it is resumed.
+   * Ends injection. The thread is as it was found, in a stop inside get_signal. Once it is resumed, the kernel restarts
+   * an interrupted call by its own rules.
    */
   leave(): void {
     if (!this.#injecting) {
@@ -263,9 +265,9 @@ function writeMemory(memFd: number, address: bigint, bytes: Uint8Array): void {
 }
 
 /**
- * A thread stopped inside a restartable sequence goes on at its abort handler, as after any preemption.
- * Done here because an injected system call makes the kernel forget the sequence (clears rseq_cs without
- * the abort), and another processor or machine is a migration that the sequence must notice
+ * Moves a thread that was stopped inside a restartable sequence to its abort handler, as after any preemption. An
+ * injected system call makes the kernel forget the sequence (it clears rseq_cs without the abort), so we must do it
+ * here. Another processor or machine is a migration that the sequence must notice
  * (Documentation/userspace-api/rseq.rst).
  */
 function leaveRestartableSequence(tid: number, memFd: number, regs: BigUint64Array): BigUint64Array {

@@ -26,7 +26,7 @@ export function availableTrackers(): TrackerKind[] {
   return kinds
 }
 
-/** Opens the best tracker, or the one that is asked for. */
+/** Opens the best tracker, or the requested one. */
 export function openTracker(pid: number, kind?: TrackerKind): Tracker {
   const kinds = availableTrackers()
   if (kind !== undefined && !kinds.includes(kind)) {
@@ -42,7 +42,7 @@ export function openTracker(pid: number, kind?: TrackerKind): Tracker {
   }
 }
 
-/** Pages that the process has, without tracking anything: for a migration without pre-dump rounds. */
+/** Finds the pages of the process without tracking, for a migration without pre-dump rounds. */
 export function scanPresent(pid: number, map: AreaMap): MemoryScan {
   const scan: MemoryScan = emptyScan()
   const pagemapFd = openSync(`/proc/${pid}/pagemap`, 'r')
@@ -79,7 +79,7 @@ function hasWpAsync(): boolean {
   }
 }
 
-/** A page that we have just written carries the bit where the kernel keeps it. */
+/** Whether a page that we have just written has the bit, as it does if the kernel keeps it. */
 function hasSoftDirty(): boolean {
   if (!existsSync('/proc/self/clear_refs')) return false
   const pagemapFd = openSync('/proc/self/pagemap', 'r')
@@ -92,7 +92,7 @@ function hasSoftDirty(): boolean {
   }
 }
 
-/** The top of our own stack holds argv and environment: it was certainly written. */
+/** The top of our own stack, which was certainly written: it holds argv and environment. */
 function stackPageOfThisProcess(): number {
   const { startStack } = readStat(process.pid)
   const page = Number(startStack >> 12n)

@@ -8,12 +8,12 @@ import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedArea
 const pagesPerRead = 1024
 
 /**
- * Compares contents, where the kernel tracks nothing: a page is written when it differs from the bytes that were sent. The
- * hash is that of the bytes that were *sent*: a page that changes between scan and read, and changes back before the freeze,
- * must not pass for clean.
+ * Compares contents, where the kernel tracks nothing: a page counts as written when it differs from the sent bytes. The
+ * hash is that of the bytes that were *sent*. So a page that changes between scan and read, and changes back before the
+ * freeze, does not pass for clean.
  *
- * XXH64: two contents of one page agree by accident once in 2^64 changes. A user who makes them agree on purpose spoils only
- * the memory of his own workload.
+ * XXH64: two contents of one page agree by accident once in 2^64 changes. A user who makes them agree on purpose
+ * damages only the memory of his own workload.
  */
 export class PageHashTracker implements Tracker {
   readonly kind = 'page-hash'

@@ -10,9 +10,9 @@ const entriesPerRead = 65_536
 const entries = new BigUint64Array(entriesPerRead)
 
 /**
- * PAGEMAP_SCAN over one area: calls back for every run of pages that are the process's own, with their
- * categories. Page-cache pages of a file mapping (FILE) and the shared zero page (PFNZERO) are not: the first
- * read as the file, the second as zeros, on the destination too. Guard regions are entered into `scan`.
+ * PAGEMAP_SCAN over one area: calls back for every run of pages that are the process's own, with their categories. It
+ * skips page-cache pages of a file mapping (FILE) and the shared zero page (PFNZERO): on the destination too, the first
+ * read as the file, the second as zeros. Guard regions are entered into `scan`.
  */
 export function walkArea(
   pagemapFd: number,
@@ -22,8 +22,8 @@ export function walkArea(
   callback: (first: number, nr: number, categories: number) => void,
 ): void {
   const end = area.start + area.nrPages
-  // Asking for FILE makes the kernel look up the struct page of every page: three times the time, and
-  // anonymous areas have none.
+  // With FILE the kernel looks up the struct page of every page, which takes three times as long. Anonymous areas have
+  // no such pages.
   const notOurs =
     area.kind === 'file-private' ? pagemap.PAGE_IS_FILE | pagemap.PAGE_IS_PFNZERO : pagemap.PAGE_IS_PFNZERO
   guardCategory ??= probeGuardCategory()
@@ -50,12 +50,12 @@ export function walkArea(
       else callback(first, nr, categories)
     }
     if (regions < regionsPerScan) return
-    // Not walk_end: above 512 regions it may lie before regions that were reported already.
+    // Do not use walk_end: above 512 regions it may lie before regions that were reported already.
     from = buffer[3 * regions - 3] + buffer[3 * regions - 2]
   }
 }
 
-/** 0 where the kernel (before 6.15) refuses a scan that names it. */
+/** 0 if the kernel (before 6.15) refuses a scan that names it. */
 let guardCategory: number | undefined
 
 function probeGuardCategory(): number {
@@ -78,7 +78,7 @@ function probeGuardCategory(): number {
   }
 }
 
-/** As `walkArea`, through the entries that every kernel has (proc_pid_pagemap(5)): calls back page by page. */
+/** Does the same through the entries that every kernel has (proc_pid_pagemap(5)): calls back page by page. */
 export function readArea(
   pagemapFd: number,
   area: Area,

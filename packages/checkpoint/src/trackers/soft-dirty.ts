@@ -7,8 +7,8 @@ import { readArea } from './pagemap-walk.js'
 import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedAreas } from './tracker.js'
 
 /**
- * Soft-dirty bits (Documentation/admin-guide/mm/soft-dirty.rst), for kernels before 6.7. Reading the bits and
- * clearing them are two steps: the workload is stopped in between, or writes between the two would be lost.
+ * Soft-dirty bits (Documentation/admin-guide/mm/soft-dirty.rst), for kernels before 6.7. Reading the bits and clearing
+ * them are two steps. The workload is stopped in between, or writes between the two would be lost.
  */
 export class SoftDirtyTracker implements Tracker {
   readonly kind = 'soft-dirty'

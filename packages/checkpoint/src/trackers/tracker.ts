@@ -4,29 +4,31 @@ import { fds } from '@pageferry/kernel'
 import { type Area, type AreaMap, carriesPages, PageSet } from '@pageferry/pages'
 import { readMaps } from '../proc/maps.js'
 
-/** What a scan of the workload's page tables found. */
+/** Results of a scan of the workload's page tables. */
 export interface MemoryScan {
   /** Pages with content of the process's own (pages/source-pages.ts, FrozenMemory.presentOrSwapped). */
   present: PageSet
-  /** SWAPPED and not PRESENT: swapped out, or only a write-protect marker of the kernel's; nothing tells which. */
+  /**
+   * SWAPPED and not PRESENT: either swapped out, or only a write-protect marker of the kernel. The two look the same.
+   */
   doubtful: PageSet
   /** Pages of shared anonymous objects, whatever this process's page tables say. */
   objectPages: PageSet
   /** Guard regions (madvise(2), MADV_GUARD_INSTALL): pages without content whose touch is a SIGSEGV. */
   guards: PageSet
-  /** Written since the scan before. Always a superset of the truth, never less. */
+  /** Pages written since the previous scan. Always a superset of the truth, never less. */
   written: PageSet
 }
 
 /**
- * Finds out which pages were written between two scans. Three ways, one interface: write protection by userfaultfd,
- * soft-dirty bits, and comparing page contents.
+ * Finds the pages that were written between two scans. There are three ways with one interface: write protection by
+ * userfaultfd, soft-dirty bits, and comparing page contents.
  */
 export interface Tracker {
   readonly kind: TrackerKind
-  /** Reports and forgets what was written since the last call; from here on new writes count anew. */
+  /** Reports and forgets the pages that were written since the last call. Writes after it count for the next one. */
   scan(map: AreaMap): MemoryScan
-  /** The content that was read for these pages after the scan; for trackers that compare contents. */
+  /** Gives the content of these pages as read after the scan, to trackers that compare contents. */
   noteRead(runs: RunTable, nrRuns: number, data: Uint8Array): void
   close(): void
 }
@@ -44,14 +46,15 @@ export function emptyScan(): MemoryScan {
   }
 }
 
-/** Pages of a shared anonymous object. Nothing tracks writes through other mappings, so they never are clean. */
+/** Pages of a shared anonymous object. No tracker sees writes through other mappings, so they never are clean. */
 export function scanSharedMemory(pid: number, area: Area, scan: MemoryScan): void {
   const name = readdirSync(`/proc/${pid}/map_files`).find((entry) => {
     const [from, to] = entry.split('-').map((part) => BigInt(`0x${part}`))
     return from <= addressOf(area.start) && addressOf(area.start) < to
   })
   if (name === undefined) {
-    // Gone since the map was read: the next look at the map says so. Still there, its contents would be lost.
+    // The area may be gone since the map was read; the next look at the map shows that. If it exists, its contents
+    // would be lost.
     if (!readMaps(pid).some(({ start }) => start === area.start)) return
     throw new PageferryError(
       'KERNEL',
@@ -86,7 +89,7 @@ function seek(fd: number, offset: bigint, whence: number): bigint | null {
   }
 }
 
-/** Areas whose page tables tell what the process has; the others have no content that travels. */
+/** Areas whose page tables show the process's pages. The others have no content that travels. */
 export function* trackedAreas(map: AreaMap): Generator<Area> {
   for (const area of map.areas) if (carriesPages(area)) yield area
 }

@@ -11,10 +11,10 @@ import { emptyScan, type MemoryScan, scanSharedMemory, type Tracker, trackedArea
 const { O_CLOEXEC, O_NONBLOCK } = fds
 
 /**
- * Asynchronous write protection: a userfaultfd of the workload's address space, whose descriptor we take over. The kernel
- * lifts the protection of a page on the first write and remembers it; the writing thread does not wait
- * (Documentation/admin-guide/mm/userfaultfd.rst, UFFD_FEATURE_WP_ASYNC). The tracking ends with the descriptor, so also when
- * this process dies.
+ * Asynchronous write protection: a userfaultfd of the workload's address space, whose descriptor we take over. The
+ * kernel lifts the protection of a page on the first write and remembers it; the writing thread does not wait
+ * (Documentation/admin-guide/mm/userfaultfd.rst, UFFD_FEATURE_WP_ASYNC). The tracking ends with the descriptor, and so
+ * also when this process dies.
  */
 export class WpAsyncTracker implements Tracker {
   readonly kind = 'wp-async'
@@ -37,7 +37,8 @@ export class WpAsyncTracker implements Tracker {
         fd = stopped.leader.callFd(take, 'userfaultfd', O_CLOEXEC | O_NONBLOCK)
       } catch (error) {
         if (!isKernelError(error, 'EPERM')) throw error
-        // Not root (vm.unprivileged_userfaultfd = 0). Write protection sees the kernel's writes all the same.
+        // The workload is not root (vm.unprivileged_userfaultfd = 0). Write protection sees the kernel's writes all the
+        // same.
         fd = stopped.leader.callFd(take, 'userfaultfd', O_CLOEXEC | O_NONBLOCK | uffd.UFFD_USER_MODE_ONLY)
       }
     } finally {
@@ -60,10 +61,11 @@ export class WpAsyncTracker implements Tracker {
   }
 
   /**
-   * Every area is registered at every scan: a no-op for one that is registered, and what was mapped since then
-   * has no protected page yet, so all of it is reported as written. When the area changes between the two
-   * calls, CHECK_WPASYNC fails the scan; pages it had protected by then are no longer known as written, hence
-   * everything there counts as written.
+   * Registers every area at every scan. For a registered area that does nothing. Memory that was mapped since then has
+   * no protected page yet, so all of it is reported as written.
+   *
+   * When the area changes between the two calls, CHECK_WPASYNC fails the scan. Pages that it had protected by then are
+   * no longer known as written, so everything there counts as written.
    */
   #scanArea(area: Area, scan: MemoryScan): void {
     const { written } = scan

@@ -6,9 +6,9 @@ import type { OpenFile } from './kind.js'
 import { kernelNameOf, kindOf } from './registry.js'
 import { sendsSignals, signalDriven } from './signal-owner.js'
 
-/** What stands in the way of moving descriptors. */
+/** Finds the descriptors that cannot be moved. */
 
-/** Names all descriptors that cannot be moved; opens nothing in the workload and stops nothing. */
+/** Names all of them. It opens nothing in the workload and stops nothing. */
 export function checkDescriptors(pid: number): Problem[] {
   const problems: Problem[] = []
   const pidfd = fds.pidfdOpen(pid)
@@ -29,7 +29,7 @@ export function checkDescriptors(pid: number): Problem[] {
   return problems
 }
 
-/** @param descriptors all of the workload */
+/** @param descriptors all of the workload's */
 export function problemOf(file: OpenFile, descriptors: readonly FdInfo[]): string | null {
   const kind = kindOf(file.info)
   if (kind === undefined) return `descriptors of the kind ${kernelNameOf(file.info)} are not moved yet`
@@ -39,7 +39,7 @@ export function problemOf(file: OpenFile, descriptors: readonly FdInfo[]): strin
 /** Whether the kernel may write the workload's memory through a descriptor without any tracker noticing. */
 export function hasUntrackedWriters(infos: readonly FdInfo[]): boolean {
   return infos.some(
-    // An io_uring is no kind of ours. It may come and go between two rounds all the same.
+    // We move no io_uring. One may come and go between two rounds all the same.
     (info) => kindOf(info)?.escapesTracking?.(info) === true || kernelNameOf(info) === 'io_uring',
   )
 }

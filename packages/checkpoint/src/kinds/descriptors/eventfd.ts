@@ -6,10 +6,10 @@ import { type FdInfo, fdinfoLines } from '../../proc/fdinfo.js'
 import type { FdKind } from './kind.js'
 import { noOwner } from './signal-owner.js'
 
-/** Event counters (eventfd(2)). The kernel shows all of their state, so nothing has to be read out of them. */
+/** Event counters (eventfd(2)). The kernel shows all of their state, so none has to be read out of them. */
 
 const { O_CLOEXEC, O_NONBLOCK } = fds
-/** In the message beside the open flags, which a reader gives to F_SETFL: that ignores this bit. */
+/** Stored in the message beside the open flags. A reader passes them to F_SETFL, which ignores this bit. */
 const EFD_SEMAPHORE = 1
 /** Only the kernel itself (AIO, KVM) can raise a counter that far; write(2) refuses. */
 const overflown = 0xffff_ffff_ffff_ffffn
@@ -45,7 +45,7 @@ export const eventfd: FdKind<'efd'> = {
   create({ flags, counter }) {
     if (counter === overflown) throw new PageferryError('PROTOCOL', 'an eventfd has an impossible counter')
     const fd = fds.eventfd(flags & (EFD_SEMAPHORE | O_NONBLOCK))
-    // eventfd(2) takes only 32 bits of it; a write to a counter of 0 does not block.
+    // eventfd(2) takes only 32 bits of the value. A write to a counter of 0 does not block.
     if (counter > 0n) writeSync(fd, new Uint8Array(BigUint64Array.of(counter).buffer))
     return fd
   },

@@ -10,7 +10,7 @@ import type { DumpTree, FdKind, FileMessage, ListImage, RestoreTree } from './ki
 import { fdKinds, kernelNameOf, kindOf } from './registry.js'
 import { SharedFiles } from './shared.js'
 
-/** The open file descriptions of a workload. Which numbers refer to them is the business of table.ts. */
+/** The open file descriptions of a workload. table.ts handles the numbers that refer to them. */
 
 type ListMessages = { [K in ListImage]?: object[] }
 
@@ -45,12 +45,12 @@ export class DumpedFiles {
     }
   }
 
-  /** @throws WORKLOAD_CHANGED for a file that came after the preflight and cannot be moved */
+  /** @throws WORKLOAD_CHANGED for a file that was opened after the preflight and cannot be moved */
   get({ pid, pidfd }: DescriptorsOf, info: FdInfo): DumpedFile {
     return this.#shared.get({ pid, info }, () => this.#dump(pidfd, info))
   }
 
-  /** The images of kinds that have some of their own, beside files.img. */
+  /** The images of single kinds, beside files.img. */
   get images(): [ListImage, object[]][] {
     return Object.entries(this.#messages) as [ListImage, object[]][]
   }
@@ -76,11 +76,11 @@ export class DumpedFiles {
 
 export interface FileImages {
   files(): FileEntry[]
-  /** Messages of an image of some kind. */
+  /** Messages of one kind's own image. */
   messages: RestoreTree['messages']
 }
 
-/** Later stages than create, in their order. */
+/** The stages after create, in their order. */
 const laterStages = ['connect', 'fill', 'queue'] as const
 
 interface OpenedFile {
@@ -95,7 +95,7 @@ export class OpenedFiles {
   readonly #owned = new Set<number>()
   readonly #shared = new Map<string, unknown>()
 
-  /** @param ids of the descriptions that some descriptor refers to: others of the table are mapped files */
+  /** @param ids of the descriptions that a descriptor refers to: the others of the table are mapped files */
   constructor(
     ids: ReadonlySet<number>,
     images: FileImages,
@@ -141,7 +141,7 @@ export class OpenedFiles {
     return made
   }
 
-  /** The last stage, in a skeleton that has the descriptors of `fdinfo`. */
+  /** Runs the last stage, in a skeleton that has the descriptors of `fdinfo`. */
   finish(skeleton: SkeletonProcess, fdinfo: readonly FdinfoEntry[]): void {
     const lowest = new Map<number, number>()
     for (const { id, fd } of fdinfo) lowest.set(id, Math.min(fd, lowest.get(id) ?? fd))
@@ -150,7 +150,7 @@ export class OpenedFiles {
     }
   }
 
-  /** Ours only: the skeletons keep theirs. */
+  /** Closes our descriptors; the skeletons keep theirs. */
   close(): void {
     for (const fd of this.#owned) closeSync(fd)
     this.#owned.clear()

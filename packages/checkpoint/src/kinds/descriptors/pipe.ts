@@ -10,7 +10,7 @@ import { noOwner } from './signal-owner.js'
 
 const { O_ACCMODE, O_RDONLY, O_WRONLY, O_CLOEXEC, O_NONBLOCK, O_DIRECT } = fds
 
-/** The number in "pipe:[123]", which both ends have; undefined for anything else. */
+/** The number in "pipe:[123]", which is the same for both ends; undefined for other files. */
 function pipeIdOf({ target }: FdInfo): number | undefined {
   const id = /^pipe:\[(\d+)\]$/.exec(target)?.[1]
   return id === undefined ? undefined : Number(id)
@@ -60,7 +60,8 @@ export const pipe: FdKind<'pipe'> = {
     const { contents } = ends
     ends.contents = undefined
     if (contents === undefined || contents.bytes === 0) return
-    // A description of our own that never blocks: contents that do not fit are an error of the peer and no reason to wait.
+    // A description of our own that never blocks. If the contents do not fit, that is an error of the peer and no
+    // reason to wait.
     const end = fds.open(`/proc/self/fd/${ends.write}`, O_WRONLY | O_NONBLOCK | O_CLOEXEC)
     try {
       if (writeSync(end, contents.data) !== contents.bytes) throw cannotFill(contents)
@@ -72,7 +73,7 @@ export const pipe: FdKind<'pipe'> = {
   },
 }
 
-/** Copies what lies in a pipe without taking it out: tee(2) into a pipe of our own. `readEnd` is our duplicate. */
+/** Copies the contents of a pipe without consuming them: tee(2) into a pipe of our own. `readEnd` is our duplicate. */
 function dumpContents(readEnd: number, pipeId: number): PipeData {
   const size = fds.fcntl(readEnd, fds.F_GETPIPE_SZ)
   const [copyRead, copyWrite] = fds.pipe2(O_CLOEXEC | O_NONBLOCK)
@@ -93,13 +94,15 @@ function dumpContents(readEnd: number, pipeId: number): PipeData {
   }
 }
 
-/** A pipe that is built here. Its ends close with the tree's descriptors: readers must see end of file, writers EPIPE. */
+/**
+ * A pipe that is rebuilt here. Its ends close with the tree's descriptors: readers must see end of file, writers EPIPE.
+ */
 interface Ends {
   readonly read: number
   readonly write: number
-  /** Ends that no description of the workload has yet. */
+  /** Ends that no description of the workload has taken yet. */
   readonly free: { [O_RDONLY]?: number; [O_WRONLY]?: number }
-  /** Until they have been filled in. */
+  /** Contents until they are written into the pipe. */
   contents: PipeData | undefined
 }
 
@@ -118,7 +121,7 @@ function pipeOf(pipeId: number, tree: RestoreTree): Ends {
   })
 }
 
-/** Further descriptions of an end come from opening it anew through /proc, as in the workload. */
+/** Further descriptions of an end are opened through /proc, as the workload did. */
 function takeEnd(ends: Ends, access: number): number {
   if (access === O_RDONLY || access === O_WRONLY) {
     const free = ends.free[access]

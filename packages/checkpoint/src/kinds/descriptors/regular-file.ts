@@ -7,7 +7,7 @@ import { isText } from '../../proc/text.js'
 import type { FdKind } from './kind.js'
 import { noOwner } from './signal-owner.js'
 
-/** Regular files, directories and the memory devices: open(2) of the same path gives them again. */
+/** Regular files, directories and the memory devices: open(2) of the same path restores them. */
 
 const { O_CREAT, O_EXCL, O_TRUNC, O_CLOEXEC, O_DIRECT, O_PATH } = fds
 const creationFlags = O_CREAT | O_EXCL | O_TRUNC | O_CLOEXEC
@@ -79,8 +79,8 @@ export const regularFile: FdKind<'reg'> = {
 }
 
 /**
- * The workload's own files in /proc, /proc/PID and /proc/PID/task/TID, with the ids of this host; any other path as it
- * is. `tids` has the ids on this host by those on the source.
+ * Replaces the workload's own ids in paths like /proc/PID and /proc/PID/task/TID by those of this host. Other paths
+ * stay as they are. `tids` has the ids on this host, by those on the source.
  */
 function ownProcPath(path: string, tids: ReadonlyMap<number, number>): string {
   return path.replace(/^\/proc\/(\d+)(\/task\/)?(\d+)?(?=\/|$)/, (all, pid, task, tid) => {

@@ -12,11 +12,11 @@ export interface Descriptor {
 export type Compare = (a: Descriptor, b: Descriptor) => number
 
 /**
- * Which descriptors refer to one open file description, over all processes of the workload.
+ * Finds the descriptors that refer to one open file description, over all processes of the workload.
  *
- * kcmp(2) does not only say whether two descriptions are the same, it orders them. So each descriptor is found by a binary
- * search: 900 descriptors take 8,000 calls and not 400,000. Those of different objects are told apart without any call.
- * Position and flags belong to the description too, but a process outside the workload may share it and change them.
+ * kcmp(2) also orders descriptions. So each descriptor is found by a binary search: 900 descriptors take 8,000 calls
+ * and not 400,000. Descriptors of different objects need no call. Position and flags belong to the description too, but
+ * a process outside the workload may share it and change them.
  */
 export class SharedFiles<T> {
   readonly #byObject = new Map<string, { descriptor: Descriptor; value: T }[]>()
@@ -26,7 +26,7 @@ export class SharedFiles<T> {
     this.#compare = compare
   }
 
-  /** The value of the description, made for its first descriptor. */
+  /** Returns the value of the description, which its first descriptor makes. */
   get(descriptor: Descriptor, make: () => T): T {
     const { mountId, inode } = descriptor.info
     const object = `${mountId}:${inode}`
@@ -48,7 +48,7 @@ export class SharedFiles<T> {
 
 function compareDescriptions(a: Descriptor, b: Descriptor): number {
   const order = fds.kcmp(a.pid, b.pid, fds.KCMP_FILE, a.info.fd, b.info.fd)
-  // kcmp(2) reserves this answer; no kernel up to 6.18 gives it.
+  // kcmp(2) reserves this result; no kernel up to 6.18 returns it.
   if (order === 2) throw new PageferryError('UNSUPPORTED_HOST', 'kcmp(2) does not order open files here')
   return order
 }

@@ -2,7 +2,7 @@ import type { FownEntry } from '@pageferry/images'
 import { fds } from '@pageferry/kernel'
 import type { FdInfo } from '../../proc/fdinfo.js'
 
-/** Who gets SIGIO from an open file description (fcntl(2), F_SETOWN). It is not moved yet. */
+/** The process that gets SIGIO from an open file description (fcntl(2), F_SETOWN). It is not moved yet. */
 
 const { O_PATH, O_ASYNC } = fds
 
@@ -12,7 +12,7 @@ export const noOwner: FownEntry = { uid: 0, euid: 0, signum: 0, pidType: 0, pid:
 export const signalDriven =
   'a process gets signals from it (F_SETOWN, O_ASYNC, F_NOTIFY), and would get none there'
 
-/** Also directory notification makes its user the owner (fcntl(2)); a process group as owner reads as an error. */
+/** Directory notification also makes its user the owner (fcntl(2)). A process group as owner reads as an error. */
 export function sendsSignals(info: FdInfo, copy: number): boolean {
   if ((info.flags & O_PATH) !== 0) return false
   if ((info.flags & O_ASYNC) !== 0) return true

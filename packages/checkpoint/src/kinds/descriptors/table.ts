@@ -5,7 +5,9 @@ import { maxFdsPerMessage, type SkeletonProcess } from '../../remote/skeleton-pr
 import type { FdKind } from './kind.js'
 import { type DescriptorsOf, type DumpedFiles, type FileImages, OpenedFiles } from './open-files.js'
 
-/** The table of descriptors of one process: its numbers, close-on-exec, and to which open file description each refers. */
+/**
+ * The descriptor table of one process: its numbers, close-on-exec, and the open file description behind each number.
+ */
 
 const { O_CLOEXEC, FD_CLOEXEC } = fds
 
@@ -34,19 +36,20 @@ export function restoreDescriptors(
 }
 
 /**
- * Puts every description at its numbers. No number is used but the workload's own and one for the socket, so a
+ * Puts every description at its numbers. The only numbers used are the workload's own and one for the socket. So a
  * descriptor may stand at the limit, and a thousand may stand side by side.
  *
- * A process that receives descriptors gets the lowest free numbers, in ascending order. So they are sent in the order of
- * their numbers, once for each number: the first of the free numbers cannot be above the first that is still to be filled,
- * and so on. Each one thus arrives at its number or below, in a gap. Moved from the last to the first, none meets
- * another: a number that is still to be filled holds at most one that has arrived there and has gone on already.
+ * A process that receives descriptors gets the lowest free numbers, in ascending order. So they are sent in the order
+ * of their numbers, once per number. The first free number cannot be above the first number that is still to be filled,
+ * and so on. Each one thus arrives at its number or below, in a gap. They are moved from the last to the first, so none
+ * overwrites another: a number that is still to be filled holds at most one that has arrived there and has moved on
+ * already.
  *
  *     to fill   0 1 2 5 9, the socket at 3
  *     arrive    0 1 2 4 5
  *     move      5 -> 9, then 4 -> 5
  *
- * The skeleton is left with the workload's descriptors only: its socket goes too.
+ * The skeleton keeps only the workload's descriptors: its socket is closed, too.
  */
 function restoreTable(skeleton: SkeletonProcess, fdinfo: FdinfoEntry[], files: OpenedFiles): void {
   const { pid } = skeleton
@@ -79,7 +82,7 @@ function lowestUnused(entries: readonly FdinfoEntry[]): number {
   return gap === -1 ? entries.length : gap
 }
 
-/** The workload's own limit is set later; until then it is ours, which may be lower. */
+/** The workload's own limit is set later. Until then ours applies, which may be lower. */
 function allowDescriptors(pid: number, nr: number): void {
   const { soft, hard } = processes.prlimit(pid, processes.RLIMIT_NOFILE)
   const wanted = BigInt(nr)
@@ -93,7 +96,7 @@ function allowDescriptors(pid: number, nr: number): void {
   }
 }
 
-/** Leaves nothing in the table but the socket, at that number. */
+/** Closes everything in the table except the socket, which moves to that number. */
 function emptyTable(skeleton: SkeletonProcess, socket: number): void {
   const { pid } = skeleton
   if (skeleton.socketFd !== socket) skeleton.queue(pid, 'dup3', [skeleton.socketFd, socket, O_CLOEXEC])

@@ -4,7 +4,7 @@ import type { RemoteCall } from '../../remote/skeleton-process.js'
 
 /** Advice that outlasts the call (madvise(2)): as the kernel shows it, as a bit set by MADV_ number, and as calls. */
 
-/** VmFlags letters (proc_pid_smaps(5)), the advice they show, and what takes it back. */
+/** VmFlags letters (proc_pid_smaps(5)), the advice that they show, and the advice that revokes it. */
 const advice: readonly { flag: string; on: number; off: number | null }[] = [
   { flag: 'rr', on: memory.MADV_RANDOM, off: memory.MADV_NORMAL },
   { flag: 'sr', on: memory.MADV_SEQUENTIAL, off: memory.MADV_NORMAL },
@@ -16,7 +16,7 @@ const advice: readonly { flag: string; on: number; off: number | null }[] = [
   { flag: 'wf', on: memory.MADV_WIPEONFORK, off: memory.MADV_KEEPONFORK },
 ]
 
-/** The bit set that CRIU's vma entries have, too. */
+/** The advice as the bit set in CRIU's vma entries. */
 export function adviceOf(vmFlags: ReadonlySet<string>): number {
   return advice.reduce((set, { flag, on }) => (vmFlags.has(flag) ? set | (1 << on) : set), 0)
 }

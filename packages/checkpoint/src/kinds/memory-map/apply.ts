@@ -10,9 +10,9 @@ import { isKernelArea, moveKernelAreas } from './kernel-areas.js'
 const ENOMEM = 12n
 
 /**
- * Brings a skeleton's map to that of a round. Every eligible area is registered with userfaultfd before anything is
- * installed in it: a huge page could fill its neighbours. It is unregistered before we change it ourselves: our own
- * munmap(2) would wait until its event was read, and we are the reader.
+ * Changes a skeleton's map to that of a round. Every eligible area is registered with userfaultfd before anything is
+ * installed in it: a huge page could fill its neighbours. It is unregistered before we change it ourselves. Otherwise
+ * our own munmap(2) would wait until its event was read, and we are the reader.
  */
 export class SkeletonMap {
   readonly #skeleton: SkeletonProcess
@@ -30,7 +30,9 @@ export class SkeletonMap {
     return this.#map
   }
 
-  /** Grows with every change of the map and with every discard: what the page tables said before is void. */
+  /**
+   * Grows with every change of the map and with every discard: earlier readings of the page tables are invalid then.
+   */
   get changes(): number {
     return this.#changes
   }
@@ -83,8 +85,8 @@ export class SkeletonMap {
   }
 
   /**
-   * When all pages are installed: takes away the rights that this took, puts up the guards, then locks the areas that
-   * were locked. Guards come first: none can be put into a locked area (madvise(2)).
+   * Runs when all pages are installed. It restores the protections, installs the guards, then locks the areas that were
+   * locked. Guards come first: they cannot be put into a locked area (madvise(2)).
    */
   finish(guards: PageSet): void {
     const { areas } = this.#map
@@ -102,7 +104,7 @@ export class SkeletonMap {
       locked.map((area) => ({ name: 'mlock', args: [addressOf(area.start), area.nrPages * pageBytes] })),
     )
     for (const [i, result] of results.entries()) {
-      // An area that cannot be read, or not everywhere, is locked all the same, but not filled (mlock(2): ENOMEM).
+      // An area that is unreadable, even in parts, is locked all the same, but not filled (mlock(2): ENOMEM).
       const { prot, start, nrPages } = locked[i]
       const unreadable = prot === 0 || guards.countRange(start, nrPages) > 0
       if (result < 0n && !(result === -ENOMEM && unreadable)) {
@@ -139,7 +141,7 @@ export class SkeletonMap {
       changes.map(({ first, nr, area }): RemoteCall => {
         const flags = (area.flags & ~memory.MAP_LOCKED) | memory.MAP_FIXED_NOREPLACE
         const fd = area.path === undefined ? -1 : (descriptors.get(fileKey(area)) ?? -1)
-        // Offsets of anonymous areas mean nothing to mmap; of shared memory they are kept by mapping it whole.
+        // mmap ignores offsets of anonymous areas. Shared memory keeps them because it is mapped whole.
         const offset = area.path === undefined ? 0n : area.offset
         return {
           name: 'mmap',
@@ -166,8 +168,8 @@ export class SkeletonMap {
 }
 
 /**
- * Protection while pages are installed. /proc/PID/mem writes private memory whatever its protection is, shared
- * memory only where the process itself could (FOLL_FORCE in mm/gup.c).
+ * Protection while pages are installed. /proc/PID/mem writes private memory whatever its protection is. It writes
+ * shared memory only where the process itself could (FOLL_FORCE in mm/gup.c).
  */
 function installProt(area: Area | undefined, prot: number): number {
   return area?.kind === 'shared-anon' ? prot | memory.PROT_READ | memory.PROT_WRITE : prot

@@ -4,10 +4,13 @@ import type { Area, AreaKind } from '@pageferry/pages'
 import { readMaps } from '../../proc/maps.js'
 import type { RemoteCall, SkeletonProcess } from '../../remote/skeleton-process.js'
 
-/** The vdso and its data: the kernel's, in every process. A skeleton's own are moved to the workload's addresses. */
+/**
+ * The vdso and its data, which the kernel maps into every process. The skeleton's are moved to the workload's
+ * addresses.
+ */
 
 const kernelKinds = new Set<AreaKind>(['vdso', 'vvar', 'vvar-vclock', 'vsyscall'])
-/** As /proc/PID/maps calls those that have a place in each process. */
+/** Their names in /proc/PID/maps, if they have a place in each process. */
 const names: Partial<Record<AreaKind, string>> = {
   vdso: '[vdso]',
   vvar: '[vvar]',
@@ -18,7 +21,10 @@ export function isKernelArea(area: Area | undefined): boolean {
   return area !== undefined && kernelKinds.has(area.kind)
 }
 
-/** Those among `areas`. @throws REFUSED where this kernel's are others */
+/**
+ * Moves those among `areas`.
+ * @throws REFUSED when this kernel's differ
+ */
 export function moveKernelAreas(skeleton: SkeletonProcess, areas: readonly Area[]): void {
   const wanted = areas.flatMap(({ kind, start, nrPages }) => {
     const name = names[kind]
@@ -34,7 +40,7 @@ export function moveKernelAreas(skeleton: SkeletonProcess, areas: readonly Area[
     return { from: from.start, to: start, nrPages }
   })
   if (moves.every(({ from, to }) => from === to)) return
-  // By way of a third place: the target of one may overlap the present place of another.
+  // Moves through a third place: the target of one area may overlap the present place of another.
   const total = moves.reduce((sum, { nrPages }) => sum + nrPages, 0)
   let via = skeleton.findGap(total, wanted)
   const away: RemoteCall[] = []

@@ -9,7 +9,7 @@ import { isLazyEligible } from './areas.js'
 
 /** The memory map of a process, from /proc/PID/maps and the flags of /proc/PID/smaps. */
 
-/** Flags of areas that cannot be rebuilt, with what they mean. */
+/** Flags of areas that cannot be rebuilt, with their meaning. */
 const unmovable: readonly [flag: string, reason: string][] = [
   ['ht', 'huge pages of hugetlbfs are not moved'],
   ['pf', 'it maps device memory (page frames without struct page)'],
@@ -28,7 +28,7 @@ export interface MemoryMap {
   problems: Problem[]
 }
 
-/** The areas of a process, without those of pageferry itself (`excluded`: first page and number of pages). */
+/** The areas of a process, without pageferry's own (`excluded`: first page and number of pages). */
 export function dumpMemoryMap(
   pid: number,
   vmFlags: VmFlags,
@@ -38,7 +38,7 @@ export function dumpMemoryMap(
   const problems: Problem[] = []
   for (const line of readMaps(pid)) {
     if (options.excluded !== undefined && line.start === options.excluded.page) continue
-    // The kernel's own, at the same place in every process, outside the user address space.
+    // The kernel's own area, at the same place in every process, outside the user address space.
     if (line.name === '[vsyscall]') continue
     const flags = vmFlags.get(line.start) ?? new Set<string>()
     const kind = kindOf(line, flags)
@@ -58,7 +58,10 @@ export function dumpMemoryMap(
   return { map: new AreaMap(areas), problems }
 }
 
-/** Every area of shared memory is restored as an object of its own: two that show the same page would come apart. */
+/**
+ * Refuses aliases. Every area of shared memory is restored as its own object, so two areas of the same page would come
+ * apart.
+ */
 function checkAliases(areas: Area[]): Problem[] {
   const problems: Problem[] = []
   const shared = areas

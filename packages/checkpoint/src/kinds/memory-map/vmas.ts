@@ -5,7 +5,7 @@ import { type Area, type AreaKind, AreaMap, requireAreaCount } from '@pageferry/
 import { type FileTable, regularFilePath } from '../file-table.js'
 import { isLazyEligible } from './areas.js'
 
-/** Between our memory map and CRIU's vma entries. */
+/** Converts between our memory map and CRIU's vma entries. */
 
 const statusOf: Record<AreaKind, number> = {
   anon: VMA_STATUS.REGULAR | VMA_STATUS.ANON_PRIVATE,
@@ -20,7 +20,7 @@ const statusOf: Record<AreaKind, number> = {
   vsyscall: VMA_STATUS.VSYSCALL,
 }
 
-/** CRIU's vma entries; mapped files are entered into the file table. */
+/** Makes CRIU's vma entries, and enters mapped files into the file table. */
 export function areasToVmas(map: AreaMap, files: FileTable): VmaEntry[] {
   return map.areas.map((area) => {
     const fdflags = area.fileFlags ?? 0
@@ -42,7 +42,7 @@ export function areasToVmas(map: AreaMap, files: FileTable): VmaEntry[] {
   })
 }
 
-/** The inverse of `areasToVmas`. The vma entries come from a peer: ranges are checked by AreaMap. */
+/** The inverse of `areasToVmas`. The vma entries come from a peer; AreaMap checks the ranges. */
 export function areasFromVmas(vmas: VmaEntry[], files: FileEntry[]): AreaMap {
   requireAreaCount(vmas.length)
   const paths = new Map(files.map((file) => [file.id, regularFilePath(file)]))
@@ -54,7 +54,7 @@ export function areasFromVmas(vmas: VmaEntry[], files: FileEntry[]): AreaMap {
     if (status & VMA_STATUS.VSYSCALL) kind = 'vsyscall'
     else if (status & VMA_STATUS.VDSO) kind = 'vdso'
     else if (status & VMA_STATUS.VVAR) {
-      // Two areas in ascending order on newer kernels: the data, then the clocks of paravirtual devices.
+      // Newer kernels have two areas in ascending order: the data, then the clocks of paravirtual devices.
       kind = vvarSeen ? 'vvar-vclock' : 'vvar'
       vvarSeen = true
     } else if (status & VMA_STATUS.STACK) kind = 'stack'
