@@ -4,7 +4,7 @@ import { ROLES, type Role } from './roles.js'
 import { DESTINATION_SETTINGS, SOURCE_SETTINGS } from './settings.js'
 
 /**
- * The HTTP API's shapes, under /v1. Both services and the client use these, so they cannot disagree.
+ * The message shapes of the HTTP API, under /v1. Both services and the client use these, so they cannot disagree.
  *
  *   POST   /migrations              request below -> 201 CreatedMigration (source), Status (destination)
  *   GET    /migrations              -> { migrations: Status[] }, oldest first
@@ -17,8 +17,8 @@ import { DESTINATION_SETTINGS, SOURCE_SETTINGS } from './settings.js'
  */
 
 /**
- * States that only the service itself gives to a migration: the first until its worker speaks, the
- * others when the worker has said `finished` or `failed`. All states in between are the worker's.
+ * States that only the service itself gives to a migration: the first until its worker sends a status, the others after
+ * the worker has sent `finished` or `failed`. The worker sets all states in between.
  */
 export const STARTING = 'starting'
 export const FINAL_STATES = ['finished', 'failed', 'cancelled'] as const
@@ -39,9 +39,9 @@ export const DumpRequestSchema = Type.Object(
   },
   strict,
 )
-/** As the worker gets it: the service has filled in the defaults. */
+/** The request as the worker gets it: the service has filled in the defaults. */
 export type DumpRequest = Static<typeof DumpRequestSchema>
-/** As a client sends it. */
+/** The request as a client sends it. */
 export type DumpRequestBody = Partial<DumpRequest> & Pick<DumpRequest, 'pid'>
 
 export const RestoreRequestSchema = Type.Object(
@@ -71,7 +71,7 @@ export const WorkloadExitSchema = Type.Object({
 export type WorkloadExit = Static<typeof WorkloadExitSchema>
 
 export const WorkloadSchema = Type.Object({
-  /** As the service's host sees it. */
+  /** Pid as the service's host sees it. */
   pid: Type.Integer(),
   comm: Type.String(),
   threads: Type.Integer(),

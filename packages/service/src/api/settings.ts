@@ -3,43 +3,44 @@ import type { Mode, VerifySetting } from '@pageferry/migration'
 import { type Static, Type } from 'typebox'
 
 /**
- * What a user chooses for one migration: name, range, default and meaning of each setting, for the HTTP API
- * (schemas.ts), the command line and its help (client/options.ts).
+ * The settings that a user chooses for one migration: name, range, default and meaning of each. The HTTP API
+ * (schemas.ts), the command line and its help (client/options.ts) are made from them.
  *
  * The source's service fills in the defaults, so its worker gets complete settings and need not load this file.
  */
 
-/** hybrid: rounds, then the rest lazily. precopy: nothing lazily. postcopy: no rounds. */
+/** hybrid: rounds, then post-copy. precopy: no lazy pages. postcopy: no rounds. */
 export const MODES = ['hybrid', 'precopy', 'postcopy'] as const satisfies readonly Mode[]
 
 /**
- * When the memory on the destination is compared with the frozen original. after-resume: costs no downtime; a difference
- * is found while the workload runs on the destination, and the original is kept. before-resume: costs downtime; a
- * difference in what the workload resumes with keeps it on the source. Lazy pages are compared after the resume in both.
+ * When the destination's memory is compared with the frozen original. after-resume costs no downtime: a difference is
+ * found while the workload runs on the destination, and the original is kept. before-resume costs downtime: a
+ * difference in the memory present at the resume keeps the workload on the source. Both compare lazy pages after the
+ * resume.
  */
 const VERIFY_SETTINGS = ['off', 'after-resume', 'before-resume'] as const satisfies readonly VerifySetting[]
 
-/** How the command line offers a setting. Without this only the API has it. */
+/** How the command line offers a setting. A setting without this is only in the API. */
 export interface CommandLine {
-  /** As commander takes it: `--name <placeholder>`, `--name [placeholder]`, `--name` or `--no-name`. */
+  /** Flags in commander's form: `--name <placeholder>`, `--name [placeholder]`, `--name` or `--no-name`. */
   flags: string
-  /** For `--no-name`, where the setting's description says the opposite. */
+  /** Help for `--no-name`, where the setting's description says the opposite. */
   description?: string
-  /** The value of `--name` alone, with `[placeholder]`. */
+  /** The value of `--name` without an argument, if it has a `[placeholder]`. */
   preset?: string
-  /** What the absence of the option means, in the help. The option then does not take the default as its value. */
+  /** Meaning of the option's absence, for the help. The option then does not take the default as its value. */
   absence?: string
 }
 
-/** Each has a default, so that a request that leaves it out is complete all the same. */
+/** Settings with a default, so that a request without them is complete all the same. */
 const defaulted = {
   mode: Type.Enum([...MODES], {
     default: 'hybrid',
     description: 'how memory moves: pre-copy rounds and then post-copy (hybrid), or one of them alone',
     commandLine: { flags: '--mode <mode>' },
   }),
-  // A workload that writes slower than the network carries converges in 3-5 rounds. Another one gains more from
-  // post-copy than from more rounds. Each round costs a scan of the memory map; 1000 is far beyond use.
+  // A workload that writes slower than the network carries converges in 3-5 rounds. Any other gains more from post-copy
+  // than from more rounds. Each round costs a scan of the memory map; 1000 is far beyond use.
   maxRounds: Type.Integer({
     minimum: 1,
     maximum: 1000,
@@ -47,7 +48,7 @@ const defaulted = {
     description: 'maximum number of pre-copy rounds, without the final one',
     commandLine: { flags: '--max-rounds <n>' },
   }),
-  // Goal of the stop rule for the whole downtime. Hot pages use what its fixed part leaves: see pages/rounds.ts.
+  // Goal of the stop rule for the whole downtime. Hot pages use the part that is not fixed: see pages/rounds.ts.
   maxDowntimeMs: Type.Integer({
     minimum: 1,
     maximum: 60_000,
@@ -55,8 +56,8 @@ const defaulted = {
     description: 'target downtime in ms, no promise; 20 ms of it are for process state',
     commandLine: { flags: '--max-downtime <ms>' },
   }),
-  // In 10^6 bits per second; 0: no limit. The maximum is more than any network card carries. The workload waits for
-  // the final round and for pages that it faults on, so these are never held back.
+  // In 10^6 bits per second; 0: no limit. The maximum is more than any network card carries. The workload waits for the
+  // final round and for pages that it faults on, so these are never delayed.
   maxBandwidthMbit: Type.Integer({
     minimum: 0,
     maximum: 1_000_000,
@@ -70,7 +71,7 @@ const defaulted = {
     description: 'compare all memory with the source: before-resume costs downtime, after-resume does not',
     commandLine: { flags: '--verify [when]', preset: 'after-resume', absence: 'off' },
   }),
-  // One connection fills 10 Gbit/s; each further one is a worker's buffer and a window of its own.
+  // One connection fills 10 Gbit/s. Each further one costs a buffer of the worker and a window of its own.
   bulkLanes: Type.Integer({
     minimum: 1,
     maximum: 8,
@@ -78,8 +79,8 @@ const defaulted = {
     description: 'number of lanes: connections that carry pages',
     commandLine: { flags: '--bulk-lanes <n>' },
   }),
-  // Data without acknowledgement. The default is that of wire/limits.ts, where the reason is; the maximum is one
-  // batch, as the protocol allows.
+  // Data in flight without acknowledgement. The default is that of wire/limits.ts, which gives the reason. The minimum
+  // is one batch, as the protocol demands.
   bulkWindowMiB: Type.Integer({
     minimum: 1,
     maximum: 16,
@@ -87,7 +88,7 @@ const defaulted = {
     description: 'maximum data in flight per lane in MiB; all lanes together may have 32',
     commandLine: { flags: '--bulk-window <MiB>' },
   }),
-  // auto and zstd: if the peer can.
+  // auto and zstd compress only if the peer can decompress.
   compression: Type.Enum(['auto', 'off', 'zstd'], {
     default: 'auto',
     description: 'compress pages where it was measured to gain (auto), never, or always with zstd',
@@ -95,7 +96,7 @@ const defaulted = {
   }),
 }
 
-/** Choices that the source's worker makes by itself when the request leaves them out. */
+/** Settings that the source's worker chooses by itself if the request leaves them out. */
 const sourceChoices = {
   tracker: Type.Optional(
     Type.Enum(['wp-async', 'soft-dirty', 'page-hash'], {
@@ -103,7 +104,7 @@ const sourceChoices = {
       commandLine: { flags: '--tracker <kind>' },
     }),
   ),
-  // No page is moved into the freeze because it is hot either: a measurement of faults sees all of them.
+  // It also keeps hot pages out of the freeze, so that a measurement of faults sees all of them.
   pushDelayMs: Type.Optional(
     Type.Integer({
       minimum: 0,
@@ -150,7 +151,7 @@ export type Settings = Static<typeof SettingsSchema>
 const MigrationSettingsSchema = Type.Object(MIGRATION_SETTINGS)
 export type MigrationSettings = Static<typeof MigrationSettingsSchema>
 
-/** One property as code reads it that treats all settings alike. The types of typebox do not keep these. */
+/** One property for code that treats all settings alike. The types of typebox do not keep these fields. */
 export interface Setting {
   type?: 'integer' | 'string' | 'boolean'
   minimum?: number
@@ -173,12 +174,12 @@ export function defaultsOf(properties: Record<string, object>): Record<string, u
 
 export const DEFAULT_SETTINGS = defaultsOf(defaulted) as Readonly<Settings>
 
-/** Of all lanes together: the destination's worker holds so much while a round's memory map is being applied. */
+/** All lanes together: the destination's worker may hold this much while it applies a round's memory map. */
 const maxWindowsMiB = 32
 
 /**
- * Settings from a request or a command line, with the defaults filled in. Values may be strings (options of
- * a command line); unknown keys are left alone, they belong to the caller.
+ * Parses settings of a request or a command line, and fills in the defaults. Values may be strings (options of a
+ * command line). Unknown keys belong to the caller and are ignored.
  * @throws PageferryError BAD_REQUEST with every problem at once in `details.problems`.
  */
 export function parseSettings(input: Readonly<Record<string, unknown>>): Settings {

@@ -1,9 +1,9 @@
 /**
- * Server-sent events as both ends use them (WHATWG HTML, "Server-sent events"): encoder and parser of
- * the subset without ids and retry times.
+ * Server-sent events for both ends (WHATWG HTML, "Server-sent events"): encoder and parser of the subset without ids
+ * and retry times.
  */
 
-/** One status never comes near this; a peer that sends more is not one of our services. */
+/** A status is never nearly this long. A peer that sends more is not one of our services. */
 export const maxEventBytes = 4 * 1024 * 1024
 
 export interface ServerEvent {
@@ -16,10 +16,10 @@ export function formatEvent(event: string, data: unknown): string {
   return `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`
 }
 
-/** Comment line: keeps idle connections open and tells the reader that the writer lives. */
+/** A comment line: keeps idle connections open and tells the reader that the writer lives. */
 export const heartbeat = ': heartbeat\n\n'
 
-/** Incremental parser; text may be cut anywhere. */
+/** Incremental parser; the text may be cut anywhere. */
 export class EventParser {
   #rest = ''
   #event = ''

@@ -1,4 +1,4 @@
-/** The part of this package that clients use; loads neither fastify nor the supervisor. */
+/** The part of this package that clients use; it loads neither fastify nor the supervisor. */
 export * from '../api/roles.js'
 export * from '../api/schemas.js'
 export {

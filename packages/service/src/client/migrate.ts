@@ -11,24 +11,26 @@ import {
 } from '../api/schemas.js'
 import { ServiceClient } from './service-client.js'
 
-/** What the source is asked for, and the destination; what the first answers the second needs is not chosen. */
+/** Settings for both sides. The fields that the destination needs from the source's answer cannot be chosen. */
 export interface MigrationOptions
   extends Partial<Omit<DumpRequest, 'pid' | 'injectFault'>>,
     Omit<RestoreRequest, 'id' | 'token' | 'source'> {
-  /** Where the destination dials instead of the source's data address: a relay in front of it, to measure with. */
+  /**
+   * Returns the address for the destination to dial instead of the source's data address: a relay, for measurements.
+   */
   via?: (dataUrl: string) => Promise<string>
 }
 
 export interface MigrationRequest extends MigrationOptions {
   /** URL of the dump-service of the machine that the process leaves. */
   source: string
-  /** URL of the restore-service of the machine that it comes to. */
+  /** URL of the restore-service of the machine that it moves to. */
   destination: string
-  /** As the source sees it. */
+  /** Pid as the source sees it. */
   pid: number
 }
 
-/** What both services last said about a migration. A side that was never heard of is undefined. */
+/** The last status of each service. A side that never answered is undefined. */
 export interface Sides {
   source?: Status
   destination?: Status
@@ -36,35 +38,35 @@ export interface Sides {
 
 export interface MigrationResult extends Sides {
   id: string
-  /** true: the workload runs, or ran, on the destination and the source has let go of it. */
+  /** true: the workload runs, or ran, on the destination, and the source has released it. */
   migrated: boolean
   /** It runs, or ran, on the destination, but its memory was not proven: the source keeps the original, frozen. */
   kept: boolean
-  /** The workload stood still for it, or was about to: whatever went wrong then is a failure and no refusal. */
+  /** The workload stood still, or was about to. An error after that is a failure and not a refusal. */
   touched: boolean
-  /** The caller stopped watching after the commit; the services go on by themselves. */
+  /** The caller stopped watching after the commit; the services continue by themselves. */
   unwatched: boolean
 }
 
 export interface MigrateHooks {
   onStatus?: (status: Status) => void
-  /** Cancels up to the commit; after that it only ends the watching. */
+  /** Cancels the migration before the commit; later it only ends the watching. */
   signal?: AbortSignal
-  /** A URL that leads from here to the same service. Default: the URL itself. */
+  /** Returns a URL that leads from here to the same service. Default: the URL itself. */
   reach?: (url: string) => Promise<string>
 }
 
-/** A restarted service takes its migrations over; after the commit that may be worth a long wait. */
+/** A restarted service takes over its migrations. After the commit that may be worth a long wait. */
 const patienceMs = 300_000
 
-/** When one side has ended without success, the other one knows within a moment, or not at all. */
+/** When one side has ended without success, the other one learns of it within a moment, or not at all. */
 const otherSideMs = 10_000
 
 /**
- * Moves a process: creates the migration on the source, which refuses what cannot be moved, then on the destination,
- * and watches both until they have ended.
+ * Moves a process. Creates the migration on the source, which refuses processes that cannot be moved, then on the
+ * destination, and watches both until they have ended.
  *
- * @throws what a service refused. When nothing is thrown the result says where the workload is.
+ * @throws the refusal of a service. When nothing is thrown the result says where the workload is.
  */
 export async function migrate(
   request: MigrationRequest,
@@ -73,7 +75,7 @@ export async function migrate(
   const reached = new Map<string, string>()
   try {
     const connect = async <R extends Role>(url: string, role: R): Promise<ServiceClient<R>> => {
-      const direct = new ServiceClient(url, role) // complains about a malformed URL
+      const direct = new ServiceClient(url, role) // rejects a malformed URL
       const near = await reach(direct.url)
       if (near === direct.url) return direct
       reached.set(near, direct.url)
@@ -81,7 +83,7 @@ export async function migrate(
     }
     const source = await connect(request.source, 'source')
     const destination = await connect(request.destination, 'destination')
-    // A destination that is down must not cost the workload even an inspection.
+    // First check that both answer: a destination that is down must not cost the workload even an inspection.
     await Promise.all([source.health(), destination.health()])
     return await new Migration(source, destination, onStatus).run(request, signal)
   } catch (error) {
@@ -89,7 +91,7 @@ export async function migrate(
   }
 }
 
-/** Names the address that the user gave and not the one that leads there, where a refused connection looks broken. */
+/** Names the address that the user gave, and not the one that leads there. */
 function translate(error: unknown, reached: Map<string, string>): unknown {
   if (!(error instanceof PageferryError)) return error
   for (const [near, url] of reached) {
@@ -160,7 +162,7 @@ class Migration {
     return { id, ...this.#sides, migrated, kept, touched, unwatched: this.#tooLate && !migrated && !kept }
   }
 
-  /** Follows both sides to their ends. */
+  /** Watches both sides until they have ended. */
   async #watch(id: string, signal?: AbortSignal): Promise<void> {
     const stop = new AbortController()
     const onAbort = (): void => {
@@ -195,7 +197,7 @@ class Migration {
     }
   }
 
-  /** Before the commit the source undoes everything; after it answers CONFLICT, and there is nothing to undo. */
+  /** Before the commit the source undoes everything. Later it answers CONFLICT, and there is nothing to undo. */
   async #cancel(id: string): Promise<void> {
     try {
       await this.#clients.source.cancel(id)
@@ -221,7 +223,7 @@ class Migration {
   }
 }
 
-/** What one of the two services is asked for. */
+/** The properties of one service's request. */
 function pick<T>(request: MigrationRequest, schema: { properties: object }): Partial<T> {
   return Object.fromEntries(
     Object.entries(request).filter(([name]) => name in schema.properties),

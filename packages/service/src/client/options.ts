@@ -19,8 +19,8 @@ const OPTION_NAMES: readonly SettingName[] = entries
   .map(([name]) => name)
 
 /**
- * Adds the option of each setting that is named.
- * @param defaults what this command uses instead of the service's defaults.
+ * Adds the options of the named settings.
+ * @param defaults of this command, instead of the service's
  */
 export function addSettings(
   command: Command,
@@ -34,7 +34,7 @@ export function addSettings(
   return command
 }
 
-/** Settings that the options of a command line give. The service fills in the others. */
+/** Settings given on the command line. The service fills in the others. */
 export function settingsOf(flags: object): Partial<MigrationSettings> {
   const given = entries.flatMap(([name, { commandLine }]) => {
     if (commandLine === undefined) return []
@@ -54,7 +54,7 @@ export function integer(smallest: number, largest: number): (text: string) => nu
   }
 }
 
-/** In commander's own words, which `Option.choices` would say; that adds a second list of them to the help. */
+/** Uses commander's own sentence. `Option.choices` would repeat the list in the help. */
 function choice(choices: readonly string[]): (text: string) => string {
   return (text) => {
     if (!choices.includes(text)) throw new InvalidArgumentError(`Allowed choices are ${choices.join(', ')}.`)
@@ -63,8 +63,8 @@ function choice(choices: readonly string[]): (text: string) => string {
 }
 
 /**
- * The default stands in the help and not in the option: a command sends what its user gave, and the service,
- * which may be of another version, fills in the rest.
+ * The default is in the help and not in the option: a command sends only the user's values. The service, which may be
+ * of another version, fills in the rest.
  */
 function optionOf(setting: Setting, commandLine: CommandLine, own: unknown): Option {
   const { flags, preset, absence } = commandLine
@@ -80,7 +80,7 @@ function optionOf(setting: Setting, commandLine: CommandLine, own: unknown): Opt
     option.argParser(integer(smallest, maximum))
     limits.push(`${smallest} to ${maximum}`)
   }
-  // Of a command's own default commander tells.
+  // Commander itself prints a command's own default.
   if (own === undefined && setting.default !== undefined) {
     limits.push(`default ${absence ?? setting.default}`)
   }

@@ -9,11 +9,11 @@ import {
 import { SERVICE_NAMES } from '../api/roles.js'
 import type { MigrationResult, Sides } from './migrate.js'
 
-/** What to tell the user about a migration that has ended. */
+/** Sentences for the user about a migration that has ended. */
 
 /** The last sentence of every migration: which machine has the workload, and in what condition. */
 export function whereabouts({ source, destination }: Sides): string {
-  // A destination that never got that far has a workload without a name.
+  // A destination that did not get that far reports a workload without a name.
   const workload = [destination?.workload, source?.workload].find((known) => known != null && known.pid !== 0)
   const name = workload == null ? 'The process' : `Process ${workload.pid} (${workload.comm})`
   const there = destination?.workload
@@ -31,8 +31,8 @@ export function whereabouts({ source, destination }: Sides): string {
 }
 
 /**
- * Error of a migration that did not succeed. Both sides have one: a cause, and what the other noticed of it, which is a
- * lost connection, a cancellation or an error at second hand.
+ * The error of a migration that did not succeed. Both sides have one. One is the cause; the other is its effect: a lost
+ * connection, a cancellation or an error at second hand.
  */
 export function failureOf({ source, destination }: Sides): PageferryError {
   const candidates = [
@@ -50,8 +50,8 @@ export function failureOf({ source, destination }: Sides): PageferryError {
 }
 
 /**
- * The report of both sides together. A migration that failed early has measured little; what it has not is zero.
- * null when the source never reported anything.
+ * Merges the reports of both sides. A migration that failed early has measured little; missing values are zero. null
+ * when the source never reported anything.
  */
 export function reportOf({ id, source, destination }: MigrationResult): MigrationReport | null {
   const measured = source?.report as Partial<SourceReport> | undefined

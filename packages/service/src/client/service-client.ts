@@ -11,7 +11,7 @@ import {
 } from '../api/schemas.js'
 import { EventParser } from './event-stream.js'
 
-/** Longer than a service's own limit for a creation (30 s), so that its sentence arrives and not ours. */
+/** Longer than a service's own limit for a creation (30 s), so that the user gets its sentence and not ours. */
 const requestTimeoutMs = 45_000
 /** Three heartbeats: an event stream that is silent for longer has lost its other end. */
 const silenceMs = 45_000
@@ -20,14 +20,14 @@ const retryMs = 250
 
 export interface FollowOptions {
   signal?: AbortSignal
-  /** How long a service that answered before may be gone (it is being restarted). Default 30 s. */
+  /** How long a service that answered before may be unreachable, because it is being restarted. Default 30 s. */
   patienceMs?: number
 }
 
 /**
- * A service as the command line uses it. Every failure is a PageferryError whose message is a sentence for
- * the user: what the service reported is a RemoteError with its role, an unreachable one PEER_UNREACHABLE,
- * something else behind the URL PROTOCOL.
+ * A service as the command line uses it. Every failure is a PageferryError whose message is a sentence for the user. An
+ * error from the service is a RemoteError with its role. An unreachable service is PEER_UNREACHABLE; anything else
+ * behind the URL is PROTOCOL.
  */
 export class ServiceClient<R extends Role = Role> {
   readonly url: string
@@ -86,8 +86,8 @@ export class ServiceClient<R extends Role = Role> {
   }
 
   /**
-   * The status now and after every change, until a final one; a reader that is slow gets the newest only.
-   * Survives a restart of the service. Ends quietly when `signal` aborts.
+   * Yields the status now and after every change, until a final one. A slow reader gets only the newest. Survives a
+   * restart of the service. Ends quietly when `signal` aborts.
    */
   async *followEvents(
     id: string,
@@ -171,7 +171,7 @@ export class ServiceClient<R extends Role = Role> {
     }
   }
 
-  /** An answer that is not a success: the service's own error, or something that is no pageferry at all. */
+  /** An answer without success: the service's own error, or one from a server that is no pageferry service. */
   async #fail(response: Response): Promise<never> {
     const body = (await this.#json(response)) as
       | { code?: unknown; message?: unknown; details?: unknown }
@@ -189,7 +189,7 @@ export class ServiceClient<R extends Role = Role> {
     )
   }
 
-  /** What fetch throws says "fetch failed"; the reason is in its cause, or in the causes of that. */
+  /** Errors of fetch say "fetch failed"; the reason is in the cause, or in the causes of that. */
   #translate(error: unknown): unknown {
     if (error instanceof PageferryError) return error
     if (error instanceof SyntaxError || error instanceof RangeError) {

@@ -3,7 +3,7 @@ import { isFinal, type Status } from '../api/schemas.js'
 import { formatEvent, heartbeat } from '../client/event-stream.js'
 import type { Limits } from './limits.js'
 
-/** What a client follows: the status now, and every later one. */
+/** Status for a client to follow: the one of now, and every later one. */
 export interface StatusFeed {
   readonly status: Status
   /** @returns a function that ends the subscription. */
@@ -13,9 +13,8 @@ export interface StatusFeed {
 /**
  * Sends a migration's statuses to one client as server-sent events until the last one.
  *
- * A status says everything that the ones before it said, so a client that reads too slowly loses nothing
- * by getting only the newest: per client at most one status waits here, beyond what the socket has
- * accepted (its high-water mark is 16 KiB).
+ * Each status contains everything of the earlier ones, so a slow client loses nothing by getting only the newest. Per
+ * client at most one status waits here, beyond the bytes that the socket has accepted (its high-water mark is 16 KiB).
  *
  * @returns a promise that is resolved when the connection is over, for whatever reason.
  */
@@ -44,7 +43,7 @@ export function streamStatus(response: ServerResponse, feed: StatusFeed, limits:
   response.writeHead(200, {
     'content-type': 'text/event-stream; charset=utf-8',
     'cache-control': 'no-store',
-    // nginx would otherwise collect the events
+    // otherwise nginx would buffer the events
     'x-accel-buffering': 'no',
   })
   const unsubscribe = feed.subscribe(send)

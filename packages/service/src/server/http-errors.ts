@@ -13,22 +13,22 @@ export interface HttpError {
   body: ErrorInfo
 }
 
-/** Any error of a request handler, or of fastify itself, as status and body. */
+/** Turns any error of a request handler, or of fastify itself, into status and body. */
 export function toHttpError(error: unknown): HttpError {
   if (error instanceof PageferryError || isKernelError(error)) {
     const body = toErrorInfo(error)
     return { status: isErrorCode(body.code) ? ERROR_CODES[body.code].http : 500, body }
   }
-  // fastify's own complaints about the request: no JSON, too large (413), wrong media type (415), schema
+  // fastify's own errors about the request: no JSON, too large (413), wrong media type (415), schema
   const { statusCode, message } = error as FastifyError
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) {
     return { status: statusCode, body: { code: 'BAD_REQUEST', message, details: {} } }
   }
-  // A defect. The stack goes to the log, not to whoever asked.
+  // A defect. The stack goes to the log, and not to the client.
   return { status: 500, body: { ...toErrorInfo(error), details: {} } }
 }
 
-/** All that is wrong with a request, in one sentence that names the fields as the user wrote them. */
+/** Names all errors of a request in one sentence, with the fields as the user wrote them. */
 export function schemaError(errors: FastifySchemaValidationError[], where: string): PageferryError {
   const complaints = errors.map(({ instancePath, keyword, params, message }) => {
     const field = instancePath.slice(1).replaceAll('/', '.')

@@ -1,20 +1,20 @@
 import { KiB, MiB } from '@pageferry/base'
 
 /**
- * Every limit of a service in one place. Tests pass shorter times through `ServiceOptions.limits`;
- * nothing else changes them.
+ * Every limit of a service in one place. Tests pass shorter times through `ServiceOptions.limits`. No other code
+ * changes them.
  */
 export interface Limits {
   /** Running migrations per service. Each is a Node process of about 60 MiB plus its page buffers. */
   maxMigrations: number
   /**
-   * Workers that wait for a migration, loaded and rehearsed. One is enough for migrations that come one by one: it is
-   * replaced when they have ended. 0: none.
+   * Workers that wait for a migration, loaded and rehearsed. One is enough for migrations that come one by one: its
+   * replacement starts when they have ended. 0: none.
    */
   spareWorkers: number
-  /** Resident memory of a spare worker after its rehearsal. One that takes more is not kept. */
+  /** Resident memory of a spare worker after its rehearsal. A worker that uses more is not kept. */
   spareMemoryBytes: number
-  /** Ended migrations whose directory and status are kept for inspection; the oldest go first. */
+  /** Ended migrations whose directory and status are kept for inspection; the oldest are removed first. */
   keptMigrations: number
   /** Largest request body. A request is a few hundred bytes; paths may take 4 KiB each. */
   bodyBytes: number
@@ -33,9 +33,9 @@ export interface Limits {
   steadyMs: number
   /** Status is written to disk at most this often while only its progress changes. */
   statusSaveMs: number
-  /** Comment line on an idle event stream; well under the 60 s after which proxies give up. */
+  /** Interval of comment lines on an idle event stream; well under the 60 s after which proxies give up. */
   heartbeatMs: number
-  /** A client that read nothing for this long although something waited for it is disconnected. */
+  /** A client that read nothing for this long, although a status waited for it, is disconnected. */
   stalledClientMs: number
   /** Event streams open at once, over all migrations. */
   maxEventClients: number
@@ -44,7 +44,7 @@ export interface Limits {
 export const LIMITS: Readonly<Limits> = {
   maxMigrations: 16,
   spareWorkers: 1,
-  // Measured: 88 MiB on both sides. Three times as much is no spare worker any more but a leak.
+  // Measured: 88 MiB on both sides. A worker with three times as much has a leak.
   spareMemoryBytes: 256 * MiB,
   keptMigrations: 100,
   bodyBytes: 64 * KiB,

@@ -2,9 +2,9 @@ import { BlockList, isIP, isIPv6 } from 'node:net'
 import { PageferryError } from '@pageferry/base'
 
 /**
- * Where a service may listen. Whoever reaches a service can read any process's memory and start
- * processes as root, and there is no TLS and no authentication yet: so only addresses that other
- * machines cannot reach are accepted, unless the user insists.
+ * Where a service may listen. A client of a service can read any process's memory and start processes as root, and
+ * there is no TLS and no authentication yet. So only addresses that other machines cannot reach are accepted, unless
+ * the user insists.
  */
 const loopback = new BlockList()
 loopback.addSubnet('127.0.0.0', 8, 'ipv4')
@@ -28,7 +28,7 @@ export function isLoopback(host: string): boolean {
  * @throws BAD_REQUEST with the reason when the policy forbids the address.
  */
 export function checkListenAddress(host: string, insecureListenAnywhere = false): string {
-  // Not left to the resolver: /etc/hosts may say anything about this name.
+  // Do not ask the resolver: /etc/hosts may map this name to anything.
   if (host === 'localhost') return '127.0.0.1'
   if (insecureListenAnywhere) return host
   if (isIP(host) !== 0 && (isLoopback(host) || lab.check(host, family(host)))) return host
@@ -41,7 +41,7 @@ export function checkListenAddress(host: string, insecureListenAnywhere = false)
   )
 }
 
-/** Splits `HOST:PORT`, `[IPV6]:PORT`, `HOST` or `:PORT`; what is missing comes from `defaults`. */
+/** Splits `HOST:PORT`, `[IPV6]:PORT`, `HOST` or `:PORT`; missing parts come from `defaults`. */
 export function parseListenAddress(
   text: string,
   defaults: { host: string; port: number },

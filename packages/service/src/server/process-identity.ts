@@ -2,8 +2,8 @@ import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 /**
- * A process that is still the same one after this service was restarted. A pid alone is reused; with its
- * start time (field 22 of /proc/PID/stat, ticks since boot) and the boot it is unique.
+ * Identifies a process beyond a restart of this service. A pid alone is reused. With its start time (field 22 of
+ * /proc/PID/stat, ticks since boot) and the boot it is unique.
  */
 export interface ProcessIdentity {
   pid: number
@@ -15,7 +15,7 @@ function bootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
 }
 
-/** @returns undefined for a process that does not exist or is a zombie, which can do nothing any more. */
+/** @returns undefined for a process that does not exist, or is a zombie and can do nothing any more. */
 export function identifyProcess(pid: number): ProcessIdentity | undefined {
   let stat: string
   try {
@@ -35,8 +35,8 @@ export function isAlive(identity: ProcessIdentity): boolean {
 }
 
 /**
- * Kills exactly this process, if it still is there, and waits until it can act no more.
- * @returns false when it is still there after `timeoutMs` (it hangs inside the kernel).
+ * Kills exactly this process, if it still exists, and waits until it can act no more.
+ * @returns false when it still exists after `timeoutMs` (it hangs inside the kernel).
  */
 export async function killAndWait(identity: ProcessIdentity, timeoutMs: number): Promise<boolean> {
   const deadline = Date.now() + timeoutMs
@@ -45,7 +45,7 @@ export async function killAndWait(identity: ProcessIdentity, timeoutMs: number):
     try {
       process.kill(identity.pid, 'SIGKILL')
     } catch {
-      // gone between the two lines
+      // it ended between the two lines
     }
     if (Date.now() > deadline) return false
     await sleep(5)

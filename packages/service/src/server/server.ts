@@ -25,7 +25,10 @@ export interface ServiceOptions extends Pick<SupervisorOptions, 'inUse' | 'workl
   logger: Logger
   /** Shape of the body of POST /v1/migrations. Its defaults are filled in before a worker sees the request. */
   requestSchema: TObject
-  /** What the shape cannot say. @throws BAD_REQUEST */
+  /**
+   * Checks rules that the shape cannot express.
+   * @throws BAD_REQUEST
+   */
   checkRequest?: (body: Record<string, unknown>) => void
   insecureListenAnywhere?: boolean
   limits?: Partial<Limits>
@@ -37,7 +40,7 @@ export interface Service {
   readonly port: number
   /** http://HOST:PORT */
   readonly url: string
-  /** Undoes what is not committed, leaves the rest to the next service on the directory, stops listening. */
+  /** Undoes uncommitted migrations, leaves the others to the next service on the directory, stops listening. */
   close(): Promise<void>
 }
 
@@ -45,9 +48,9 @@ const ParamsSchema = Type.Object({ id: IdSchema })
 const errors = { '4xx': ErrorBodySchema, '5xx': ErrorBodySchema }
 
 /**
- * Starts a service: locks its state directory, listens, and only then takes over what earlier services left.
- * @throws BAD_REQUEST for an address that must not or cannot be listened on, CONFLICT or NOT_PERMITTED for
- *   a state directory that is in use or not writable. Nothing is left running then.
+ * Starts a service: locks its state directory, listens, and only then takes over the migrations of earlier services.
+ * @throws BAD_REQUEST for an address that must not or cannot be listened on, CONFLICT or NOT_PERMITTED for a state
+ * directory that is in use or not writable. Nothing is left running then.
  */
 export async function createService(options: ServiceOptions): Promise<Service> {
   const { role, logger, insecureListenAnywhere = false } = options
@@ -62,7 +65,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     const url = serviceUrl(host, port)
     logger.info({ url, stateDir: stateDir.path }, `${SERVICE_NAMES[role]} is listening`)
     if (insecureListenAnywhere) {
-      logger.warn({ url }, 'no TLS, no authentication: whoever reaches this port controls every process here')
+      logger.warn({ url }, 'no TLS, no authentication: any client of this port controls every process here')
     }
     supervisor.adopt()
 
@@ -80,8 +83,8 @@ export async function createService(options: ServiceOptions): Promise<Service> {
 }
 
 /**
- * Closes the service on SIGTERM and SIGINT. A second signal ends the process at once, which is as safe as
- * any crash: the next service takes over.
+ * Closes the service on SIGTERM and SIGINT. A second signal ends the process at once, which is as safe as any crash:
+ * the next service takes over.
  * @returns a promise that is resolved when the service has closed.
  */
 export function closeOnSignal(service: Service): Promise<void> {
@@ -111,7 +114,7 @@ function createApp(
 ) {
   const app = fastify({
     loggerInstance: logger,
-    // The command line polls; what changes a migration is logged by the supervisor.
+    // The command line polls, so requests are not logged. The supervisor logs every change of a migration.
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: limits.bodyBytes,
     forceCloseConnections: true,
@@ -121,14 +124,14 @@ function createApp(
         coerceTypes: false,
         allErrors: true,
         useDefaults: true,
-        // The schema of the settings says how the command line offers them; that checks nothing.
+        // This keyword of the settings' schema tells the command line how to offer them; it validates nothing.
         keywords: ['commandLine'],
       },
     },
     schemaErrorFormatter: schemaError,
   }).withTypeProvider<TypeBoxTypeProvider>()
 
-  // A status is sent as the worker gave it, here and in events; the schemas describe, they do not filter.
+  // A status is sent as the worker gave it, here and in events. The schemas describe; they do not filter.
   app.setSerializerCompiler(() => (data) => JSON.stringify(data))
   app.setErrorHandler((error, request, reply) => {
     const { status, body } = toHttpError(error)
@@ -140,7 +143,7 @@ function createApp(
     return reply.code(404).send({ code: 'NOT_FOUND', message, details: {} })
   })
   if (isLoopback(host)) {
-    // A web page whose name is made to resolve to 127.0.0.1 must not reach a service through the browser.
+    // DNS rebinding: a web page whose name resolves to 127.0.0.1 must not reach a service through the browser.
     app.addHook('onRequest', async (request) => {
       const name = request.hostname.replace(/^\[(.*)\]$/, '$1')
       if (isIP(name) === 0 && name !== 'localhost') {
@@ -228,7 +231,7 @@ async function listen(
   }
 }
 
-/** From package.json, which lies one level higher when this runs compiled. */
+/** The version in package.json, which lies one level higher for compiled code. */
 function packageVersion(): string {
   const candidates = ['../package.json', '../../package.json'].map((path) => new URL(path, import.meta.url))
   const found = candidates.find((url) => existsSync(url))

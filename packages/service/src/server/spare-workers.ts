@@ -7,25 +7,25 @@ import { isAlive } from './process-identity.js'
 import { WorkerProcess } from './worker-process.js'
 
 /**
- * Workers without a migration. Node and the worker's code take 2 s of processor time to start and to be compiled, so a
- * spare worker does that before anybody waits for it, and rehearses (checkpoint/src/rehearsal.ts).
+ * Workers without a migration. Node and the worker's code take 2 s of processor time to start and to be compiled. A
+ * spare worker does that before a migration needs it, and rehearses (checkpoint/src/rehearsal.ts).
  *
- * A spare worker is replaced when no migration is under way: starting one costs the processors that rounds and a freeze
+ * A spare worker is replaced when no migration is under way: starting one uses the processors that rounds and a freeze
  * need. Until then migrations begin with a worker that was not rehearsed, as they do without spare workers.
  *
  *   starts ─ dies ─▶ another one, after a pause that doubles
  *      │
- *      ├─ unfit, or too large ─▶ no spare workers until a migration has succeeded here; said once
+ *      ├─ unfit, or too large ─▶ no spare workers until a migration has succeeded here; logged once
  *      ▼
  *   rehearsed ─ take() ─▶ belongs to a migration
  */
 export interface SpareWorkersOptions {
   workerPath: string
-  /** Gets one directory per rehearsal. What earlier services left there is removed. */
+  /** Gets one directory per rehearsal. Directories that earlier services left there are removed. */
   directory: string
   limits: Limits
   logger: Logger
-  /** No migration is under way, and the service is not stopping. */
+  /** True when no migration is under way, and the service is not stopping. */
   mayStart(): boolean
 }
 
@@ -49,7 +49,7 @@ export class SpareWorkers {
     rmSync(options.directory, { recursive: true, force: true })
   }
 
-  /** Starts those that are missing, if this is the time for it. */
+  /** Starts missing spare workers, if `mayStart` allows it. */
   fill(): void {
     const { limits, mayStart } = this.#options
     if (this.#isUnfit || this.#restart !== undefined || !mayStart()) return
@@ -57,14 +57,14 @@ export class SpareWorkers {
   }
 
   /**
-   * A spare worker for a migration: one that has rehearsed or, if there is none, one that is about to and will leave it at
-   * that. undefined: there is none.
+   * Returns a spare worker for a migration. One that has rehearsed comes first; otherwise one that is about to rehearse
+   * and will skip it. undefined: there is none.
    */
   take(): WorkerProcess | undefined {
     for (const spare of this.#spares) {
       this.#spares.delete(spare)
       const { identity } = spare.worker
-      // Its death may not have been noticed yet.
+      // It may have died without our having noticed.
       if (identity !== undefined && isAlive(identity)) return spare.worker
     }
     return undefined
@@ -74,12 +74,12 @@ export class SpareWorkers {
     return [...this.#spares].some(({ worker }) => worker.identity?.pid === pid)
   }
 
-  /** A migration has succeeded: what kept spare workers from rehearsing was not the host's nature. */
+  /** A migration has succeeded, so the host itself can rehearse: allows spare workers again. */
   noteHostFit(): void {
     this.#isUnfit = false
   }
 
-  /** Resolves when they are gone. */
+  /** Resolves when all spare workers have ended. */
   async stop(): Promise<void> {
     clearTimeout(this.#restart)
     const { exitTimeoutMs } = this.#options.limits
@@ -134,7 +134,7 @@ export class SpareWorkers {
     logger.warn({ error }, `${why}: migrations begin with workers that were not rehearsed`)
   }
 
-  /** Also of one that was taken: then its directory has had its last use. */
+  /** Also runs for a worker that was taken: its directory is not needed any more then. */
   #onGone(spare: Spare, end: string): void {
     removeDirectory(spare)
     if (!this.#spares.has(spare)) return
@@ -155,7 +155,7 @@ function removeDirectory({ directory }: Spare): void {
   rmSync(directory, { recursive: true, force: true })
 }
 
-/** 0 when it is gone. */
+/** 0 when the process is gone. */
 function residentBytes(pid: number): number {
   try {
     const kibibytes = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1]

@@ -21,17 +21,17 @@ import { identifyProcess, isAlive, type ProcessIdentity } from './process-identi
  * A service's directory:
  *
  *   service.lock            identity of the service that owns the directory
- *   spares/                 of spare workers that rehearse; made anew by each service
- *   <id>/spec.json          what a worker needs to take over: a SavedSpec
+ *   spares/                 directories of rehearsing spare workers; made anew by each service
+ *   <id>/spec.json          everything that a worker needs to take over: a SavedSpec
  *   <id>/status.json        the Status as last known
- *   <id>/…                  the worker's: journal, images, sockets
+ *   <id>/…                  files of the worker: journal, images, sockets
  *
- * Both files are replaced by rename, so a reader never sees half of one, whatever is killed when. They are
- * written synchronously: when the call returns, they survive the death of the service; spec.json that of
- * the machine too. A status that is lost or damaged only means that a worker is asked once more.
+ * Both files are replaced by rename, so a reader never sees half of one, whatever is killed when. They are written
+ * synchronously: when the call returns, they survive the death of the service, and spec.json also that of the machine.
+ * A status that is lost or damaged only means that a worker is asked once more.
  */
 
-/** Raised when the meaning of spec.json changes; another format is left alone. */
+/** Raised when the meaning of spec.json changes. Files of another format are not touched. */
 export const specFormat = 1
 
 export interface SavedSpec extends WorkerSpec {
@@ -92,9 +92,9 @@ export class StateDir {
   }
 
   /**
-   * Two services on one directory would give every migration two workers. Of two that start at the same
-   * instant over a dead one's lock both may get here; the second then fails to bind the port, which comes
-   * before any worker is started.
+   * Two services on one directory would give every migration two workers. Two services that start at the same instant
+   * over a dead one's lock may both get here. The second then fails to bind the port, which comes before any worker is
+   * started.
    */
   #lock(): void {
     for (;;) {
@@ -131,7 +131,7 @@ export class StateDir {
     return join(this.path, id)
   }
 
-  /** @throws CONFLICT when there is, or was, a migration with this id. */
+  /** @throws CONFLICT when a migration with this id exists or existed. */
   create(spec: SavedSpec, status: Status): void {
     try {
       mkdirSync(spec.stateDir, { mode: 0o700 })
@@ -154,12 +154,12 @@ export class StateDir {
   }
 
   remove(id: string): void {
-    // spec.json first: without it a directory that is half removed is never taken for a migration.
+    // Remove spec.json first: without it a half-removed directory is never taken for a migration.
     rmSync(join(this.directoryOf(id), 'spec.json'), { force: true })
     rmSync(this.directoryOf(id), { recursive: true, force: true })
   }
 
-  /** Everything that earlier services left, oldest first. What cannot be read is logged and left alone. */
+  /** Lists the migrations that earlier services left, oldest first. Unreadable ones are logged and not touched. */
   scan(role: Role): SavedMigration[] {
     const found: SavedMigration[] = []
     for (const id of readdirSync(this.path).filter((name) => idPattern.test(name))) {
@@ -184,7 +184,7 @@ export class StateDir {
 
   /**
    * Removes ended migrations beyond the newest `kept`, except those that `inUse` claims.
-   * @returns the ids that are gone.
+   * @returns the removed ids.
    */
   prune(statuses: Iterable<Status>, kept: number, inUse: (directory: string) => boolean): string[] {
     const ended = [...statuses].filter(isFinal)
@@ -214,6 +214,6 @@ function removeIfUnused(directory: string): void {
     }
     rmdirSync(directory)
   } catch {
-    // a worker's files are in it: kept for whoever wants to look
+    // it contains a worker's files: kept for inspection
   }
 }

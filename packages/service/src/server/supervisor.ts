@@ -14,25 +14,24 @@ import { WorkerProcess } from './worker-process.js'
 /**
  * Runs one worker process per migration and replaces those that die.
  *
- * The design is crash-only: there is one way for a migration to survive the death of its worker, of the
- * service, or of both, and it is the same: a new worker is started on the migration's directory and told
- * `takeover`. The supervisor never decides what a death means for the workload; the worker's journal does.
- * What the supervisor guarantees is that a migration never has two workers: the old one is known by pid and
- * start time, and is dead before the new one is told anything of the migration.
+ * The design is crash-only: one mechanism handles the death of the worker, of the service, and of both. A new worker is
+ * started on the migration's directory and told `takeover`. The supervisor never decides what a death means for the
+ * workload; the worker's journal does. The supervisor guarantees that a migration never has two workers: the old one is
+ * known by pid and start time, and is dead before the new one is told anything of the migration.
  */
 
 export interface SupervisorOptions {
   role: Role
   workerPath: string
-  /** Given to workers: the address for their own listeners. */
+  /** Address for the workers' own listeners. */
   host: string
   limits: Limits
   logger: Logger
-  /** For a request that an older version accepted, which may lack settings that are new. */
+  /** Defaults for a request that an older version accepted, which may lack newer settings. */
   requestDefaults?: Record<string, unknown>
-  /** True while something outside the service still uses an ended migration's directory. */
+  /** True while a process outside the service still uses an ended migration's directory. */
   inUse?: (directory: string) => boolean
-  /** How a workload that was running when its migration finished has ended since, if it has. */
+  /** How a workload ended that was running when its migration finished; undefined while it runs. */
   workloadExit?: (directory: string) => WorkloadExit | undefined
 }
 
@@ -70,14 +69,14 @@ export class Supervisor {
   readonly #log: Logger
   readonly #spares: SpareWorkers
   readonly #migrations = new Map<string, Migration>()
-  /** Directories that are about to be removed. */
+  /** Removals of directories under way. */
   readonly #leaving = new Set<Promise<void>>()
-  /** No new migrations. */
+  /** Refuses new migrations. */
   #stopping = false
-  /** No new workers either. */
+  /** Starts no new workers either. */
   #stopped = false
 
-  /** Knows from now on what earlier services left in the directory; starts nothing yet. */
+  /** Reads the migrations that earlier services left in the directory; starts nothing yet. */
   constructor(stateDir: StateDir, options: SupervisorOptions) {
     this.#options = options
     this.#stateDir = stateDir
@@ -96,7 +95,7 @@ export class Supervisor {
     this.#prune()
   }
 
-  /** Gives every migration that has not ended a fresh worker, and the next one a spare one. */
+  /** Gives every migration that has not ended a new worker, and starts a spare one for the next migration. */
   adopt(): void {
     for (const migration of this.#active()) {
       this.#log.info({ id: migration.spec.id, state: migration.status.state }, 'taking over a migration')
@@ -106,8 +105,8 @@ export class Supervisor {
   }
 
   /**
-   * Starts a source migration and waits until its worker listens, that is until preflight has passed.
-   * @throws what the worker reported (REFUSED and others: the workload was not touched), CONFLICT, TIMEOUT.
+   * Starts a source migration and waits until its worker listens, which means that preflight has passed.
+   * @throws the error that the worker reported (REFUSED and others: the workload was not touched), CONFLICT, TIMEOUT.
    */
   async createSource(
     request: { pid: number } & Record<string, unknown>,
@@ -119,7 +118,7 @@ export class Supervisor {
     const { id, token } = migration.spec
     void this.#launch(migration, 'start')
 
-    // Nobody but the client of this request could ever cancel it or bring it a destination.
+    // Only the client of this request could ever cancel the migration or bring it a destination.
     const abandon = () => this.#cancel(migration)
     clientGone?.addEventListener('abort', abandon)
     const { listeningTimeoutMs } = this.#options.limits
@@ -137,7 +136,7 @@ export class Supervisor {
     }
     if (migration.dataUrl === undefined || migration.ended) {
       const error = migration.status.error
-      // The client gets the reason right here; a refusal is not kept among the ended migrations.
+      // The client gets the reason right here, so a refusal is not kept among the ended migrations.
       this.#forget(migration)
       throw new PageferryError(error?.code ?? 'INTERNAL', error?.message ?? `migration ${id} ended at once`, {
         details: error?.details,
@@ -146,7 +145,10 @@ export class Supervisor {
     return { status: migration.status, token, dataUrl: migration.dataUrl }
   }
 
-  /** Starts a destination migration; how it fares shows in its status. @throws CONFLICT, REFUSED. */
+  /**
+   * Starts a destination migration; its status shows the progress.
+   * @throws CONFLICT, REFUSED.
+   */
   createDestination(request: { id: string; token: string } & Record<string, unknown>): Status {
     this.#admit()
     const { id, token, ...rest } = request
@@ -170,7 +172,7 @@ export class Supervisor {
   }
 
   /**
-   * Asks the worker to undo everything. Cancelling what has failed already is no error.
+   * Asks the worker to undo everything. Cancelling a failed migration is no error.
    * @throws NOT_FOUND; CONFLICT when it is too late.
    */
   cancel(id: string): Status {
@@ -186,8 +188,8 @@ export class Supervisor {
   }
 
   /**
-   * Cancels what is not committed, waits for the workers to undo it, and lets go of the rest: the next
-   * service on the directory continues it. A worker that hangs is killed, which is as safe as any crash.
+   * Cancels uncommitted migrations, waits for the workers to undo them, and releases the others: the next service on
+   * the directory continues those. A worker that hangs is killed, which is as safe as any crash.
    */
   async stop(): Promise<void> {
     this.#stopping = true
@@ -207,7 +209,7 @@ export class Supervisor {
       clearTimeout(migration.restart)
       this.#saveStatus(migration)
     }
-    // Those whose outcome stands are still telling their peers; a moment is enough for a peer that listens.
+    // Workers whose outcome stands still answer their peers. A moment is enough for a peer that listens.
     const leave = ({ ended, worker }: Migration) =>
       ended ? worker?.release(exitTimeoutMs, exitTimeoutMs) : worker?.dismiss(exitTimeoutMs)
     await Promise.all([...[...this.#migrations.values()].map(leave), ...this.#leaving, sparesGone])
@@ -275,7 +277,7 @@ export class Supervisor {
     return migration
   }
 
-  /** Runs one worker from its start to its end, and sees to its successor. Never throws. */
+  /** Runs one worker from its start to its end, and arranges its successor. Never throws. */
   async #launch(migration: Migration, how: 'start' | 'takeover'): Promise<void> {
     try {
       await this.#runWorker(migration, how)
@@ -291,7 +293,7 @@ export class Supervisor {
     const { spec } = migration
     const { exitTimeoutMs } = this.#options.limits
     if (spec.worker !== null && !(await killAndWait(spec.worker, exitTimeoutMs))) {
-      // Two tracers would be worse than a long wait: it hangs in the kernel and will die when that returns.
+      // Two tracers would be worse than a long wait: the old worker hangs in the kernel and dies when that returns.
       this.#log.error({ id: spec.id, pid: spec.worker.pid }, 'the previous worker cannot be killed, waiting')
       this.#scheduleTakeover(migration)
       return
@@ -302,14 +304,14 @@ export class Supervisor {
       try {
         this.#receive(migration, message)
       } catch (error) {
-        // spec.json could not be written (disk full): what the worker does next could not be cleaned up.
+        // spec.json could not be written (disk full): further acts of the worker could not be cleaned up.
         this.#log.error({ id: spec.id, err: error }, 'a message of the worker could not be recorded')
         void worker.dismiss(0)
       }
     })
     migration.worker = worker
     spec.worker = worker.identity ?? null
-    // On disk before the worker hears of the migration: until then it has done nothing that needs a successor.
+    // Save before the worker learns of the migration: until then it has done nothing that needs a successor.
     this.#saveSpec(migration)
     const begunAt = Date.now()
     worker.send({ type: how, spec: workerSpec(spec) })
@@ -378,12 +380,12 @@ export class Supervisor {
       }
       case 'rehearsed':
       case 'unfit':
-        // Said by a spare worker just before it was given the migration.
+        // A spare worker sent it just before it was given the migration.
         return
       default:
         this.#log.error(
           { id, type: (message as { type?: unknown }).type },
-          'a worker sent a message that nobody knows',
+          'a worker sent an unknown message',
         )
     }
   }
@@ -405,7 +407,7 @@ export class Supervisor {
   #end(migration: Migration, change: Partial<Status>, error?: ErrorInfo): void {
     migration.status = { ...migration.status, ...change, endedAt: new Date().toISOString() }
     this.#saveStatus(migration)
-    // From here on the migration counts as ended, also after a crash: its secret has no use any more.
+    // From here on the migration counts as ended, also after a crash, so its secret is useless.
     migration.spec.token = ''
     this.#saveSpec(migration)
     this.#log.info({ id: migration.spec.id, state: migration.status.state, error }, 'migration ended')
@@ -423,11 +425,11 @@ export class Supervisor {
     this.#log.info({ id: migration.spec.id }, 'cancelling')
     migration.spec.cancelRequested = true
     this.#saveSpec(migration)
-    // Without a worker right now, the next one is told.
+    // If there is no worker right now, the next one is told.
     migration.worker?.send({ type: 'cancel' })
   }
 
-  /** The status; for a workload that ran on after its migration also how it ended, once it has. */
+  /** The status. If the workload ran on after its migration and has ended since, it includes how. */
   #current(migration: Migration): Status {
     const { status, spec } = migration
     if (migration.ended && status.workload?.where === 'running') {
@@ -445,7 +447,7 @@ export class Supervisor {
     clearTimeout(migration.saving)
     this.#migrations.delete(migration.spec.id)
     const { worker } = migration
-    // Its peer never heard of the migration: nothing to linger for. It may still be writing its last lines.
+    // Its peer never knew the migration, so lingering is pointless. The worker may still be writing its last lines.
     const left = worker?.dismiss(this.#options.limits.exitTimeoutMs) ?? Promise.resolve()
     const removed = left.then(() => this.#stateDir.remove(migration.spec.id))
     this.#leaving.add(removed)
@@ -466,7 +468,7 @@ export class Supervisor {
     try {
       this.#stateDir.saveStatus(migration.status)
     } catch (error) {
-      // Only what GET says after a restart is at stake.
+      // Only the answer of GET after a restart is at stake.
       this.#log.error({ id: migration.spec.id, err: error }, 'the status could not be saved')
     }
   }

@@ -1,22 +1,25 @@
 import { PageferryError, RecordFile } from '@pageferry/base'
 
 /*
- * A hold is whatever a worker does to a workload or to a host that must be undone on every way out: success, failure,
- * kill -9. Each of the two workers has one list of them, and no other place undoes anything.
+ * A hold is anything that a worker does to a workload or to a host and that must be undone on every way out: success,
+ * failure, kill -9. Each of the two workers has one list of holds, and only that list undoes anything.
  *
- *     announce   the facts go on record          the worker may die from here on
- *     take       the act                         release undoes it, in this worker
+ *     announce   puts the facts on record        the worker may die from here on
+ *     take       does the act                    release undoes it, in this worker
  *                                                recover undoes it, in a successor
  *
- * A record says "perhaps": a successor finds the act done, done in part, not done, or undone already.
+ * A record means "perhaps": a successor finds the act done, done in part, not done, or undone already.
  *
- * What begins and ends within one call (the stop in which a tracker is opened) is ended by a `finally` there. What
- * kill -9 would leave of it belongs to a hold all the same.
+ * An act that begins and ends within one call (the stop in which a tracker is opened) is ended by a `finally` there. If
+ * kill -9 would leave something of it behind, that belongs to a hold all the same.
  */
 
-/** A kind of hold. `Facts` are what a successor needs to know, as JSON. `Held` is what the worker undoes it with. */
+/**
+ * A kind of hold. `Facts` is what a successor needs to know, as JSON. `Held` is the object with which the worker undoes
+ * it.
+ */
 export interface Hold<Facts extends object, Held> {
-  /** In the record. */
+  /** Name in the record. */
   readonly name: string
   /** Succeeds when the act was done in part, and when the workload is gone. */
   release(held: Held): void
@@ -37,11 +40,11 @@ interface Entry {
 type HoldRecord = { hold: string; key: number; facts: object } | { released: true }
 
 /**
- * The holds of one worker. They are undone in reverse order of the list that the constructor is given, which is the order
- * in which they are taken.
+ * The holds of one worker. They are undone in reverse order of the constructor's list, which is the order in which they
+ * are taken.
  *
- * Their file is not synchronised: a host that crashes takes the workload along. Appending to it does not wait for the
- * disk, so a hold may be announced while the workload stands still; one that can be announced before should be.
+ * Their file is not synchronised: a host that crashes loses the workload, too. Appending to it does not wait for the
+ * disk, so a hold may be announced while the workload stands still. Announce it earlier if possible.
  */
 export class Holds {
   readonly #order: readonly AnyHold[]
@@ -49,8 +52,8 @@ export class Holds {
   readonly #entries = new Map<string, Entry>()
 
   /**
-   * @param path of the file; what a worker before this one has left there is found
-   * @throws PageferryError INTERNAL when the file is damaged, or names a hold that `order` does not
+   * @param path of the file; the holds of a worker before this one are read from it
+   * @throws PageferryError INTERNAL when the file is damaged, or names a hold that is not in `order`
    */
   constructor(path: string, order: readonly AnyHold[]) {
     this.#order = order
@@ -66,25 +69,27 @@ export class Holds {
   }
 
   /**
-   * Puts on record what is going to be done. Said again with other facts, before the act was done, it replaces them.
+   * Records an act before it is done. A second call with other facts, before the act, replaces the first.
    *
-   * @param key tells several holds of one kind apart, such as the as_id
+   * @param key distinguishes several holds of one kind, for example by as_id
    */
   announce<Facts extends object>(hold: Hold<Facts, never>, facts: Facts, key = 0): void {
     this.#file.append({ hold: hold.name, key, facts } satisfies HoldRecord, false)
     this.#entries.set(keyOf(hold, key), { hold, facts, state: 'announced' })
   }
 
-  /** What is on record, by this worker or the one before; undefined: nothing. */
+  /** The recorded facts, by this worker or the one before; undefined: there are none. */
   facts<Facts extends object>(hold: Hold<Facts, never>, key = 0): Facts | undefined {
     return this.#entries.get(keyOf(hold, key))?.facts as Facts | undefined
   }
 
   /**
-   * Does what was announced. A successor may take what it was left, and answers for it from then on.
+   * Does the announced act. A successor may take an act that its predecessor announced, and is responsible for it from
+   * then on.
    *
-   * @param act must have no effect when it throws; one that is done in part returns first and is completed afterwards
-   * @throws INTERNAL when it is not on record, or is taken already; what `act` throws
+   * @param act must have no effect when it throws; an act that is done in part returns first and is completed
+   * afterwards
+   * @throws INTERNAL when it is not on record, or is taken already; errors of `act`
    */
   take<Facts extends object, Held>(hold: Hold<Facts, Held>, act: (facts: Facts) => Held, key = 0): Held {
     const entry = this.#entries.get(keyOf(hold, key))
@@ -96,21 +101,21 @@ export class Holds {
     return held
   }
 
-  /** Undoes one that this worker has taken. Idempotent. */
+  /** Undoes a hold that this worker has taken. Idempotent. */
   release<Held>(hold: Hold<never, Held>, key = 0): void {
     const entry = this.#entries.get(keyOf(hold, key))
     if (entry?.state === 'taken') undo(entry)
   }
 
-  /** Another hold does from here on what this one did: there is nothing to undo any more. Idempotent. */
+  /** Ends a hold whose task another hold has taken over, so that there is nothing to undo. Idempotent. */
   handOver<Held>(hold: Hold<never, Held>, key = 0): void {
     const entry = this.#entries.get(keyOf(hold, key))
     if (entry !== undefined) forget(entry)
   }
 
   /**
-   * Undoes everything, in reverse order. Idempotent. When some of it fails the rest is undone all the same.
-   * @throws the first error; what failed stays on the list
+   * Undoes everything, in reverse order. Idempotent. If some of it fails the rest is undone all the same.
+   * @throws the first error; failed holds stay on the list
    */
   releaseAll(): void {
     const errors: unknown[] = []
@@ -130,7 +135,7 @@ export class Holds {
     this.#noteReleased()
   }
 
-  /** Another migration may do the same to the workload now: a successor must not undo that. */
+  /** Another migration may do the same to the workload now, and a successor must not undo that. */
   #noteReleased(): void {
     try {
       this.#file.append({ released: true } satisfies HoldRecord, false)
@@ -139,7 +144,7 @@ export class Holds {
     }
   }
 
-  /** The file only. */
+  /** Closes the file only. */
   close(): void {
     this.#file.close()
   }

@@ -1,6 +1,6 @@
 import type { Frame, FrameOf } from '@pageferry/wire'
 
-/** Messages that a running step waits for, by type. Bounded by the protocol: one answer per question. */
+/** Messages for a running step that waits for them, by type. The protocol bounds them: one answer per question. */
 export class Inbox {
   readonly #arrived = new Map<string, Frame[]>()
   readonly #waiting = new Map<string, (frame: Frame) => void>()
@@ -17,7 +17,7 @@ export class Inbox {
     this.#arrived.set(frame.type, queue)
   }
 
-  /** The next message of a type; rejects when the step is told to give up. */
+  /** Returns the next message of a type; rejects when the signal fires. */
   next<K extends Frame['type']>(type: K, signal: AbortSignal): Promise<FrameOf<K>> {
     if (signal.aborted) return Promise.reject(signal.reason)
     const queued = this.#arrived.get(type)?.shift()

@@ -1,4 +1,4 @@
-/** The part of this package that workers use; loads neither fastify nor the supervisor. */
+/** The part of this package that workers use; it loads neither fastify nor the supervisor. */
 export { collectYoungGarbage } from './gc.js'
 export { type Hold, Holds } from './holds.js'
 export { Inbox } from './inbox.js'

@@ -6,7 +6,7 @@ import type { Progress, Workload } from '../api/schemas.js'
  * Messages between a service and the worker of one migration, JSON over the channel of fork().
  *
  *   service                                worker
- *     │── rehearse ─────────────────────────▶│  of a spare worker only, long before there is a migration
+ *     │── rehearse ─────────────────────────▶│  only to a spare worker, long before there is a migration
  *     │◀───────────── rehearsed | unfit ─────│
  *     │                                      │
  *     │── start | takeover {spec} ──────────▶│  exactly one of them; cuts a rehearsal short
@@ -16,11 +16,11 @@ import type { Progress, Workload } from '../api/schemas.js'
  *     │◀───────────── finished | failed ─────│  the last message: the outcome stands
  *     │                                      │  may stay a little to answer its peer, then exits
  *
- * A worker exits whenever the channel closes, without undoing anything: its successor, told `takeover`,
- * reads the journal and `spec.records` and decides whether to undo (before the commit) or to go on.
+ * A worker exits whenever the channel closes, without undoing anything. Its successor, told `takeover`, reads the
+ * journal and `spec.records`. It decides whether to undo (before the commit) or to continue.
  */
 
-/** What a worker needs to begin, or to continue the work of one that died. Kept in spec.json. */
+/** Everything that a worker needs to begin, or to continue the work of one that died. Kept in spec.json. */
 export interface WorkerSpec<Request = unknown> {
   id: string
   role: Role
@@ -32,13 +32,13 @@ export interface WorkerSpec<Request = unknown> {
   stateDir: string
   /** The body of the request, without `token` and `id`. */
   request: Request
-  /** Opaque to the service: what workers asked it to remember, oldest first. */
+  /** Records that workers asked the service to keep, oldest first. The service does not read them. */
   records: Record<string, unknown>[]
   createdAt: string
 }
 
 export type ServiceMessage<Request = unknown> =
-  /** `directory` is the spare's own, and gone when the rehearsal is over. */
+  /** `directory` belongs to the spare worker, and is removed when the rehearsal is over. */
   | { type: 'rehearse'; directory: string }
   | { type: 'start'; spec: WorkerSpec<Request> }
   | { type: 'takeover'; spec: WorkerSpec<Request> }
@@ -48,7 +48,7 @@ export type ServiceMessage<Request = unknown> =
 
 export type WorkerMessage =
   | { type: 'rehearsed' }
-  /** This host cannot do it. */
+  /** This host cannot run a migration. */
   | { type: 'unfit'; error: ErrorInfo }
   | { type: 'listening'; dataUrl: string; workload: Workload }
   | {

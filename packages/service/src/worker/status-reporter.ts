@@ -4,21 +4,21 @@ import type { Outcome } from '@pageferry/migration'
 import type { Progress, Workload } from '../api/schemas.js'
 import type { WorkerChannel } from './worker-channel.js'
 
-/** Progress comes with every batch; nobody reads more than ten a second. */
+/** Progress comes with every batch; ten statuses a second are enough for any reader. */
 const pauseMs = 100
-/** Longest that nobody hears anything: of a freeze that takes so long people want to know where it is. */
+/** Longest silence. Users want to see the state of a freeze that takes longer. */
 const maxQuietMs = 250
 
 export interface WorkerStatus {
   /** Name of the state of the worker's machine. */
   state: string
   committed: boolean
-  /** Absent until there is a process to speak of. */
+  /** Absent until there is a process. */
   workload?: Workload
   report: object
 }
 
-/** What a worker tells its service: where it is, how far, and at the end how it went. */
+/** Tells the service the worker's state, its progress, and at the end the outcome. */
 export class StatusReporter {
   readonly #channel: WorkerChannel
   readonly #look: () => WorkerStatus
@@ -26,28 +26,28 @@ export class StatusReporter {
   #lastAt = 0
   #quiet: NodeJS.Timeout | null = null
 
-  /** `look` is called for each message, so that none is older than its sending. */
+  /** `look` is called for each message, so that each is current when it is sent. */
   constructor(channel: WorkerChannel, first: Progress, look: () => WorkerStatus) {
     this.#channel = channel
     this.#progress = first
     this.#look = look
   }
 
-  /** Most calls send nothing; the last progress shown goes with the next message. `now` sends in any case. */
+  /** Most calls send nothing; the next message carries the latest progress. `now` sends in any case. */
   show(progress: Progress, now = false): void {
     this.#progress = progress
     if (now || performance.now() - this.#lastAt >= pauseMs) this.send()
   }
 
   /**
-   * Nothing is sent from now until `speak`. While the workload stands still every message would wake the service, which
-   * writes, and whoever listens to it, on the processors that the freeze needs.
+   * Sends nothing until `speak`. While the workload stands still every message would wake the service, which writes,
+   * and the clients that listen to it. They would use the processors that the freeze needs.
    */
   beQuiet(): void {
     this.#quiet ??= setTimeout(() => this.speak(), maxQuietMs).unref()
   }
 
-  /** Says where it is now. */
+  /** Ends the silence and sends the current status. */
   speak(): void {
     if (this.#quiet === null) return
     clearTimeout(this.#quiet)
@@ -55,7 +55,7 @@ export class StatusReporter {
     this.send()
   }
 
-  /** For changes of the state, none of which is left out but while it is quiet. */
+  /** Sends a change of the state. Only the silence of `beQuiet` drops it. */
   send(): void {
     if (this.#quiet !== null) return
     this.#lastAt = performance.now()
@@ -63,7 +63,7 @@ export class StatusReporter {
     this.#channel.send({ type: 'status', ...status, progress: this.#progress, report: { ...report } })
   }
 
-  /** The outcome, after which no status counts any more. Returns why it is not `migrated`. */
+  /** Sends the outcome, which is the last status. Returns the reason if it is not `migrated`. */
   end(outcome: Outcome, error?: ErrorInfo): ErrorInfo | null {
     this.speak()
     const { report, workload } = this.#look()

@@ -3,21 +3,23 @@ import type { ServiceMessage, WorkerMessage, WorkerSpec } from './ipc.js'
 
 /** A worker's end of the channel to its service. */
 export interface WorkerChannel {
-  /** This process was a spare that has rehearsed: it has met its code, and this host has proved that it can do it. */
+  /**
+   * This process was a spare that has rehearsed: its code has run once, and this host has proved that it can migrate.
+   */
   readonly isRehearsed: boolean
   send(message: WorkerMessage): void
   /** Resolves when the record would survive the service's death. */
   record(record: Record<string, unknown>): Promise<void>
   onCancel(handler: () => void): void
-  /** Ends this process when everything said so far has been handed over. */
+  /** Ends this process after all messages so far have been handed over. */
   exit(code: number): void
 }
 
 export interface WorkerProgram<Request> {
   /**
-   * What a spare worker does while there is no migration. Holds nothing of the host when it has settled.
-   * @param directory of its own, to be made
-   * @param signal fires when a migration waits: to be left at the next opportunity
+   * Runs in a spare worker while there is no migration. It must hold nothing of the host when it has settled.
+   * @param directory for its own use; it must create it
+   * @param signal fires when a migration waits: stop at the next opportunity
    * @throws when this host cannot do it
    */
   rehearse(directory: string, signal: AbortSignal): Promise<void>
@@ -25,8 +27,8 @@ export interface WorkerProgram<Request> {
 }
 
 /**
- * Runs a worker program: waits for a migration, perhaps as a spare worker that rehearses meanwhile. Crash-only: when the
- * service dies the channel closes and this process ends at once, without undoing anything; its successor does that.
+ * Runs a worker program: waits for a migration, perhaps as a spare worker that rehearses meanwhile. Crash-only: when
+ * the service dies the channel closes, and this process ends at once without undoing anything. Its successor does that.
  */
 export function runWorker<Request>(program: WorkerProgram<Request>): void {
   let sequence = 0
@@ -68,7 +70,7 @@ export function runWorker<Request>(program: WorkerProgram<Request>): void {
       isRehearsed = !signal.aborted
       if (isRehearsed) send({ type: 'rehearsed' })
     } catch (error) {
-      // The migration, if there is one, tries again and says what is wrong.
+      // The migration, if there is one, tries again and reports the error.
       if (!signal.aborted) send({ type: 'unfit', error: toErrorInfo(error) })
     }
   }
@@ -78,12 +80,12 @@ export function runWorker<Request>(program: WorkerProgram<Request>): void {
   }: Extract<ServiceMessage<Request>, { spec: unknown }>): Promise<void> => {
     migrationWaits.abort()
     await rehearsal
-    // For ps(1): a spare worker was started without it.
+    // For ps(1): a spare worker was started without the id.
     process.title = `pageferry-worker ${spec.id}`
     program.main(spec, type === 'takeover', channel)
   }
   process.on('disconnect', () => process.exit(1))
-  // Ctrl-C in a terminal reaches the whole group; what it means is the service's decision.
+  // Ctrl-C in a terminal reaches the whole group. The service decides what it means.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {})
   process.on('message', (message: ServiceMessage<Request>) => {
     switch (message.type) {

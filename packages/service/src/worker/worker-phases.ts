@@ -8,12 +8,12 @@ export interface WorkerPhasesOptions {
   role: Role
   log: Logger
   status: StatusReporter
-  /** As in the request. */
+  /** The fault of the request. */
   injectFault: string | undefined
   takeover: boolean
 }
 
-/** The phases of a worker process: shown, logged, and struck by the fault that was asked for. */
+/** The phases of a worker process: shown, logged, and interrupted by the requested fault. */
 export function workerPhases({ role, log, status, injectFault, takeover }: WorkerPhasesOptions): Phases {
   return new Phases(
     {

@@ -13,7 +13,7 @@ const noPayload = new Uint8Array(0)
 const helloLimits: LaneLimits = { headerBytes: maxHeaderBytes('hello'), messageBytes: maxHelloBytes }
 
 /**
- * The u32 header length and the header, without the payload that belongs behind it.
+ * Encodes the u32 header length and the header, without the payload that belongs behind it.
  * @throws PageferryError INTERNAL for a frame that the peer would refuse
  */
 export function encodeHeader(frame: Frame): Buffer {
@@ -25,7 +25,7 @@ export function encodeHeader(frame: Frame): Buffer {
 }
 
 /**
- * A whole message in a buffer of its own; copies the payload.
+ * Encodes a whole message in a buffer of its own; copies the payload.
  * @throws PageferryError INTERNAL for a frame that the peer would refuse, or a payload of the wrong length
  */
 export function encodeFrame(frame: Frame, payload: Uint8Array = noPayload): Uint8Array {
@@ -35,11 +35,11 @@ export function encodeFrame(frame: Frame, payload: Uint8Array = noPayload): Uint
 }
 
 /**
- * Writes the header directly in front of a payload that already lies at `headerReserveBytes` in `buffer`, and returns
- * the part of `buffer` to send. Nothing of the payload is copied. Leave `buffer` alone until ws called back.
+ * Writes the header directly in front of a payload that already lies at `headerReserveBytes` in `buffer`. Returns the
+ * part of `buffer` to send. The payload is not copied. Do not touch `buffer` until ws called back.
  * @param payloadLength bytes of the payload
  * @throws PageferryError INTERNAL as `encodeFrame`, and for a header longer than the reserve (control frames without
- *   payload only: they have no use for this)
+ * payload only: they have no use for this)
  */
 export function encodeFrameInto(frame: Frame, buffer: Uint8Array, payloadLength: number): Uint8Array {
   const header = encodeBody(frame)
@@ -83,10 +83,11 @@ function checkHeaderLength(type: FrameType, length: number): void {
 }
 
 /**
- * Takes a received message apart. `payload` is a view of `message`, not a copy.
- * @param lane the lane it came in on
+ * Decodes a received message. `payload` is a view of `message`, not a copy.
+ * @param lane on which it came
  * @param direction whether we are the source or the destination
- * @throws WireError for everything that the protocol does not allow, and nothing else; act on nothing of the message then
+ * @throws WireError, and nothing else, for everything that the protocol does not allow; the message must then have no
+ * effect
  */
 export function decodeFrame(
   message: Uint8Array,
@@ -101,7 +102,7 @@ export function decodeFrame(
 }
 
 /**
- * The first message of a connection, when neither its lane nor its token are known yet.
+ * Decodes the first message of a connection, when neither its lane nor its token are known yet.
  * @throws WireError as `decodeFrame`; OUT_OF_ORDER for any other frame
  */
 export function decodeHello(message: Uint8Array): FrameOf<'hello'> {
@@ -159,7 +160,7 @@ function decode(
 
 function decodeHeader(header: Buffer): { type: FrameType; body: Record<string, unknown> } {
   const decoded = parse(header)
-  // The oneof's accessor; of several bodies protobuf keeps the last.
+  // The oneof's accessor. If there are several bodies, protobuf keeps the last.
   const type = decoded.body as FrameType | undefined
   if (type === undefined) throw new WireError('UNKNOWN_FRAME', 'a frame with no body that this version knows')
   return { type, body: decoded[type] as Record<string, unknown> }
@@ -168,7 +169,7 @@ function decodeHeader(header: Buffer): { type: FrameType; body: Record<string, u
 function parse(header: Buffer): Record<string, unknown> {
   try {
     const reader = protobuf.Reader.create(header)
-    // Fields of later versions are skipped, not kept.
+    // Skips fields of later versions.
     reader.discardUnknown = true
     return codec.decode(reader, header.length) as unknown as Record<string, unknown>
   } catch (cause) {

@@ -3,10 +3,10 @@ import { parseObject } from './fields.js'
 import type { FrameOf } from './frames.js'
 import { maxJsonChars, maxMessageChars } from './limits.js'
 
-/** The frames that carry an error: a lane is refused, the migration is to be given up, or has failed. */
+/** The frames that carry an error: a lane is refused, the migration must be given up, or it has failed. */
 export type ErrorFrameType = 'cancel' | 'failed' | 'refusal'
 
-/** An error as a frame. Never throws: what is too long for a frame is cut, or left out with a note in its place. */
+/** Turns an error into a frame. Never throws: text that is too long is cut, or replaced by a note. */
 export function errorToFrame(type: ErrorFrameType, info: ErrorInfo): FrameOf<ErrorFrameType> {
   return {
     type,
@@ -17,8 +17,8 @@ export function errorToFrame(type: ErrorFrameType, info: ErrorInfo): FrameOf<Err
 }
 
 /**
- * The error in a frame. A code of a later version becomes REMOTE, with the code in `details.remoteCode`. Say whose
- * error it is with `new RemoteError(role, info)`.
+ * The error in a frame. A code of a later version becomes REMOTE, with the code in `details.remoteCode`. Add the role
+ * with `new RemoteError(role, info)`.
  */
 export function frameToError(frame: FrameOf<ErrorFrameType>): ErrorInfo {
   const details = fromJsonText(frame.detailsJson)
@@ -26,7 +26,7 @@ export function frameToError(frame: FrameOf<ErrorFrameType>): ErrorInfo {
   return { code: 'REMOTE', message: frame.message, details: { ...details, remoteCode: frame.code } }
 }
 
-/** An error within another frame; '' for none. */
+/** Encodes an error within another frame; '' for none. */
 export function errorToJson(info: ErrorInfo | undefined): string {
   if (info === undefined) return ''
   const { code, message, details } = info
@@ -35,7 +35,7 @@ export function errorToJson(info: ErrorInfo | undefined): string {
   return text.length <= maxJsonChars ? text : JSON.stringify(bare)
 }
 
-/** Of a decoded frame. Whatever the peer wrote is an error with a message, or none. */
+/** Decodes it. Any text of the peer becomes an error with a message, or none. */
 export function errorFromJson(text: string): ErrorInfo | undefined {
   if (text === '') return undefined
   const { code, message, details } = fromJsonText(text)
@@ -47,8 +47,8 @@ export function errorFromJson(text: string): ErrorInfo | undefined {
 }
 
 /**
- * An object as the text of a `...Json` field; bigints as decimal strings. What cannot be JSON or is too long becomes
- * {"omitted": reason}: a report must not fail because of what it reports.
+ * Encodes an object as the text of a `...Json` field; bigints become decimal strings. An object that cannot be JSON or
+ * is too long becomes {"omitted": reason}: a report must not fail because of its content.
  */
 export function toJsonText(value: object | undefined): string {
   if (value === undefined) return ''

@@ -1,8 +1,8 @@
 import { type ErrorCode, PageferryError } from '@pageferry/base'
 
 /**
- * What a peer can do wrong, and the WebSocket close code (RFC 6455 leaves 4000-4999 to applications) its lane is closed
- * with. Numbers are frozen once released.
+ * Faults of a peer, each with the WebSocket close code for its lane (RFC 6455 leaves 4000-4999 to applications).
+ * Numbers are frozen once released.
  */
 export const WIRE_FAULTS = {
   MALFORMED: { closeCode: 4100, text: 'the message is not a frame' },
@@ -44,10 +44,10 @@ export const ERROR_CLOSE_CODES = {
   INTERNAL: 4018,
 } as const satisfies Record<ErrorCode, number>
 
-/** A lane that is no longer needed. RFC 6455 "normal closure"; never means that a migration succeeded. */
+/** Closes a lane that is no longer needed. RFC 6455 "normal closure"; it never means that a migration succeeded. */
 export const closeNormal = 1000
 
-/** The peer broke the protocol. The lane is closed with `closeCode`; nothing that the frame asked for was done. */
+/** The peer broke the protocol. The lane is closed with `closeCode`; the frame had no effect. */
 export class WireError extends PageferryError {
   override readonly name = 'WireError'
   readonly fault: WireFault
@@ -61,7 +61,7 @@ export class WireError extends PageferryError {
   }
 }
 
-/** The close code for whatever ended a lane. */
+/** The close code for an error that ended a lane. */
 export function closeCodeOf(error: unknown): number {
   if (error instanceof WireError) return error.closeCode
   return ERROR_CLOSE_CODES[error instanceof PageferryError ? error.code : 'INTERNAL']
@@ -70,14 +70,14 @@ export function closeCodeOf(error: unknown): number {
 /** Bytes of a close reason: a control frame holds 125, two of them are the code (RFC 6455, 5.5). */
 const maxCloseReasonBytes = 123
 
-/** `message` cut to what a close frame holds, between characters. */
+/** Cuts `message` to the room in a close frame, between characters. */
 export function closeReason(message: string): string {
   const bytes = new Uint8Array(maxCloseReasonBytes)
   const { read } = new TextEncoder().encodeInto(message, bytes)
   return message.slice(0, read)
 }
 
-/** What a received close code means, for logs and messages; undefined for codes that are not ours. */
+/** Meaning of a received close code, for logs and messages; undefined for codes that are not ours. */
 export function describeCloseCode(
   closeCode: number,
 ): { name: WireFault | ErrorCode; text?: string } | undefined {

@@ -3,14 +3,17 @@ import { WireError } from './errors.js'
 import { maxJsonChars, pageLimit } from './limits.js'
 
 /**
- * One kind of field: how its protobuf value becomes ours and back, and what it may be. Both directions are checked, so
- * a defect of ours shows where the frame is built, not at the peer.
+ * One kind of field: converts its protobuf value to ours and back, and checks it. Both directions are checked, so a
+ * defect of ours shows where the frame is built, not at the peer.
  *
- * protobufjs encodes a bigint as 0 without a word; 64-bit fields therefore pass through `Long`, and only values that a
- * double holds exactly are plain numbers.
+ * protobufjs silently encodes a bigint as 0. So 64-bit fields pass through `Long`, and only values that a double holds
+ * exactly are plain numbers.
  */
 export interface Field<T> {
-  /** Never throws for what protobufjs can decode; may return anything of type T, also values that `check` refuses. */
+  /**
+   * Never throws for values that protobufjs can decode. It may return any value of type T, also ones that `check`
+   * refuses.
+   */
   fromWire(raw: unknown): T
   /** @throws WireError naming `at`, the path of the field */
   check(value: T, at: string): void
@@ -140,7 +143,7 @@ export function enumeration<const W extends string>(words: readonly W[]): Field<
   }
 }
 
-/** A digest: `length` bytes, or none where it is unknown. Copied, so that it does not keep the message alive. */
+/** A digest: `length` bytes, or none if it is unknown. Copied, so that it does not keep the message alive. */
 export function digest(length: number): Field<Uint8Array> {
   return {
     fromWire: (raw) => new Uint8Array(raw as Uint8Array),
@@ -155,7 +158,7 @@ export function digest(length: number): Field<Uint8Array> {
 
 export function list<T>(item: Field<T>, max: number, min = 0): Field<T[]> {
   return {
-    // One more than allowed is enough for `check` to refuse it, and costs no memory for the rest.
+    // One item more than allowed lets `check` refuse the list, and the rest costs no memory.
     fromWire: (raw) => Array.from((raw as unknown[]).slice(0, max + 1), item.fromWire),
     check(value, at) {
       if (!Array.isArray(value) || value.length < min) {
@@ -169,8 +172,8 @@ export function list<T>(item: Field<T>, max: number, min = 0): Field<T[]> {
 }
 
 /**
- * A run table: [firstPage, nrPages] pairs, ascending and disjoint (runs may touch: areas end between pages).
- * Encoding reads the array without a copy.
+ * A run table: [firstPage, nrPages] pairs, ascending and disjoint. Runs may touch, where an area ends between two
+ * pages. Encoding reads the array without a copy.
  */
 export function runs(maxRuns: number, maxPages: number = pageLimit): Field<Float64Array> {
   return {

@@ -49,12 +49,12 @@ import {
 } from './limits.js'
 import { COMPRESSIONS } from './terms.js'
 
-// Protobuf cannot tell a number that is missing from 0; whatever identifies something therefore counts from 1.
+// Protobuf cannot distinguish a missing number from 0, so all identifiers count from 1.
 const asId = u32(1)
 const round = u32(1)
 const pid = count(1, maxPid)
 const name = text(maxNameChars, /^[^\0]*$/)
-/** 0: the payload is pages. Else it is one zstd frame of so many bytes, which holds them. */
+/** 0: the payload is plain pages. Otherwise it is one zstd frame of this many bytes, which contains them. */
 const zstdBytes = count(0, maxPayloadBytes - 1)
 const errorFields = {
   code: text(maxNameChars, /^[A-Z][A-Z_]*$/),
@@ -66,7 +66,7 @@ const hostFacts = {
   kernelRelease: name,
   machine: name,
   bootId: name,
-  /** None where the host has no vdso. */
+  /** Empty if the host has no vdso. */
   vdsoSha256: digest(32),
   xcr0: u64,
   xsaveBytes: u32(),
@@ -83,8 +83,8 @@ const neededFile = {
 }
 
 /**
- * The fields of every frame, by its name in the `body` of proto/wire/frames.proto. The types, both codecs and the checks
- * all follow from this table; rules that span fields are in rules.ts, lanes and directions in lanes.ts.
+ * The fields of every frame, by its name in the `body` of proto/wire/frames.proto. The types, both codecs and the
+ * checks are all derived from this table. Rules between fields are in rules.ts, lanes and directions in lanes.ts.
  */
 export const FRAMES = {
   hello: {
@@ -94,7 +94,7 @@ export const FRAMES = {
     lane: enumeration(LANES),
     laneIndex: count(0, maxBulkLanes - 1),
     resume: flag,
-    /** Also of later versions: names that we do not know mean nothing. */
+    /** May contain names of later versions; unknown names mean nothing. */
     compressions: list(text(maxNameChars, /^[a-z0-9-]+$/), maxCompressions),
   },
   welcome: {
@@ -186,8 +186,8 @@ export type FrameType = keyof typeof FRAMES
 export type FrameOf<K extends FrameType> = { [T in K]: { type: T } & ValuesOf<(typeof FRAMES)[T]> }[K]
 
 /**
- * Any frame, discriminated by `type`. Page numbers, counts and milliseconds are numbers, nanoseconds and xcr0 bigints,
- * runs are run tables that end with the array (pass a subarray of a larger one).
+ * Any frame, discriminated by `type`. Page numbers, counts and milliseconds are numbers; nanoseconds and xcr0 are
+ * bigints. Runs are run tables that end with the array (pass a subarray of a larger one).
  */
 export type Frame = FrameOf<FrameType>
 

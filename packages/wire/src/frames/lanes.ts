@@ -10,15 +10,15 @@ import {
 export const LANES = ['control', 'fault', 'bulk'] as const
 
 /**
- * `control`: messages of the state machines. `fault`: requests and replies for faulting pages, nothing else ever queues
+ * `control`: messages of the state machines. `fault`: requests and replies for faulting pages; nothing else ever queues
  * on it. `bulk`, one or more: page batches.
  */
 export type Lane = (typeof LANES)[number]
 
-/** The source is the WebSocket server, the destination dials. */
+/** The source is the WebSocket server; the destination dials. */
 export type Direction = 'to-source' | 'to-destination'
 
-/** What lies behind the header; its length always follows from the header, see `payloadBytesOf`. */
+/** Content behind the header. Its length always follows from the header, see `payloadBytesOf`. */
 export type PayloadKind = 'none' | 'pages' | 'hashes' | 'image-piece'
 
 export interface Route<D extends Direction = Direction, L extends Lane = Lane> {
@@ -37,7 +37,7 @@ function route<D extends Direction, L extends Lane>(
 
 const BOTH = ['to-source', 'to-destination'] as const
 
-/** Which frame may be sent where. Everything that is not here is refused. */
+/** The lanes and directions of each frame. Everything else is refused. */
 export const ROUTES = {
   hello: route('to-source', LANES),
   welcome: route('to-destination', LANES),
@@ -84,7 +84,7 @@ export type FrameOn<L extends Lane, D extends Direction> = {
     : never
 }[FrameType]
 
-/** Tells a frame's type by what `decodeFrame` has checked. */
+/** Narrows a frame's type by the checks of `decodeFrame`. */
 export function isFrameOn<L extends Lane, D extends Direction>(
   frame: Frame,
   lane: L,
@@ -98,7 +98,10 @@ export function isAllowed(type: FrameType, lane: Lane, direction: Direction): bo
   return lanes.includes(lane) && directions.includes(direction)
 }
 
-/** Bytes of the largest header of a frame of this type; those with a payload fit the reserve of a pooled buffer. */
+/**
+ * Bytes of the largest header of a frame of this type. Headers of frames with a payload fit the reserve of a pooled
+ * buffer.
+ */
 export function maxHeaderBytes(type: FrameType): number {
   const { lanes, payload }: Route = ROUTES[type]
   if (type === 'hello') return maxHelloBytes - lengthPrefixBytes
@@ -137,7 +140,7 @@ function limitsToward(direction: Direction): Record<Lane, LaneLimits> {
   }
 }
 
-/** `messageBytes` is what the receiver passes to ws as `maxPayload`. */
+/** `messageBytes` is the `maxPayload` that the receiver passes to ws. */
 export function laneLimits(lane: Lane, direction: Direction): LaneLimits {
   return LANE_LIMITS[direction][lane]
 }

@@ -1,14 +1,14 @@
 import { KiB, MiB, pageBytes } from '@pageferry/base'
 
 /**
- * Every limit of the protocol, with its unit in the name and its reason. A frame beyond a limit is never sent (the
- * encoder refuses it) and never acted upon (the decoder refuses it), so a wrong number shows on the side that made it.
+ * Every limit of the protocol, with its unit in the name and its reason. The encoder refuses a frame beyond a limit,
+ * and so does the decoder. So a wrong number shows on the side that made it.
  */
 
 /** Linux numbers pages of user memory below 2^47 bytes (four-level page tables) with 35 bits. Exclusive end. */
 export const pageLimit = 2 ** 35
 
-/** Pages in one page batch: 1 MiB takes 0.8 ms at 10 Gbit/s, which is how long a fault reply may wait behind it. */
+/** Pages in one page batch: 1 MiB takes 0.8 ms at 10 Gbit/s, and a fault reply may wait for that long behind it. */
 export const maxBatchPages = 256
 /** Bytes behind the header of any frame: one full batch, and the same for image pieces and hashes. */
 export const maxPayloadBytes = maxBatchPages * pageBytes
@@ -18,11 +18,11 @@ export const maxRunsPerBatch = maxBatchPages
 export const maxZeroRunsPerBatch = 1024
 /** Pages that one batch may call zero: 256 MiB of them occupy the installing thread for a few milliseconds. */
 export const maxZeroPagesPerBatch = 65_536
-/** Runs of one Discard; an munmap of any size is a single run, so their pages are not limited. */
+/** Runs of one Discard. An munmap of any size is a single run, so their pages are not limited. */
 export const maxRunsPerDiscard = 1024
-/** Pages of one fault: 256 KiB, beyond which reading ahead delays the page that the workload waits for. */
+/** Pages of one fault: 256 KiB. More read-ahead would delay the page that the workload waits for. */
 export const maxFaultPages = 64
-/** Hashes in one PageHashes frame: reading and hashing 4 MiB holds up the source's main thread for 1 to 2 ms. */
+/** Hashes in one PageHashes frame: reading and hashing 4 MiB occupies the source's main thread for 1 to 2 ms. */
 export const maxHashPages = 1024
 /** Runs of one HashRequest and its answer: every page may stand alone. At most 10 KiB of header. */
 export const maxRunsPerHashes = maxHashPages
@@ -33,7 +33,7 @@ export const hashRequestsMax = 4
 export const maxPageHeaderBytes = 16 * KiB
 /** Bytes of a header on the control lane: Begin lists some ten thousand files at 100 bytes each. */
 export const maxControlHeaderBytes = MiB
-/** Bytes of a Hello frame: it is parsed before the token was checked, so it gets little memory. */
+/** Bytes of a Hello frame. It is parsed before the token is checked, so it gets little memory. */
 export const maxHelloBytes = 4 * KiB
 /** Bytes of the u32 in front of the header. */
 export const lengthPrefixBytes = 4
@@ -49,7 +49,7 @@ export const maxFrameBytes = lengthPrefixBytes + maxPageHeaderBytes + maxPayload
 
 /** Bytes of one image file; the largest by far is the pagemap of a fragmented process, some tens of MiB. */
 export const maxImageBytes = 256 * MiB
-/** Bytes of every piece of an image but its last one. */
+/** Bytes of every piece of an image except its last one. */
 export const imagePieceBytes = maxPayloadBytes
 /** Characters of an image's name. */
 export const maxImageNameChars = 64
@@ -60,7 +60,7 @@ export const maxThreads = 16_384
 export const maxNeededFiles = 16_384
 /** PID_MAX_LIMIT of 64-bit Linux. */
 export const maxPid = 4_194_304
-/** Of TCP: 16 bits. */
+/** TCP ports have 16 bits. */
 export const maxPort = 65_535
 /** PATH_MAX. */
 export const maxPathChars = 4096
@@ -83,20 +83,20 @@ export const maxJsonChars = 64 * KiB
 /** Bulk lanes of a migration: one fills 10 Gbit/s, and each costs a thread on both sides. */
 export const maxBulkLanes = 16
 /**
- * Bytes of pages that a bulk lane may have sent without acknowledgement, by default: 10 Gbit/s times
- * 3 ms, and no more queueing than that. Both sides count pages as they are installed, compressed or not: so the window
- * bounds what the destination may have to hold as well as what is on its way.
+ * Default limit for the bytes of pages in flight on a bulk lane without acknowledgement: 10 Gbit/s times 3 ms, and no
+ * more queueing than that. Both sides count pages as they are installed, compressed or not. So the window bounds the
+ * memory that the destination may need as well as the bytes in flight.
  */
 export const bulkWindowBytes = 4 * MiB
-/** A batch must fit. */
+/** A window must hold one batch. */
 export const minBulkWindowBytes = maxPayloadBytes
-/** The destination keeps a window's worth of what overtakes the message that says where it goes. */
+/** The destination may have to store one window of batches that overtake the message with their target. */
 export const maxBulkWindowBytes = 16 * MiB
 /** Names in a Hello's list of compressions. */
 export const maxCompressions = 8
-/** Batches in flight on one lane; small batches must not pile up without bound below the window. */
+/** Batches in flight on one lane, so that small batches do not pile up without bound below the window. */
 export const bulkWindowBatches = 256
-/** Requests that the destination keeps open on the fault lane; each thread of a workload can wait for one page. */
+/** Requests that the destination keeps open on the fault lane. Each thread of a workload can wait for one page. */
 export const faultPendingMax = 1024
 /** How long a new connection may take to say Hello, and then to be answered. Two round trips of a bad link. */
 export const helloTimeoutMs = 5000

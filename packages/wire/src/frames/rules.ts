@@ -10,14 +10,14 @@ export function pagesIn(runs: Float64Array): number {
   return pages
 }
 
-/** Bytes of the pages that come with a frame, once nothing is compressed any more. */
+/** Bytes of a frame's pages after decompression. */
 export function pageBytesOf({ runs }: { runs: Float64Array }): number {
   return pagesIn(runs) * pageBytes
 }
 
 /**
- * How many bytes follow the header. Always known from the header alone, so a message that was cut anywhere is noticed;
- * for the same reason every piece of an image but the last is `imagePieceBytes` long.
+ * Bytes behind the header. They always follow from the header alone, so a message that was cut anywhere is detected.
+ * For the same reason every piece of an image except the last is `imagePieceBytes` long.
  */
 export function payloadBytesOf(frame: Frame): number {
   switch (frame.type) {
@@ -33,7 +33,10 @@ export function payloadBytesOf(frame: Frame): number {
   }
 }
 
-/** The rules between the fields of one frame. @throws WireError */
+/**
+ * Checks the rules between the fields of one frame.
+ * @throws WireError
+ */
 export function checkRules(frame: Frame): void {
   switch (frame.type) {
     case 'hello':
@@ -56,7 +59,7 @@ export function checkRules(frame: Frame): void {
       checkWindow(frame.page, frame.nrPages, 'pageRequest')
       return
     case 'pageReply':
-      // No runs at all is an answer too: none of the pages has to come on this lane any more.
+      // An answer without runs is valid: none of the pages has to come on this lane any more.
       checkWindow(frame.page, frame.nrPages, 'pageReply')
       checkDisjoint(frame.runs, frame.zeroRuns, 'pageReply')
       checkWithin(frame.runs, frame.page, frame.nrPages, 'pageReply.runs')
@@ -83,7 +86,7 @@ function checkWindow(page: number, nrPages: number, at: string): void {
   }
 }
 
-/** So that no payload is larger than its pages, and none is compressed that has no pages. */
+/** No payload may be larger than its pages, and a frame without pages cannot be compressed. */
 function checkSmaller(frame: { runs: Float64Array; zstdBytes: number }, at: string): void {
   const bytes = pageBytesOf(frame)
   if (frame.zstdBytes > 0 && frame.zstdBytes >= bytes) {
@@ -91,7 +94,7 @@ function checkSmaller(frame: { runs: Float64Array; zstdBytes: number }, at: stri
   }
 }
 
-/** Runs are ordered by now: the first and the last decide. */
+/** The runs are known to be ordered, so the first and the last decide. */
 function checkWithin(runs: Float64Array, page: number, nrPages: number, at: string): void {
   if (runs.length === 0) return
   const end = runs[runs.length - 2] + runs[runs.length - 1]
@@ -100,7 +103,7 @@ function checkWithin(runs: Float64Array, page: number, nrPages: number, at: stri
   }
 }
 
-/** A page has contents or is zero: whichever were installed first would win. */
+/** A page has contents or is zero, never both: the result would depend on the order of installation. */
 function checkDisjoint(a: Float64Array, b: Float64Array, at: string): void {
   for (let i = 0, j = 0; i < a.length && j < b.length; ) {
     if (a[i] + a[i + 1] <= b[j]) i += 2

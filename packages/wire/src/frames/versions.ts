@@ -1,8 +1,8 @@
 import { PageferryError } from '@pageferry/base'
 
 /**
- * Protocol versions that this build speaks, best last. proto/README.md says what changed with each. Version 1 had the fault
- * lane on the port of the others, where the source does not listen for it any more.
+ * Protocol versions that this build speaks, best last. proto/README.md lists the changes of each. Version 1 had the
+ * fault lane on the port of the others; the source no longer listens for it there.
  */
 export const supportedVersions: readonly number[] = [2]
 

@@ -31,7 +31,7 @@ export interface DialOptions {
 export interface Dialled {
   lane: Lane
   nrBulkLanes: number
-  /** Where the source listens for the fault lane, on the same host. */
+  /** Port of the fault lane's listener, on the same host. */
   faultPort: number
 }
 
@@ -48,7 +48,7 @@ export function dial(options: DialOptions): Promise<Dialled> {
     const socket = new WebSocket(url, {
       ...webSocketOptions(kind, 'to-destination'),
       handshakeTimeout: helloTimeoutMs,
-      // Any Duplex will do (the documentation of http.request); the types say less.
+      // Any Duplex works (see the documentation of http.request), although the types ask for a Socket.
       createConnection: () => (frames ?? connect(endpoint).socket) as unknown as Socket,
     })
     const timer = setTimeout(

@@ -2,28 +2,28 @@ import { Duplex } from 'node:stream'
 import { lengthPrefixBytes, maxPageHeaderBytes, maxPayloadBytes } from '../index.js'
 import { type Connection, connect } from './transport.js'
 
-/** Bytes in front of a message that a server sends: it does not mask (RFC 6455, section 5.2). */
+/** Bytes in front of a message that a server sends. A server does not mask (RFC 6455, section 5.2). */
 const maxWebSocketHeaderBytes = 10
 const maxFrameBytes = maxWebSocketHeaderBytes + lengthPrefixBytes + maxPageHeaderBytes + maxPayloadBytes
-/** One frame that is being looked at and one that arrives. Small enough to stay in a processor's cache. */
+/** One frame that is being read and one that arrives. Small enough to stay in a processor's cache. */
 const bufferBytes = 2 * maxFrameBytes
-/** Less room than this is not worth a read. */
+/** With less room than this a read is not worthwhile. */
 const minReadBytes = 64 * 1024
 
 /**
- * The connection of a bulk lane's ws client. It receives into one buffer, over and over, and hands ws whole WebSocket
+ * The connection of a bulk lane's ws client. It receives into one buffer, over and over, and gives ws whole WebSocket
  * frames. ws then has nothing to join: no memory is allocated for a batch, and none is copied. (A net.Socket allocates
- * 64 KiB for each read, and ws another MiB for the message: fresh memory every time, which costs a page fault for each
- * 4 KiB of it.)
+ * 64 KiB for each read, and ws another MiB for the message. That is fresh memory every time, which costs a page fault
+ * for each 4 KiB of it.)
  *
- * Later bytes overwrite what it hands out. A reader that keeps them beyond their event copies them.
+ * Later bytes overwrite the ones that were handed out. A reader that keeps them beyond their event must copy them.
  *
- * It only looks at lengths. Bytes that are no frame, or belong to one too long for the buffer, go to ws as they come.
+ * It only reads lengths. Bytes that are no frame, or belong to one too long for the buffer, go to ws as they come.
  */
 export class FrameSocket extends Duplex {
   readonly #connection: Connection
   readonly #buffer = Buffer.allocUnsafeSlow(bufferBytes)
-  /** Where what was not handed out begins, and ends. */
+  /** Begin and end of the bytes that were not handed out yet. */
   #start = 0
   #end = 0
   #isAligned = false
@@ -41,12 +41,12 @@ export class FrameSocket extends Duplex {
     socket.on('close', () => this.destroy())
   }
 
-  /** From here on only WebSocket frames come. Until then it is the handshake's HTTP, which goes through at once. */
+  /** Only WebSocket frames come from here on. Until then it is the handshake's HTTP, which is passed on at once. */
   alignFrames(): void {
     this.#isAligned = true
   }
 
-  /** Where the next bytes go: behind the last ones, which are moved to the front when their frame would not fit. */
+  /** The place for the next bytes: behind the last ones, which move to the front if their frame would not fit. */
   #room(): Uint8Array {
     const pending = this.#end - this.#start
     const needed = Math.max(this.#frameBytes() - pending, minReadBytes)
@@ -59,7 +59,7 @@ export class FrameSocket extends Duplex {
     return this.#buffer.subarray(this.#end)
   }
 
-  /** Of the frame at `start`, as far as its length is known; 0 when it is not, or is none that fits. */
+  /** Length of the frame at `start`, as far as it is known; 0 if it is unknown, or if it is no frame that fits. */
   #frameBytes(): number {
     const at = this.#start
     const pending = this.#end - at
@@ -80,7 +80,7 @@ export class FrameSocket extends Duplex {
     this.#waitForFrame()
     if (this.#start === from) return true
     const bytes = this.#buffer.subarray(from, this.#start)
-    // Bytes that wait would be overwritten: they are copied. False: the reader is behind, and `_read` goes on.
+    // Bytes that have to wait would be overwritten, so copy them. False: the reader is behind, and `_read` continues.
     const isTakenNow = this.#isAligned && this.readableFlowing === true && this.readableLength === 0
     return this.push(isTakenNow ? bytes : Buffer.from(bytes))
   }
@@ -95,7 +95,7 @@ export class FrameSocket extends Duplex {
     }
   }
 
-  /** Asks to be woken once for the rest of a frame, and not for every piece of it. */
+  /** Asks for one wake-up for the rest of a frame, and not one for every piece of it. */
   #waitForFrame(): void {
     const missing = Math.max(this.#frameBytes() - (this.#end - this.#start), 1)
     if (missing === this.#lowWater) return

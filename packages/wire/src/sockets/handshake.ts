@@ -25,11 +25,11 @@ export interface HandshakeOptions {
   migrationId: string
   token: string
   nrBulkLanes: number
-  /** Where the fault lane is dialled; Welcome says so. */
+  /** Port at which the fault lane is dialled; part of Welcome. */
   faultPort: number
-  /** Lanes of other kinds are refused: another thread listens for them. */
+  /** Lanes that are accepted. Others are refused: another thread listens for them. */
   kinds: readonly LaneKind[]
-  /** Offered to the destination, as far as it can. */
+  /** Terms for the destination, as far as it supports them. */
   terms?: LaneTerms
   onLane(lane: Lane, resumed: boolean): void
 }
@@ -46,7 +46,7 @@ export class Handshake {
 
   constructor(options: HandshakeOptions) {
     this.#options = options
-    // The largest limit of the three: Hello says which lane it is, and the lane checks each frame.
+    // The largest limit of the three lanes: Hello says which lane it is, and the lane checks each frame.
     this.#wss = new WebSocketServer({ noServer: true, ...webSocketOptions('control', 'to-source') })
   }
 
@@ -75,7 +75,7 @@ export class Handshake {
       clearTimeout(timer)
       this.#unfinished.delete(socket)
     })
-    // ws closes the connection itself, with a code that says what was wrong.
+    // ws closes the connection itself, with a code that names the fault.
     socket.on('error', () => {})
     socket.once('message', (data: Buffer, isBinary: boolean) => {
       clearTimeout(timer)
@@ -116,7 +116,7 @@ export class Handshake {
     if (old?.isOpen === true && !hello.resume) {
       throw new WireError('LANE_TAKEN', `the ${old} is connected already`)
     }
-    // The peer knows that its old connection is dead before we do. Its loss is reported before the new lane.
+    // The peer knows before us that its old connection is dead. Report its loss before the new lane.
     old?.terminate()
     const terms = agree(hello.compressions, wanted)
     socket.send(encodeFrame({ type: 'welcome', version, nrBulkLanes, faultPort, ...terms }), { binary: true })

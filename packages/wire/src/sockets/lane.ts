@@ -16,7 +16,7 @@ import {
   WireError,
 } from '../index.js'
 
-/** Silence after which a connection counts as lost: TCP alone notices a dead peer only after many minutes. */
+/** Silence after which a connection counts as lost. TCP alone notices a dead peer only after many minutes. */
 const heartbeatMs = 5_000
 const maxMissedHeartbeats = 3
 /** How long a peer may take to answer a close frame before its connection is cut: two round trips of a bad link. */
@@ -27,12 +27,12 @@ const normalClosure = 1000
 export interface LaneHandlers {
   /** May throw: the lane is closed with the error's code, and nothing of the frame was applied. */
   onFrame(frame: Frame, payload: Uint8Array): void
-  /** Once, for whatever reason the connection ended. Never means success. */
+  /** Called once, for whatever reason the connection ended. It never means success. */
   onLost(error: PageferryError): void
 }
 
 /**
- * Options that both ends pass to ws: no compression (pages pay for it twice), no message beyond the limit, no
+ * Options that both ends pass to ws: no compression (pages would pay for it twice), no message beyond the limit, no
  * connection that lingers because its peer does not answer.
  */
 export function webSocketOptions(kind: LaneKind, incoming: Direction) {
@@ -41,7 +41,7 @@ export function webSocketOptions(kind: LaneKind, incoming: Direction) {
 }
 
 /**
- * ws hands out text messages as bytes too.
+ * Refuses text messages, which ws delivers as bytes, too.
  * @throws WireError MALFORMED: frames are binary
  */
 export function mustBeBinary(isBinary: boolean): void {
@@ -58,8 +58,8 @@ export class Lane {
   readonly #socket: WebSocket
   readonly #incoming: Direction
   /**
-   * Messages from before `open`: ws hands out everything of a chunk that it has read, paused or not. One chunk at
-   * most, because the socket is paused. Copies: where they came from may be a buffer that is used again.
+   * Messages from before `open`: ws delivers everything of a chunk that it has read, even when paused. That is one
+   * chunk at most, because the socket is paused. They are copies: the original buffer may be reused.
    */
   readonly #early: { data: Buffer; isBinary: boolean }[] = []
   #handlers: LaneHandlers | null = null
@@ -68,7 +68,7 @@ export class Lane {
   #missed = 0
   readonly #heartbeat: NodeJS.Timeout
 
-  /** @param terms what its handshake has settled */
+  /** @param terms of its handshake */
   constructor(
     socket: WebSocket,
     kind: LaneKind,
@@ -100,7 +100,7 @@ export class Lane {
     this.#heartbeat.unref()
   }
 
-  /** Frames that came before are not lost: reading begins here, after the caller's turn. */
+  /** Begins to read, after the caller's turn. Frames that came before are not lost. */
   open(handlers: LaneHandlers): void {
     this.#handlers = handlers
     if (this.#lost !== null) handlers.onLost(this.#lost)
@@ -126,12 +126,12 @@ export class Lane {
     return this.#lost === null && this.#socket.readyState === WebSocket.OPEN
   }
 
-  /** Lost, and on purpose: the peer has said all that it had to say, and has heard what it waited for. */
+  /** The lane was closed on purpose: the peer has sent everything, and has received everything that it waited for. */
   get isDone(): boolean {
     return this.#isDone
   }
 
-  /** Dropped silently when the lane is lost: who needs an answer hears of the loss. */
+  /** Drops the frame silently when the lane is lost. A sender that needs an answer is told of the loss. */
   send(frame: Frame, payload?: Uint8Array, done?: () => void): void {
     this.sendBytes(encodeFrame(frame, payload), done)
   }
@@ -146,7 +146,7 @@ export class Lane {
     this.#socket.send(message, { binary: true }, () => done?.())
   }
 
-  /** Closes with the code that tells the peer why. */
+  /** Closes with the code that tells the peer the reason. */
   close(error?: unknown): void {
     if (error === undefined) this.#socket.close(normalClosure)
     else {
@@ -155,7 +155,10 @@ export class Lane {
     }
   }
 
-  /** No closing handshake: for a peer that does not answer any more. The lane is lost when this returns. */
+  /**
+   * Cuts the connection without a closing handshake, for a peer that does not answer. The lane is lost when this
+   * returns.
+   */
   terminate(): void {
     this.#socket.terminate()
     this.#lose(new PageferryError('PEER_UNREACHABLE', `${this}: cut off`))
@@ -166,7 +169,7 @@ export class Lane {
   }
 
   #receive(data: Buffer, isBinary: boolean): void {
-    // Behind a frame that closed the lane ws goes on with what it has read already.
+    // After a frame that closed the lane, ws delivers messages that it has read already.
     if (this.#lost !== null) return
     this.bytesReceived += data.length
     this.#missed = 0

@@ -4,14 +4,14 @@ import { helloTimeoutMs, LANES, type Lane as LaneKind } from '../index.js'
 import { Handshake, type HandshakeOptions, maxUnfinished } from './handshake.js'
 import { createLaneListener } from './transport.js'
 
-/** How often the server looks for connections that say nothing at all, not even a line of HTTP. */
+/** How often the server looks for connections that send nothing at all, not even a line of HTTP. */
 const silenceCheckMs = 1_000
 
 export interface LaneServerOptions extends Omit<HandshakeOptions, 'faultPort' | 'kinds'> {
   host: string
-  /** 0: any. A successor takes the port of its predecessor. */
+  /** 0: any free port. A successor takes the port of its predecessor. */
   port: number
-  /** Which lanes are dialled here. Default: all. */
+  /** Lanes that are dialled here. Default: all. */
   kinds?: readonly LaneKind[]
   /** Default: the fault lane is dialled here. */
   faultPort?: number
@@ -28,7 +28,7 @@ export class LaneServer {
     this.#http = http
     this.#host = host
     const nrLanes = kinds.length + (kinds.includes('bulk') ? nrBulkLanes - 1 : 0)
-    // Every lane twice: its dead connection may still be there when the peer comes back.
+    // Every lane counts twice: its dead connection may still exist when the peer comes back.
     http.maxConnections = maxUnfinished + 2 * nrLanes
     this.#handshake = new Handshake({ ...options, kinds, faultPort })
     http.on('upgrade', (request, socket, head) => this.#handshake.upgrade(request, socket, head))
@@ -44,7 +44,7 @@ export class LaneServer {
       http.once('error', reject)
       http.listen(options.port, options.host, resolve)
     })
-    // In the turn in which it begins to listen: no connection was accepted yet.
+    // In the turn in which listening begins, so no connection was accepted before.
     return new LaneServer(http, options)
   }
 

@@ -3,16 +3,16 @@ import { connect as connectTcp, type OnReadOpts, type Socket } from 'node:net'
 import { fds } from '@pageferry/kernel'
 
 /*
- * What carries the bytes of a lane, on both ends: plain TCP today. Nothing above this file knows more of it than a stream
- * of bytes. TLS is one more variant in each of the two functions (tls.connect and https.createServer take the same
- * options), with a connection that has no `setReceiveLowWater`.
+ * The transport of a lane, on both ends: plain TCP today. Everything above this file sees only a stream of bytes. TLS
+ * is one more variant in each of the two functions, with a connection that has no `setReceiveLowWater`. tls.connect and
+ * https.createServer take the same options.
  */
 
 export interface Connection {
   readonly socket: Socket
   /**
-   * The kernel wakes us when so many bytes are there (SO_RCVLOWAT, socket(7)); 1: as soon as any is. null where it would
-   * count other bytes than the reader's: under TLS it counts ciphertext, and a reader that waits for the last bytes of a
+   * Makes the kernel wake us only with this many bytes (SO_RCVLOWAT, socket(7)); 1: with any. null if it would count
+   * other bytes than the reader's. Under TLS it counts ciphertext, and a reader that waits for the last bytes of a
    * record would sleep for ever.
    */
   readonly setReceiveLowWater: ((bytes: number) => void) | null
@@ -27,13 +27,13 @@ export function connect({ hostname, port }: URL, onread?: OnReadOpts): Connectio
   return { socket, setReceiveLowWater: (bytes) => setReceiveLowWater(socket, bytes) }
 }
 
-/** Node has no public way to learn a descriptor. Of a socket that is closed there is none. */
+/** Node has no public way to get a descriptor. A closed socket has none. */
 function setReceiveLowWater(socket: Socket, bytes: number): void {
   const { _handle } = socket as Socket & { _handle?: { fd: number } }
   if (_handle) fds.setReceiveLowWater(_handle.fd, bytes)
 }
 
-/** The server that lanes are dialled at, not listening yet. It speaks HTTP, which a WebSocket begins with. */
+/** The server at which lanes are dialled; it does not listen yet. It speaks HTTP, with which a WebSocket begins. */
 export function createLaneListener(options: ServerOptions): Server {
   return createServer(options, (_request, response) => response.writeHead(426).end())
 }
