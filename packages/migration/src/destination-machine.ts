@@ -28,7 +28,7 @@ import type { DrainedMessage, FromDestination, RoundFrame, ToDestination } from 
  *  receiving   | message dumpEnd           | startRestore                                    | restoring
  *  restoring   | restore done              | journal ready, send ready                       | ready
  *  these four  | anything else             | send failed, discardSkeleton, finish            | discarded
- *  ============| ===== Ready was said: the source may have committed =======================| ==========
+ *  ============| ===== Ready was sent: the source may have committed =======================| ==========
  *  ready       | message commit            | detachSkeleton, journal commit, thawSkeleton    | committed
  *              | message cancel            | discardSkeleton, journal done, finish           | discarded
  *              | message failed            | error (it may have committed: waits)            |
@@ -49,36 +49,36 @@ import type { DrainedMessage, FromDestination, RoundFrame, ToDestination } from 
  *              | message commit (again)    | send drained                                    |
  *  abandoned   | message cancel            | journal done, finish                            | abandoned
  *              | message commit            | send abandoned                                  |
- *  committed,  | workload vanished, nobody |                                                 |
- *  running     |   knows how it ended      | error                                           | lost
+ *  committed,  | workload vanished, its    |                                                 |
+ *  running     |   end is unknown          | error                                           | lost
  *  committed   | workload exited by itself,|                                                 |
  *   (a restart)|   or after `running`      | (remembered; it ends as one that has run)       |
  *  lost        | cancel (the operator's    | journal abandoned, send abandoned,              |
  *              |   decision)               |   discardSkeleton (reconnect)                   | abandoned
  *
- * The step postcopy ends when no page is lazy and the proof (--verify) is complete. A proof that failed comes too late
- * for a resume on the source: the workload runs here, and only here. So the migration ends as always, with the error in
- * the record and in Drained; the source then keeps the original, and the outcome is `kept` on both sides.
+ * The step postcopy ends when no page is lazy and the proof (--verify) is complete. A failed proof comes too late for a
+ * resume on the source: the workload runs here, and only here. So the migration ends as always, with the error in the
+ * record and in Drained. The source then keeps the original, and the outcome is `kept` on both sides.
  *
- * The frames of a round (image, roundBegin, roundEnd) are data and decide nothing. The worker takes them as they arrive,
- * in the state `receiving`, and makes no event of them. The driver's queue stands still while an effect is awaited: in
- * the freeze the frames would wait there for nothing. A round that fails is the event `stepFailed`. Hashes of the
- * original (pageHashes) answer the proof's requests and go to it alone.
+ * The frames of a round (image, roundBegin, roundEnd) are data and decide nothing. The worker takes them as they
+ * arrive, in the state `receiving`, and makes no event of them. The driver's queue stands still while an effect is
+ * awaited: in the freeze the frames would wait there for nothing. A failed round is the event `stepFailed`. Hashes of
+ * the original (pageHashes) answer the proof's requests and go to it alone.
  *
- * On `reconnected` of the control lane ready, running, drained and abandoned say their own message again; the
- * last three also on `timeout`, which a driver gives from time to time while the answer is missing.
+ * On `reconnected` of the control lane ready, running, drained and abandoned repeat their message. The last three also
+ * do so on `timeout`, which a driver sends from time to time while the answer is missing.
  *
- * detachSkeleton (clear PTRACE_O_EXITKILL, detach, still frozen) comes before the commit is journalled: after
- * the record the skeleton must outlive this worker. Thawing is the resume, and it is idempotent; a restart
- * that reads Commit thaws, one that reads Ready without Commit kills the skeleton.
+ * detachSkeleton (clear PTRACE_O_EXITKILL, detach, still frozen) comes before the commit is journalled: after the
+ * record the skeleton must outlive this worker. Thawing is the resume, and it is idempotent. A restart that reads
+ * Commit thaws; one that reads Ready without Commit kills the skeleton.
  *
- * `running` says for certain that the workload ran. A process that a successor finds killed may otherwise have been
- * killed while it was frozen, and then the original must not be. The workload waits for nobody's disk, so the record
+ * `running` means for certain that the workload ran. Without it, a process that a successor finds killed may have been
+ * killed while it was frozen, and then the original must survive. The workload must not wait for a disk, so the record
  * comes after everything else and is not synchronised: when the machine goes down, so does the process.
  *
- * Abandoned is journalled before it is said and bars a later Commit. It is said until the source has heard
- * it (`cancel`): a source that committed waits, frozen, for nothing else. `lost` is what a restarted host
- * finds: whether and how far the workload ran is unknown, so only a human may let the original run again.
+ * Abandoned is journalled before it is sent, and bars a later Commit. It is repeated until the source has received it
+ * (`cancel`): a source that committed waits, frozen, for nothing else. A restarted host finds `lost`: whether and how
+ * far the workload ran is unknown, so only a human may let the original run again.
  */
 
 export const DESTINATION_STATES = [
@@ -101,11 +101,11 @@ export interface DestinationState {
   readonly name: DestinationStateName
   /** The control lane is up. */
   readonly connected: boolean
-  /** Commit was journalled by this worker itself, not found by it: no earlier worker can have thawed. */
+  /** Commit was journalled by this worker itself, and not found in the journal: no earlier worker can have thawed. */
   readonly fresh: boolean
   /** An earlier worker has journalled that the workload runs. */
   readonly ran?: true
-  /** abandoned: the source has heard it. */
+  /** abandoned: the source has received it. */
   readonly settled: boolean
   /** The workload's own end, after it was handed over. */
   readonly exit?: WorkloadExit
@@ -121,7 +121,7 @@ export type DestinationRecord =
   | { readonly type: 'running' }
   /** With `error` the memory was not proven to be the original's. */
   | { readonly type: 'drained'; readonly exit?: WorkloadExit; readonly error?: ErrorInfo }
-  /** Nothing is left to say to the source. */
+  /** Nothing is left to send to the source. */
   | { readonly type: 'done' }
 
 export type DestinationAction =
@@ -136,7 +136,7 @@ export type DestinationAction =
   | 'thawSkeleton'
   /** Step 'postcopy': take the userfaultfd (over), serve faults; done when no page is lazy and the proof is complete. */
   | 'startPostcopy'
-  /** Kill it, if there is one. */
+  /** Kills it, if there is one. */
   | 'discardSkeleton'
 
 /** The message that belongs to the running step. */
@@ -151,16 +151,17 @@ export type DestinationEvent = CommonEvent<
 export type DestinationEffect =
   | CommonEffect<DestinationRecord, FromDestination, Delivered>
   | { readonly type: DestinationAction }
-  /** Dial this lane (without an index: every lane of the kind) until it is up, in the background. */
+  /** Dials this lane (without an index: every lane of the kind) in the background until it is up. */
   | { readonly type: 'reconnect'; readonly lane: Lane; readonly index?: number }
 export type DestinationTransition = Transition<DestinationState, DestinationEffect>
 
-/** In which states it does; what else is legal stands in the table above. */
+/** States in which they are delivered. The table above has all other legal messages. */
 const DELIVERED: readonly DestinationStateName[] = ['preparing', 'receiving', 'restoring']
 
 /**
- * Whether the worker has to take a frame of a round now; false: the migration was given up while it was on its way.
- * @throws PROTOCOL where the source has no reason to send it
+ * Whether the worker has to take a frame of a round now; false: the migration was given up while the frame was under
+ * way.
+ * @throws PROTOCOL when the source has no reason to send it
  */
 export function takesRoundFrame(state: DestinationState, type: RoundFrame['type']): boolean {
   if (state.name === 'receiving') return true
@@ -194,8 +195,8 @@ export function startDestination(): DestinationTransition {
 }
 
 /**
- * A worker that was started for a migration it finds in the journal. Records of an unknown type are ignored.
- * Abandoned wins over Commit: it is only ever journalled when the skeleton is certain not to run.
+ * Resumes a migration from the journal. Records of an unknown type are ignored. Abandoned wins over Commit: it is only
+ * journalled when the skeleton certainly does not run.
  */
 export function destinationStateFromJournal(
   records: readonly {
@@ -243,7 +244,7 @@ export function destinationStateFromJournal(
   })
 }
 
-/** Nothing more is expected; the machine still answers a peer that missed the last message. */
+/** Nothing more is expected. The machine still answers a peer that missed the last message. */
 export function isDestinationFinal(state: DestinationState): boolean {
   return state.name === 'done' || state.name === 'discarded' || (state.name === 'abandoned' && state.settled)
 }
@@ -274,7 +275,7 @@ export function stepDestination(state: DestinationState, event: DestinationEvent
   }
 }
 
-/** The way forward, up to Ready; undefined for everything that is not on it. */
+/** The normal path, up to Ready; undefined for every other event. */
 function expected(state: DestinationState, event: DestinationEvent): DestinationTransition | undefined {
   if (event.type === 'connected' && !state.connected) return stay({ ...state, connected: true })
   switch (state.name) {
@@ -296,7 +297,7 @@ function expected(state: DestinationState, event: DestinationEvent): Destination
   }
 }
 
-/** Everything else before Ready ends the migration: the source has not committed and now never will. */
+/** Any other event before Ready ends the migration: the source has not committed and now never will. */
 function beforeReady(state: DestinationState, event: DestinationEvent): DestinationTransition {
   switch (event.type) {
     case 'cancel':
@@ -329,7 +330,7 @@ function beforeReady(state: DestinationState, event: DestinationEvent): Destinat
   return { state: next, effects: [error(cause), ...effects] }
 }
 
-/** Failed goes first: the source resumes while the skeleton, which cannot run without Commit, is removed. */
+/** Failed is sent first: the source resumes while the skeleton, which cannot run without Commit, is removed. */
 function discard(state: DestinationState, cause: ErrorInfo): DestinationTransition {
   return to({ ...state, error: cause }, 'discarded', send({ type: 'failed', error: cause }), DISCARD, {
     type: 'finish',
@@ -369,7 +370,7 @@ function whenReady(state: DestinationState, event: DestinationEvent): Destinatio
           error: cause,
         })
       }
-      // The original died after the commit: what is here is all there is, so the Commit is still awaited.
+      // The original died after the commit. The copy here is the only one left, so the Commit is still awaited.
       if (event.message.type === 'failed') return stay(state, error(peerError('source', event.message)))
       break
     case 'journalFailed':
@@ -413,15 +414,15 @@ function whenCommitted(state: DestinationState, event: DestinationEvent): Destin
       if (event.step === 'thaw' && event.neverRan && state.fresh) return abandon(state, event.error)
       return stay(state, error(event.error), restart(event.error))
     case 'effectFailed':
-      // detachSkeleton stands before the record: nothing was committed yet.
+      // detachSkeleton comes before the record, so nothing was committed yet.
       if (event.effect === 'detachSkeleton' && state.fresh) return abandon(state, event.error)
       return stay(state, error(event.error), restart(event.error))
     case 'journalFailed':
       if (event.written === 'no') return abandon(state, event.error)
       return stay(state, restart(event.error))
     case 'workloadExited':
-      // A frozen process cannot exit by itself but can be killed: a found corpse may never have run. When
-      // this worker thaws it, the result of the thaw decides.
+      // A frozen process cannot exit by itself but can be killed, so a dead process may never have run. If this worker
+      // thaws it, the result of the thaw decides.
       if (state.fresh || event.exit.kind === 'exited') return stay({ ...state, exit: event.exit })
       if (state.ran && event.exit.kind === 'signaled') return stay({ ...state, exit: event.exit })
       return vanished(state, event.exit)
@@ -438,14 +439,14 @@ function whenRunning(state: DestinationState, event: DestinationEvent): Destinat
       if (event.step !== 'postcopy') break
       return drain(state)
     case 'workloadExited':
-      // Children may still need lazy pages: only the end of the step means that nobody does.
+      // Children may still need lazy pages. They need none only after the end of the step.
       if (event.exit.kind === 'unknown') return vanished(state, event.exit)
       return stay({ ...state, exit: event.exit })
     case 'message':
       if (event.message.type === 'commit') return stay(state, send({ type: 'running' }))
       break
     case 'journalFailed':
-      // Without `running` only less is known about a workload that is killed later.
+      // Without `running` less is known about a workload that is killed later; nothing else is lost.
       return stay(state, error(event.error))
     case 'stepFailed':
       // Every page is here, and comparing again would find the same.
@@ -459,7 +460,7 @@ function whenRunning(state: DestinationState, event: DestinationEvent): Destinat
   return afterCommit(state, event, { type: 'running' }, true)
 }
 
-/** Nothing is needed from the source any more. `state.error`: the proof failed. */
+/** The source is not needed any more. `state.error`: the proof failed. */
 function drain(state: DestinationState): DestinationTransition {
   const { exit, error } = state
   const record = { type: 'drained', ...(exit && { exit }), ...(error && { error }) } as const
@@ -476,7 +477,9 @@ function finishHere({ error }: DestinationState): DestinationEffect {
     : { type: 'finish', outcome: 'kept', error }
 }
 
-/** drained, abandoned, lost: nothing runs here that needs the source; it must hear, or be told to wait. */
+/**
+ * drained, abandoned, lost: nothing runs here that needs the source. It must receive the message, or be told to wait.
+ */
 function untilHeard(state: DestinationState, event: DestinationEvent): DestinationTransition {
   const word: FromDestination =
     state.name === 'drained' ? drainedMessage(state) : { type: 'abandoned', reason: reason(state) }
@@ -500,8 +503,8 @@ function untilHeard(state: DestinationState, event: DestinationEvent): Destinati
       if (state.name === 'lost') return abandon(state, CANCELLED)
       return stay(state, ...(state.name === 'drained' ? [error(TOO_LATE)] : []))
     case 'journalFailed':
-      // An unwritten 'done' costs one more conversation after a restart. The other records must be there
-      // before their message is.
+      // An unwritten 'done' costs one more exchange after a restart. The other records must be written before their
+      // message is sent.
       if (event.record.type === 'done') {
         return stay(state, { type: 'finish', outcome: 'abandoned', error: state.error })
       }
@@ -510,7 +513,7 @@ function untilHeard(state: DestinationState, event: DestinationEvent): Destinati
       return stay(state, error(event.error), restart(event.error))
     case 'stepDone':
     case 'stepFailed':
-      // Of a step that no longer matters, such as the thaw of a process that is lost.
+      // The failure of a step that no longer matters, such as the thaw of a process that is lost.
       return stay(state)
     case 'workloadExited':
       return stay({ ...state, exit: event.exit })
@@ -521,7 +524,7 @@ function untilHeard(state: DestinationState, event: DestinationEvent): Destinati
   return afterCommit(state, event, word, speaks)
 }
 
-/** What all states behind Ready have in common: they outlast the loss of the source. */
+/** Common to all states after Ready: they outlast the loss of the source. */
 function afterCommit(
   state: DestinationState,
   event: DestinationEvent,

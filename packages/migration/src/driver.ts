@@ -1,7 +1,7 @@
 import { type ErrorInfo, isKernelError, PageferryError, toErrorInfo } from '@pageferry/base'
 import type { CommonEvent, Transition } from './machine.js'
 
-/** Effects that only start work: their end comes back as `stepDone` or `stepFailed` of this step. */
+/** Effects that only start work: `stepDone` or `stepFailed` of this step reports its end. */
 export const STEP_OF_EFFECT: Readonly<Record<string, string>> = {
   startPrepare: 'prepare',
   startPrecopy: 'precopy',
@@ -14,7 +14,7 @@ export const STEP_OF_EFFECT: Readonly<Record<string, string>> = {
   startPostcopy: 'postcopy',
 }
 
-/** Effects that stop the running steps first: they change what those steps stand on. */
+/** Effects that stop the running steps first, because they change what those steps rely on. */
 const STOPPING = ['resumeWorkload', 'discardSkeleton', 'killOriginal']
 
 interface Failed {
@@ -26,10 +26,10 @@ interface Failed {
 export interface DriverOptions<State, Event, Effect> {
   readonly step: (state: State, event: Event) => Transition<State, Effect>
   /**
-   * Does what one effect says. For step effects the promise is the step: it resolves when the work is done,
-   * and `signal` tells it to give up (it must then end soon, in any way). For all others the promise is
-   * awaited before anything else happens. A rejection becomes `stepFailed`, `effectFailed` or `journalFailed`:
-   * the last reads `details.written`, a failed thaw reads `details.neverRan` of a PageferryError.
+   * Executes one effect. For step effects the promise is the step: it resolves when the work is done, and `signal`
+   * tells it to give up (it must then end soon, in any way). For all others the promise is awaited before anything else
+   * happens. A rejection becomes `stepFailed`, `effectFailed` or `journalFailed`. The last reads `details.written` of a
+   * PageferryError, a failed thaw reads `details.neverRan`.
    */
   readonly execute: (effect: Effect, signal: AbortSignal) => Promise<void> | void
   /** Called after every transition, before its effects. */
@@ -37,8 +37,8 @@ export interface DriverOptions<State, Event, Effect> {
 }
 
 /**
- * The loop that a driver is made of: one event at a time, effects in order, each to its end (the rules stand
- * in machine.ts). `stop()` or a `restart` effect ends it; nothing is executed afterwards.
+ * The main loop of a driver: one event at a time, effects in order, each to its end (machine.ts has the rules).
+ * `stop()` or a `restart` effect ends it; nothing is executed afterwards.
  */
 export class Driver<
   State,
@@ -83,7 +83,7 @@ export class Driver<
     this.#idle = Promise.resolve().then(() => this.#drain())
   }
 
-  /** Executes nothing any more; running steps are told to give up. The workload is left as it is. */
+  /** Stops executing; running steps are told to give up. The workload stays as it is. */
   stop(): void {
     this.#stopped = true
     for (const controller of this.#steps.values()) controller.abort()
@@ -114,7 +114,7 @@ export class Driver<
         if (STOPPING.includes(effect.type)) await this.#stopSteps()
         await this.#options.execute(effect, new AbortController().signal)
       } catch (cause) {
-        // The rest of the list stood behind this effect and must not happen.
+        // The effects behind the failed one depend on it and must not happen.
         this.#urgent.push(failure(effect, cause) as unknown as Event)
         return
       } finally {

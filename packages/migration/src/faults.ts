@@ -4,8 +4,8 @@ import type { PhaseName } from './phases.js'
 export type FaultKind = 'crash' | 'error' | 'delay'
 
 /**
- * Places that no moment of a phase would hit. fork-event: the kernel has put a child's userfaultfd into our descriptor
- * table, and nobody else has it yet.
+ * Places between the moments of a phase. fork-event: the kernel has put a child's userfaultfd into our descriptor
+ * table, and no other process has it yet.
  */
 export type FaultPoint = 'fork-event'
 
@@ -28,8 +28,8 @@ interface ShippedFault {
 }
 
 /**
- * The faults that are shipped, by number. Numbers are stable: tests, reports and issues name them. A fault in
- * a phase of one side is injected into that side's worker.
+ * The shipped faults, by number. Numbers are stable: tests, reports and issues name them. A fault in a phase of one
+ * side is injected into that side's worker.
  */
 export const FAULTS = {
   'source-crash-prepare': { number: 1, phase: 'prepare', side: 'source', kind: 'crash' },
@@ -78,8 +78,8 @@ export function faultNamed(name: string, seed: number): FaultSpec | undefined {
 }
 
 /**
- * The `injectFault` of a request: "name" or "name:seed".
- * @throws BAD_REQUEST for a name that does not exist, or that is a fault of the other side
+ * Parses the `injectFault` of a request: "name" or "name:seed".
+ * @throws BAD_REQUEST for an unknown name, or for a fault of the other side
  */
 export function parseFault(text: string, side: 'source' | 'destination'): FaultSpec {
   const [name, seed = '1'] = text.split(':')
@@ -101,7 +101,9 @@ export interface FaultPlan {
 /** Longest injected wait: shorter than every protocol timeout, so that a delay alone never fails a migration. */
 export const maxFaultWaitMs = 250
 
-/** When and how long, from the seed alone. An error cannot strike inside code that does not ask for it. */
+/**
+ * Derives time and length from the seed alone. An error cannot strike in the middle of code that does not check for it.
+ */
 export function planFault(fault: FaultSpec): FaultPlan {
   const random = seededRandom(fault.seed)
   const moments: FaultMoment[] = fault.kind === 'crash' ? ['before', 'during', 'after'] : ['before', 'after']

@@ -4,31 +4,31 @@ import type { Lane } from '@pageferry/wire'
 import type { ErrorMessage } from './messages.js'
 
 /*
- * What both machines share, and how a driver must behave.
+ * Common rules of both machines, and the duties of a driver.
  *
- * A machine is a step function: state + event -> new state + effects. It knows no socket, file, clock or
- * process. The driver (one per worker; `Driver` in driver.ts is the loop) does what the effects say:
+ * A machine is a step function: state + event -> new state + effects. It knows no socket, file, clock or process. The
+ * driver (one per worker; `Driver` in driver.ts is the loop) executes the effects:
  *
- *  1. One event at a time. The new state is stored, then the effects are executed in order, each to its end,
- *     before the next event is taken. This is what makes `journal` durable before the `send` behind it.
- *  2. Step effects (STEP_OF_EFFECT in driver.ts) only start work and return at once. Their end comes back as
- *     `stepDone` or `stepFailed`. Other events are stepped meanwhile.
- *  3. An effect that fails drops the rest of its list. `effectFailed`, or for a journal `journalFailed`, is the
- *     next event, before anything already queued. `written: 'no'` promises that a restart will not read the
- *     record; everything else is 'unknown'.
- *  4. `send` never fails. Without a lane the message is dropped: the machines repeat on `reconnected` whatever
- *     the peer may have missed. `reconnect` and `connect` start dialling and return; dialling twice is once.
- *  5. `resumeWorkload`, `discardSkeleton`, `killOriginal`, `detachAndKeepFrozen`, `detachSkeleton` and
- *     `thawSkeleton` are idempotent: after a crash they are executed again. The first four succeed when the
- *     process is gone (that is a `workloadExited` of its own). The first three stop a running step and wait
- *     for its end first; that step's result is not fed back any more.
- *  6. `restart` ends this worker without touching the workload; the supervisor starts another one (with
- *     backoff), which goes on from the journal. A driver that cannot go on does the same.
- *  7. `finish` is said once the outcome stands. The machine can still answer a peer that missed the last
- *     message, so a driver stays for a while (until the peer closes its control lane, or a linger time).
- *  8. All messages of a connection are fed before its `laneLost`, none after it.
- *  9. After a restart the driver first looks whether the workload still exists and feeds `workloadExited`
- *     before the result of any step.
+ *   1. One event at a time. The new state is stored, then the effects are executed in order, each to its end,
+ *      before the next event is taken. So a `journal` is durable before the `send` behind it.
+ *   2. Step effects (STEP_OF_EFFECT in driver.ts) only start work and return at once. Their end comes back as
+ *      `stepDone` or `stepFailed`. Other events are stepped meanwhile.
+ *   3. An effect that fails drops the rest of its list. `effectFailed`, or for a journal `journalFailed`, is the
+ *      next event, before anything already queued. `written: 'no'` promises that a restart will not read the
+ *      record; everything else is 'unknown'.
+ *   4. `send` never fails. Without a lane the message is dropped: on `reconnected` the machines repeat every message
+ *      that the peer may have missed. `reconnect` and `connect` start dialling and return; dialling twice is once.
+ *   5. `resumeWorkload`, `discardSkeleton`, `killOriginal`, `detachAndKeepFrozen`, `detachSkeleton` and
+ *      `thawSkeleton` are idempotent: after a crash they are executed again. The first four succeed when the
+ *      process is gone (that is a `workloadExited` of its own). The first three stop a running step and wait
+ *      for its end first; that step's result is not fed back any more.
+ *   6. `restart` ends this worker without touching the workload. The supervisor starts another one (with
+ *      backoff), which continues from the journal. A driver that cannot continue does the same.
+ *   7. `finish` means that the outcome stands. The machine can still answer a peer that missed the last
+ *      message, so a driver stays for a while (until the peer closes its control lane, or a linger time).
+ *   8. All messages of a connection are fed before its `laneLost`, none after it.
+ *   9. After a restart the driver first checks whether the workload still exists, and feeds `workloadExited`
+ *      before the result of any step.
  */
 
 /** Where the workload is, as far as this side can know. */
@@ -55,8 +55,8 @@ export interface WorkloadExit {
 export type Outcome = 'migrated' | 'kept' | 'resumed' | 'abandoned' | 'exited' | 'discarded'
 
 /**
- * Events that either machine can meet. `S` names the steps, `E` the effects that can fail, `R` the records, `M` the
- * messages of the other side.
+ * Events of both machines. `S` names the steps, `E` the effects that can fail, `R` the records, `M` the messages of the
+ * other side.
  */
 export type CommonEvent<S extends string, E extends string, R, M> =
   | { readonly type: 'message'; readonly message: M }
@@ -87,14 +87,16 @@ export type CommonEvent<S extends string, E extends string, R, M> =
   | { readonly type: 'timeout'; readonly what: string }
   | { readonly type: 'workloadExited'; readonly exit: WorkloadExit }
 
-/** Effects that either machine can ask for: `R` are the records, `O` what it sends, `D` what it hands to its steps. */
+/**
+ * Effects of both machines: `R` are the records, `O` the messages that it sends, `D` those that it passes to its steps.
+ */
 export type CommonEffect<R, O, D> =
   | { readonly type: 'send'; readonly message: O }
-  /** Append and fdatasync before going on. `unsynced`: it must survive this worker, but not the machine. */
+  /** Append and fdatasync before the next effect. `unsynced`: it must survive this worker, but not the machine. */
   | { readonly type: 'journal'; readonly record: R; readonly unsynced?: true }
-  /** Hand a message that is legal in this state to the step that is running. */
+  /** Passes a message that is legal in this state to the running step. */
   | { readonly type: 'deliver'; readonly message: D }
-  /** Log it, and show it to whoever watches. Changes nothing. */
+  /** Logs the error and shows it to clients. Changes nothing. */
   | { readonly type: 'error'; readonly error: ErrorInfo }
   | { readonly type: 'restart'; readonly error: ErrorInfo }
   | { readonly type: 'finish'; readonly outcome: Outcome; readonly error?: ErrorInfo }
@@ -109,7 +111,7 @@ export const TOO_LATE: ErrorInfo = {
   code: 'CONFLICT',
   message: 'the workload has been handed over to the destination: cancelling is no longer possible',
 }
-/** Stands where a successor has to say why, and the journal does not tell. */
+/** For a successor that must give a reason when the journal has none. */
 export const UNEXPLAINED: ErrorInfo = { code: 'INTERNAL', message: 'no reason was given' }
 export const PEER_UNKNOWN: ErrorInfo = {
   code: 'PEER_UNREACHABLE',
@@ -130,7 +132,7 @@ export function laneError(lane: string): ErrorInfo {
   return { code: 'PEER_UNREACHABLE', message: `the ${lane} lane to the other side was lost` }
 }
 
-/** How a process ended, for a sentence that begins with it. */
+/** How a process ended, as the end of a sentence. */
 export function exitText({ kind, value = 0 }: WorkloadExit): string {
   if (kind === 'exited') return `exited with status ${value}`
   if (kind === 'unknown') return 'vanished without a known end'
@@ -138,7 +140,7 @@ export function exitText({ kind, value = 0 }: WorkloadExit): string {
   return `was killed by ${name ?? `signal ${value}`}`
 }
 
-/** Names an event in an error without printing what it carries. */
+/** Names an event in an error without its content. */
 export function eventText(event: CommonEvent<string, string, { type: string }, { type: string }>): string {
   if (event.type === 'message') return `message ${event.message.type}`
   if (event.type === 'stepDone' || event.type === 'stepFailed') return `${event.type} ${event.step}`
@@ -147,7 +149,7 @@ export function eventText(event: CommonEvent<string, string, { type: string }, {
   return event.type
 }
 
-/** What the peer reported, with its role in front, so that no log blames the wrong machine. */
+/** The peer's error, with its role in front, so that no log blames the wrong machine. */
 export function peerError(
   role: 'source' | 'destination',
   message: ErrorMessage | { readonly type: 'abandoned'; readonly reason: string },

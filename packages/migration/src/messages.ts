@@ -2,46 +2,46 @@ import type { ErrorInfo } from '@pageferry/base'
 import type { Frame, FrameOf, FrameOn } from '@pageferry/wire'
 
 /*
- * Messages of the control lane as the machines see them. Types only: the machines load no codec. Which frames there are,
- * and who may send them on which lane, is the wire's to say; FrameOn reads it from there.
+ * Messages of the control lane as the machines see them. Types only: the machines load no codec. The wire package
+ * decides which frames exist, and who may send them on which lane; FrameOn reads it from there.
  */
 
-/** A peer's, or our own, error. The codec's text is read before (frameToError) and made after the machine. */
+/** An error, the peer's or our own. Its text form is decoded before the machine (frameToError) and encoded after it. */
 export interface ErrorMessage {
   readonly type: 'cancel' | 'failed'
   readonly error: ErrorInfo
 }
 
-/** Nothing is needed from the source any more. `error`: the proof of the memory (--verify) failed. */
+/** The source is not needed any more. `error`: the proof of the memory (--verify) failed. */
 export interface DrainedMessage {
   readonly type: 'drained'
   readonly error?: ErrorInfo
 }
 
-/** Of the handshake. They become `connected`, `reconnected`, `peerUnknown` or a failed `connect` step. */
+/** Frames of the handshake. They become `connected`, `reconnected`, `peerUnknown` or a failed `connect` step. */
 type Handshake = FrameOf<'hello' | 'welcome' | 'refusal'>
 
 type Received<F extends Frame> = Exclude<F, Handshake | { type: ErrorMessage['type'] }> | ErrorMessage
 
-/** What a round consists of. The destination's worker takes it past the machine: see destination-machine.ts. */
+/** The frames of a round. The destination's worker takes them past the machine: see destination-machine.ts. */
 export type RoundFrame = FrameOf<'image' | 'roundBegin' | 'roundEnd'>
 
-/** What the source's machine can meet. */
+/** Messages for the source's machine. */
 export type ToSource =
   | Exclude<Received<FrameOn<'control', 'to-source'>>, FrameOf<'drained' | 'hashRequest'>>
   | DrainedMessage
-/** What the destination's machine can meet. */
+/** Messages for the destination's machine. */
 export type ToDestination = Exclude<
   Received<FrameOn<'control', 'to-destination'>>,
   RoundFrame | FrameOf<'pageHashes'>
 >
 
-/** What the source's machine asks to be sent. The driver adds what only it knows: hosts, clocks, figures. */
+/** Messages from the source's machine. The driver adds the parts that only it knows: hosts, clocks, figures. */
 export type FromSource =
   | { readonly type: Extract<ToDestination['type'], 'begin' | 'dumpEnd' | 'commit' | 'released' | 'kept'> }
   | ErrorMessage
 
-/** What the destination's machine asks to be sent. */
+/** Messages from the destination's machine. */
 export type FromDestination =
   | { readonly type: Extract<ToSource['type'], 'prepared' | 'ready' | 'running'> }
   | DrainedMessage

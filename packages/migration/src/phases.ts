@@ -38,16 +38,15 @@ export interface PhaseHooks {
   readonly sleep: (ms: number) => Promise<void>
   /** Ends the worker at once, as kill -9 would. */
   readonly crash: () => void
-  /** Progress: shown to whoever watches. */
+  /** Progress, for users. */
   readonly onStart?: (phase: PhaseName) => void
-  /** Log: the phase ended, well or not. */
+  /** Log: the phase ended, with or without success. */
   readonly onEnd?: (record: PhaseRecord) => void
 }
 
 /**
- * Every phase of a migration runs through `run`: timing, logging, progress and injected faults have this one
- * home. It changes nothing about the workload itself; who owns the process after a failed phase is the
- * phase's own business.
+ * Every phase of a migration runs through `run`, the one place for timing, logging, progress and injected faults. It
+ * changes nothing about the workload itself. The phase itself decides who owns the process after a failure.
  */
 export class Phases {
   readonly #hooks: PhaseHooks
@@ -72,7 +71,7 @@ export class Phases {
     return sum
   }
 
-  /** @throws what `fn` throws, or INTERNAL for an injected error (`details.injected`). */
+  /** @throws the error of `fn`, or INTERNAL for an injected error (`details.injected`). */
   async run<T>(phase: PhaseName, fn: () => Promise<T> | T): Promise<T> {
     const startMs = this.#hooks.now()
     this.#hooks.onStart?.(phase)
@@ -123,7 +122,7 @@ export class Phases {
       return await fn()
     } finally {
       ended = true
-      // A timer that fires later finds the phase ended; an error in it has nobody else to tell.
+      // A timer that fires later finds the phase ended. Nothing else waits for its error.
       pending.catch(() => undefined)
     }
   }

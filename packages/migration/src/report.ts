@@ -3,7 +3,7 @@ import type { CompressionCounts } from '@pageferry/wire'
 import type { Outcome } from './machine.js'
 import type { Mode, VerifySetting } from './settings.js'
 
-/** One pre-dump round, or the final one. Pages are base pages of 4 KiB; bytes are what the lanes carried. */
+/** One pre-dump round, or the final one. Pages are base pages of 4 KiB; bytes are those on the lanes. */
 export interface RoundReport {
   round: number
   pages: number
@@ -41,9 +41,9 @@ export interface FaultsReport {
 
 /** One page whose memory on the destination is not the original's. */
 export interface DifferingPage {
-  /** Of the page in the workload, hexadecimal with 0x. */
+  /** Address of the page in the workload, hexadecimal with 0x. */
   address: string
-  /** The area it lies in: a name as in /proc/PID/maps, or what kind of memory it is. '' when nobody knows it. */
+  /** Its area: a name as in /proc/PID/maps, or the kind of memory. '' when it is unknown. */
   area: string
 }
 
@@ -51,19 +51,19 @@ export interface VerifyReport {
   when: Exclude<VerifySetting, 'off'>
   /** Pages whose hash was compared with the original's. */
   pages: number
-  /** Pages that differ, are there and must not be, or are not there and must be. */
+  /** Pages that differ, are present and must not be, or are missing and must be present. */
   mismatches: number
   /** Pages that were not compared, because the original or its hash was lost. */
   unproven: number
   /** The first few that count as mismatches or unproven. */
   differing: DifferingPage[]
-  /** In the downtime: looking for pages that must be absent, and all comparing of before-resume. */
+  /** Part inside the downtime: the search for pages that must be absent, and all comparing of before-resume. */
   downtimeMs: number
-  /** After the last lazy page had come. The workload runs meanwhile. */
+  /** Part after the last lazy page had come. The workload runs meanwhile. */
   proofMs: number
 }
 
-/** What `--report FILE` writes. Field names are stable API. */
+/** Content of the file that `--report FILE` writes. Field names are stable API. */
 export interface MigrationReport {
   id: string
   mode: Mode
@@ -73,12 +73,15 @@ export interface MigrationReport {
   pages: PagesReport
   bytesOnWire: number
   compressed: CompressionCounts
-  /** From the start of the freeze until the source heard Running: one clock, too long by half a round trip. */
+  /** From the start of the freeze until the source received Running: one clock, too long by half a round trip. */
   blackoutMs: number
   blackout: BlackoutReport
   faults: FaultsReport
   pushedPages: number
-  /** Pages that were asked for before they were touched, and those of them that a stream of faults is known to have reached. */
+  /**
+   * Pages that were requested before they were touched, and those of them that a stream of faults is known to have
+   * reached.
+   */
   prefetchedPages: number
   usefulPrefetchedPages: number
   drainMs: number
@@ -86,7 +89,7 @@ export interface MigrationReport {
   verify: VerifyReport | null
 }
 
-/** What the source knows. */
+/** The source's part of the report. */
 export interface SourceReport
   extends Pick<
     MigrationReport,
@@ -104,7 +107,7 @@ export interface SourceReport
   blackout: Pick<BlackoutReport, 'freezeMs' | 'captureMs'>
 }
 
-/** What the destination knows. */
+/** The destination's part of the report. */
 export interface DestinationReport
   extends Pick<
     MigrationReport,
@@ -123,9 +126,9 @@ export const NO_FAULTS: Readonly<FaultsReport> = {
 }
 
 /**
- * One report from both. `transferMs` is what remains of the blackout after the parts that were measured on
- * one machine each: the wire, and everything that one side waited for the other. Without a destination (it
- * never got that far) its part is zeros.
+ * Merges both reports. `transferMs` is the rest of the blackout after the parts that were measured on one machine each:
+ * the wire, and the time in which one side waited for the other. Without a destination (it never got that far) its part
+ * is zeros.
  */
 export function mergeReports(source: SourceReport, destination?: DestinationReport): MigrationReport {
   const { freezeMs, captureMs } = source.blackout

@@ -1,5 +1,5 @@
 /*
- * Settings of a migration that state machines, reports and workers tell of. All settings, with ranges, defaults and
+ * Settings of a migration that appear in state machines, reports and workers. All settings, with ranges, defaults and
  * meaning, are in service/api/settings.ts, which workers do not load.
  */
 

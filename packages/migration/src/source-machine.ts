@@ -53,17 +53,18 @@ import type { Mode } from './settings.js'
  *  abandonedBack,|   abandoned            | send cancel: "it runs here, forget it"         |
  *  exited        |                        |                                                |
  *
- * Page requests, discards and acknowledgements travel on the other lanes, whose owners answer them: none of them decides
- * anything here.
+ * Page requests, discards and acknowledgements travel on the other lanes, whose owners answer them. They decide nothing
+ * here.
  *
- * detachAndKeepFrozen comes before the commit is journalled because a tracee runs when its tracer dies: with
- * Commit in the journal and only ptrace holding the workload, kill -9 of the worker would make two of them.
- * No resume before the commit waits for a journal: a full disk must not keep a workload frozen. After Abandoned
- * the record comes first (a restart must not freeze a running workload again) but is not waited for either:
- * if it fails the workload is resumed all the same, and only the acknowledgement (`cancel`) is withheld.
+ * detachAndKeepFrozen comes before the commit is journalled, because a tracee runs when its tracer dies. With Commit in
+ * the journal and only ptrace holding the workload, kill -9 of the worker would make two of them.
+ *
+ * No resume before the commit waits for a journal: a full disk must not keep a workload frozen. After Abandoned the
+ * record comes first (a restart must not freeze a running workload again), but the resume does not depend on it. If it
+ * fails the workload is resumed all the same, and only the acknowledgement (`cancel`) is withheld.
  *
  * `kept`: the workload runs on the destination, but the destination could not prove that its memory is the original's.
- * The original stays as it is, frozen in its cgroup, for an operator to look at and to kill. No worker resumes or kills
+ * The original stays as it is, frozen in its cgroup, for an operator to inspect and to kill. No worker resumes or kills
  * it any more.
  */
 
@@ -91,7 +92,7 @@ export interface SourceState {
   readonly connected: boolean
   /** The frozen original died after the commit (SIGKILL, OOM killer): nothing here can run any more. */
   readonly originalGone: boolean
-  /** abandonedBack: the record is in the journal, Abandoned may be acknowledged. */
+  /** abandonedBack: the record is in the journal, so Abandoned may be acknowledged. */
   readonly journalled: boolean
   /** Why it did not succeed. */
   readonly error?: ErrorInfo
@@ -102,7 +103,7 @@ export type SourceRecord =
   | { readonly type: 'commit' }
   | { readonly type: 'abandoned'; readonly reason: string }
   | { readonly type: 'released' }
-  /** The original stays frozen: `error` says which pages differ. */
+  /** The original stays frozen: `error` names the pages that differ. */
   | { readonly type: 'kept'; readonly error: ErrorInfo }
 
 export type SourceAction =
@@ -114,7 +115,7 @@ export type SourceAction =
   | 'freezeWorkload'
   /** Step 'dump': capture, final pagemap, final round, images. */
   | 'startDump'
-  /** Frozen by the cgroup freezer instead of by the tracer, which lets go of it. */
+  /** The cgroup freezer holds the workload instead of the tracer, which detaches. */
   | 'detachAndKeepFrozen'
   /** Step 'serve': answer page requests and push the rest; ends only by being stopped. */
   | 'startServing'
@@ -129,7 +130,7 @@ export type SourceEvent = CommonEvent<SourceStep, SourceAction, SourceRecord, To
 export type SourceEffect = CommonEffect<SourceRecord, FromSource, Delivered> | { readonly type: SourceAction }
 export type SourceTransition = Transition<SourceState, SourceEffect>
 
-/** In which states they do; what else is legal stands in the table above. */
+/** States in which they are delivered. The table above has all other legal messages. */
 const DELIVERED: Partial<Record<SourceStateName, readonly Delivered['type'][]>> = {
   preparing: ['clockRequest'],
   precopy: ['roundApplied', 'clockRequest'],
@@ -169,8 +170,8 @@ function initial(mode: Mode): SourceState {
 }
 
 /**
- * A worker that was started for a migration it finds in the journal. The first decisive record counts; records
- * of an unknown type are ignored. Without Commit the workload runs again, whatever had been reached.
+ * Resumes a migration from the journal. The first decisive record counts; records of an unknown type are ignored.
+ * Without Commit the workload runs again, however far the migration had come.
  */
 export function sourceStateFromJournal(
   records: readonly { readonly type: string; readonly reason?: string; readonly error?: ErrorInfo }[],
@@ -231,7 +232,7 @@ export function isFrozenForGood(state: SourceState): boolean {
   return ['awaitingReady', 'committed', 'serving'].includes(state.name)
 }
 
-/** Nothing more is expected; the machine still answers a peer that missed the last message. */
+/** Nothing more is expected. The machine still answers a peer that missed the last message. */
 export function isSourceFinal(state: SourceState): boolean {
   return ['released', 'kept', 'resumed', 'abandonedBack', 'exited'].includes(state.name)
 }
@@ -255,7 +256,7 @@ export function stepSource(state: SourceState, event: SourceEvent): SourceTransi
   }
 }
 
-/** The way forward, up to the commit; undefined for everything that is not on it. */
+/** The normal path, up to the commit; undefined for every other event. */
 function expected(state: SourceState, event: SourceEvent): SourceTransition | undefined {
   switch (state.name) {
     case 'preparing':
@@ -293,7 +294,7 @@ function begin(state: SourceState): SourceTransition {
   return state.prepared && state.connected ? stay(state, send({ type: 'begin' })) : stay(state)
 }
 
-/** Everything else before the commit ends the migration; the workload runs here, or has ended here. */
+/** Any other event before the commit ends the migration. The workload runs here, or has ended here. */
 function beforeCommit(state: SourceState, event: SourceEvent): SourceTransition {
   switch (event.type) {
     case 'workloadExited': {
@@ -341,19 +342,19 @@ function abort(state: SourceState, cause: ErrorInfo): SourceTransition {
   })
 }
 
-/** committed, serving: frozen, and only the destination decides. */
+/** committed, serving: the workload is frozen, and only the destination decides. */
 function afterCommit(state: SourceState, event: SourceEvent): SourceTransition {
   switch (event.type) {
     case 'message':
       return handedOver(state, event.message)
     case 'journalFailed':
-      // Commit was not sent yet (it stands behind the record). If a restart cannot read it either, the
-      // destination will never hear it: this is still before the commit. If it can, reading it decides.
+      // Commit was not sent yet, because it comes after the record. If a restart cannot read the record either, the
+      // destination will never receive Commit: this is still before the commit. If it can, reading it decides.
       if (event.record.type === 'commit' && event.written === 'no') return abort(state, event.error)
       return stay(state, restart(event.error))
     case 'effectFailed':
     case 'stepFailed':
-      // A successor would find no more to serve from than we do.
+      // A successor could serve no better than we do.
       if (state.originalGone) return stay(state, error(event.error))
       return stay(state, error(event.error), restart(event.error))
     case 'cancel':
@@ -369,7 +370,7 @@ function afterCommit(state: SourceState, event: SourceEvent): SourceTransition {
       return stay(next, error(cause), send({ type: 'failed', error: cause }))
     }
     case 'reconnected':
-      // It died while nobody was there to hear of it.
+      // The original died while no destination was connected.
       if (event.lane !== 'control' || !state.originalGone || state.error === undefined) return stay(state)
       return stay(state, send({ type: 'failed', error: state.error }))
     case 'laneLost':
@@ -386,7 +387,7 @@ function afterCommit(state: SourceState, event: SourceEvent): SourceTransition {
 function handedOver(state: SourceState, message: ToSource): SourceTransition {
   switch (message.type) {
     case 'ready':
-      // Said again after a reconnect: our Commit was lost on the way.
+      // Ready was repeated after a reconnect: our Commit was lost.
       return stay(state, send(COMMIT_MESSAGE))
     case 'running':
       return to(state, 'serving')
@@ -422,18 +423,18 @@ function handedOver(state: SourceState, message: ToSource): SourceTransition {
     }
     case 'failed':
     case 'cancel':
-      // Not Abandoned: the workload may be running there.
+      // This is not Abandoned: the workload may be running there.
       return stay(state, error(peerError('destination', message)))
     case 'roundApplied':
     case 'prepared':
-      // Late, from before the commit.
+      // A late message from before the commit.
       return stay(state)
     default:
       return stay(state, error(unexpected(state, { type: 'message', message })))
   }
 }
 
-/** The destination runs the workload and cannot vouch for its memory. A dead original leaves only its cgroup to remove. */
+/** The destination runs the workload and cannot prove its memory. A dead original leaves only its cgroup to remove. */
 function keep(state: SourceState, cause: ErrorInfo): SourceTransition {
   return to(
     { ...state, error: cause },
@@ -456,7 +457,7 @@ function atTheEnd(state: SourceState, event: SourceEvent): SourceTransition {
       return lastWords(state, event.message)
     case 'journalFailed':
       if (state.name === 'abandonedBack') {
-        // The destination has barred its Commit for good: running here is safe, forgetting it is not.
+        // The destination has barred its Commit for good. Running here is safe, but we must not forget it.
         return stay({ ...state, journalled: false }, error(event.error), RESUME, {
           type: 'finish',
           outcome: 'abandoned',
@@ -486,7 +487,7 @@ function lastWords(state: SourceState, message: ToSource): SourceTransition {
   if (message.type === 'ready' || message.type === 'abandoned') {
     const heard = send({ type: 'cancel', error: state.error ?? UNEXPLAINED })
     if (state.name !== 'abandonedBack' || state.journalled) return stay(state, heard)
-    // Once it has heard, the destination forgets; a restart here must not read a bare Commit then.
+    // Once the destination has received it, it forgets. A restart here must not read a Commit without Abandoned then.
     const reason = state.error?.message ?? ''
     return stay(
       { ...state, journalled: true },

@@ -3,11 +3,11 @@ import type { DifferingPage, VerifyReport } from './report.js'
 
 type Found = Pick<VerifyReport, 'mismatches' | 'unproven' | 'differing'>
 
-/** Pages that are named one by one; of the others the number is said. */
+/** Pages that are named one by one; the others are only counted. */
 export const maxNamedPages = 20
 
 /**
- * VERIFY_FAILED, one sentence with the pages by name. `details` are `found`.
+ * VERIFY_FAILED, one sentence with the addresses of pages. `details` are `found`.
  * @param reason why pages are unproven
  */
 export function verifyError(found: Found, reason = ''): PageferryError {
@@ -27,7 +27,7 @@ export function verifyError(found: Found, reason = ''): PageferryError {
   return new PageferryError('VERIFY_FAILED', `${parts.join(', ')}${which}`, { details: { ...found } })
 }
 
-/** The same of an error that a peer reported: numbers and addresses, and nothing that it wrote in words. */
+/** The same from a peer's error: numbers and addresses only, and none of the peer's text. */
 export function foundByPeer(details: Record<string, unknown> = {}): Found {
   const count = (value: unknown): number => (Number.isSafeInteger(value) ? Math.max(0, value as number) : 0)
   const list = Array.isArray(details.differing) ? details.differing.slice(0, maxNamedPages) : []

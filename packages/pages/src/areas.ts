@@ -2,16 +2,16 @@ import { PageferryError, pageBytes } from '@pageferry/base'
 import { PageSet } from './page-set.js'
 
 /**
- * The memory map of a workload, and how one map becomes another.
+ * The memory map of a workload, and the operations that change one map into another.
  *
- * The destination holds a skeleton with the map of the last round; before it applies the next round it is
- * brought to the new map. The plan is page-exact and keeps whatever is the same mapping in both, because a
- * page that was installed there lives only as long as its mapping. **What the plan unmaps, the destination
- * has lost**, so the source computes the same plan from the same two maps and forgets that it sent those
- * pages (SourcePages.noteAreas). That both sides use this one function is what keeps them in step.
+ * The destination holds a skeleton with the map of the last round. Before it applies the next round it changes that map
+ * to the new one. The plan is page-exact and keeps every mapping that is the same in both, because an installed page
+ * lives only as long as its mapping. **The destination loses every page that the plan unmaps.** So the source computes
+ * the same plan from the same two maps and forgets that it sent those pages (SourcePages.noteAreas). Both sides use
+ * this one function, which keeps them in step.
  *
- * The kernel merges, splits and relabels areas at will (an anonymous area next to the brk area becomes
- * [heap]); a plan must not notice. So comparison is by page and by what the mapping *is*, not by area.
+ * The kernel merges, splits and relabels areas at will (an anonymous area next to the brk area becomes [heap]). A plan
+ * must not depend on that. So it compares by page and by the identity of the mapping, not by area.
  */
 export type AreaKind =
   | 'anon'
@@ -32,19 +32,19 @@ export interface Area {
   readonly kind: AreaKind
   /** PROT_READ | PROT_WRITE | PROT_EXEC. */
   readonly prot: number
-  /** MAP_* bits as CRIU's VmaEntry has them. MAP_LOCKED may change in place, every other bit is identity. */
+  /** MAP_* bits as in CRIU's VmaEntry. MAP_LOCKED may change in place; every other bit is identity. */
   readonly flags: number
-  /** Bits 1 << MADV_*: advice that lasts (huge pages, fork, dump); changes in place. */
+  /** Bits 1 << MADV_*: lasting advice (huge pages, fork, dump); changes in place. */
   readonly madv: number
   readonly growsDown: boolean
   /** Its missing pages can be served by userfaultfd: private anonymous, not locked, not hugetlb. */
   readonly lazyEligible: boolean
   readonly path?: string
-  /** What is mapped, where the path may lie (renamed, deleted, memfd): "device:inode". */
+  /** Identity of the mapped file, since the path may be wrong (renamed, deleted, memfd): "device:inode". */
   readonly backingId?: string
-  /** How a mapped file must be opened: O_RDWR (2) where a shared mapping is or may become writable, else 0. */
+  /** How a mapped file must be opened: O_RDWR (2) if a shared mapping is or may become writable, else 0. */
   readonly fileFlags?: number
-  /** Bytes into the file or shared object; 0n where nothing is behind the mapping. */
+  /** Bytes into the file or shared object; 0n for a mapping without one. */
   readonly offset: bigint
 }
 
@@ -60,31 +60,33 @@ export type AreaChange =
       readonly from: number
       readonly to: number
     }
-  /** A mapping that stays became eligible for userfaultfd (mapped pieces say it themselves), or ceased to be. */
+  /** A mapping that stays became eligible for userfaultfd, or ceased to be. Mapped pieces contain that themselves. */
   | { readonly op: 'register'; readonly first: number; readonly nr: number; readonly on: boolean }
 
 const MAP_LOCKED = 0x2000
 
-/** Private anonymous memory, whatever the kernel calls it today: a page that is not there reads as zeros. */
+/** Private anonymous memory under any of the kernel's names: a missing page reads as zeros. */
 export function isPrivateAnon(area: Area): boolean {
   return area.kind === 'anon' || area.kind === 'heap' || area.kind === 'stack'
 }
 
-/** Whether the contents travel with the process. Shared files, devices and the kernel's own areas stay. */
+/** Whether the contents travel with the process. Shared files, devices and the kernel's own areas do not. */
 export function carriesPages(area: Area): boolean {
   return isPrivateAnon(area) || area.kind === 'file-private' || area.kind === 'shared-anon'
 }
 
 /**
- * Whether pre-dump rounds are worth their bytes. Shared anonymous memory can never be called unchanged: it may
- * be written through another mapping or write(), a page-table entry may be dropped together with its dirt, and
- * after a punched hole a mere read maps zeros that look clean. It travels once, inside the freeze.
+ * Whether the area takes part in pre-dump rounds. Shared anonymous memory never counts as unchanged. It may be written
+ * through another mapping or write(). A page-table entry may be dropped together with its dirty bit. After a punched
+ * hole a mere read maps zeros that look clean. So it travels once, inside the freeze.
  */
 export function travelsInRounds(area: Area): boolean {
   return isPrivateAnon(area) || area.kind === 'file-private'
 }
 
-/** The same areas of the same objects, as maps shows them: advice and locks, which it does not, are not compared. */
+/**
+ * Whether the areas and their objects are the same. Advice and locks are not compared, since maps does not show them.
+ */
 export function sameAreas(a: AreaMap, b: AreaMap): boolean {
   if (a.areas.length !== b.areas.length) return false
   return a.areas.every((area, i) => {
@@ -100,7 +102,7 @@ export function sameAreas(a: AreaMap, b: AreaMap): boolean {
   })
 }
 
-/** The part of an area inside first .. first+nr-1, with its offset moved along. */
+/** The part of an area inside first .. first+nr-1, with its offset adjusted. */
 export function sliceArea(area: Area, first: number, nr: number): Area {
   const skipped = first - area.start
   const offset = isPrivateAnon(area) ? area.offset : area.offset + BigInt(skipped) * BigInt(pageBytes)
@@ -108,18 +110,18 @@ export function sliceArea(area: Area, first: number, nr: number): Area {
 }
 
 /**
- * Areas of one address space. What vm.max_map_count is on Fedora, Arch and Ubuntu since 2023; Linux itself has 65,530.
- * A map comes from a peer and costs some 200 bytes an area.
+ * Largest number of areas in one address space: the default vm.max_map_count of Fedora, Arch and Ubuntu since 2023.
+ * Linux itself has 65,530. A map comes from a peer and costs some 200 bytes per area.
  */
 export const maxAreas = 1_048_576
 
-/** @throws REFUSED for a map of more areas than are moved */
+/** @throws REFUSED for a map with more areas */
 export function requireAreaCount(nrAreas: number): void {
   if (nrAreas <= maxAreas) return
   throw new PageferryError('REFUSED', `the memory map has ${nrAreas} areas, at most ${maxAreas} can be moved`)
 }
 
-/** An address space's areas: ascending, not overlapping, not empty. Immutable. */
+/** The areas of an address space: ascending, not overlapping, not empty. Immutable. */
 export class AreaMap {
   readonly areas: readonly Area[]
 
@@ -155,7 +157,7 @@ export class AreaMap {
     return nr
   }
 
-  /** All pages of the areas that are wanted. */
+  /** All pages of the areas that match. */
   pages(wanted: (area: Area) => boolean = () => true): PageSet {
     const set = new PageSet()
     for (const area of this.areas) if (wanted(area)) set.addRange(area.start, area.nrPages)
@@ -164,9 +166,9 @@ export class AreaMap {
 }
 
 /**
- * The ordered operations that bring `from` to `to`: all unmaps, then all maps, then changes in place. Equal
- * pieces appear in no operation. A piece whose identity changed is unmapped and mapped anew. MAP_LOCKED is no operation:
- * the destination locks after the last round, from the final map.
+ * The ordered operations that change `from` into `to`: all unmaps, then all maps, then changes in place. Equal pieces
+ * appear in no operation. A piece whose identity changed is unmapped and mapped anew. MAP_LOCKED is no operation: the
+ * destination locks after the last round, from the final map.
  */
 export function diffAreas(from: AreaMap, to: AreaMap): AreaChange[] {
   const unmaps = new Collected<{ op: 'unmap' }>()
@@ -186,7 +188,7 @@ export function diffAreas(from: AreaMap, to: AreaMap): AreaChange[] {
     if (a !== undefined) unmaps.add(first, nr, { op: 'unmap' })
     if (b === undefined) continue
     const last = maps.at(-1)
-    // Pieces of one new area that lie side by side (behind it different old ones) are one mmap.
+    // Pieces of one new area that lie side by side, with different old areas behind, are one mmap.
     if (last?.op === 'map' && last.first + last.nr === first && last.first >= b.start) {
       maps[maps.length - 1] = mapOf(b, last.first, last.nr + nr)
     } else maps.push(mapOf(b, first, nr))
@@ -198,14 +200,14 @@ function mapOf(area: Area, first: number, nr: number): AreaChange {
   return { op: 'map', first, nr, area: sliceArea(area, first, nr) }
 }
 
-/** The same mapping at the overlap: its pages mean the same, so installed ones may stay. */
+/** Whether the mappings are the same at the overlap: installed pages may stay then. */
 function isSameMapping(a: Area, b: Area): boolean {
   if (a.growsDown !== b.growsDown || (a.flags & ~MAP_LOCKED) !== (b.flags & ~MAP_LOCKED)) return false
   if (isPrivateAnon(a) && isPrivateAnon(b)) return true
   if (a.kind !== b.kind || a.fileFlags !== b.fileFlags) return false
   const shift = BigInt(b.start - a.start) * BigInt(pageBytes)
   if (a.offset + shift !== b.offset) return false
-  // A renamed file is still the same mapping; only without an identity does the name decide.
+  // A renamed file is still the same mapping. The name decides only without an identity.
   if (a.backingId !== undefined && b.backingId !== undefined) return a.backingId === b.backingId
   return a.path === b.path
 }
@@ -238,7 +240,7 @@ function* overlay(
   }
 }
 
-/** Ranges with a payload; neighbours with an equal payload become one. */
+/** Ranges with a payload. Neighbours with an equal payload are joined. */
 class Collected<T extends object> {
   readonly list: Array<T & { first: number; nr: number }> = []
 

@@ -1,15 +1,15 @@
 /**
- * A token bucket: what is sent as fast as it may be, in batches that may be larger than the bucket. Whoever sends
- * asks how long to wait, sends, and says how much it was; the bucket goes into debt and the next one waits for that.
- * In any time t no more is sent than rate x t, the bucket and one batch.
+ * A token bucket that limits the rate, for batches that may be larger than the bucket. The sender asks how long to
+ * wait, sends, and reports the bytes. The bucket goes into debt, and the next batch waits until it is paid. In any time
+ * t at most rate x t, the bucket and one batch are sent.
  */
 export class BandwidthLimit {
   readonly #bytesPerMs: number
   readonly #bucketMs: number
-  /** When all that was sent will have been paid for; in the past: the bucket fills since then. */
+  /** When everything sent so far is paid for. If that is in the past, the bucket has been filling since then. */
   #paidAtMs = Number.NEGATIVE_INFINITY
 
-  /** @param bucketBytes what may be made up for after a pause, or a timer that was late */
+  /** @param bucketBytes may be sent at once after a pause, or after a late timer */
   constructor(megabitsPerS: number, bucketBytes: number) {
     this.#bytesPerMs = (megabitsPerS * 1e6) / 8 / 1000
     this.#bucketMs = bucketBytes / this.#bytesPerMs

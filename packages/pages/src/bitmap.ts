@@ -1,6 +1,6 @@
 /**
- * The pieces of a PageSet: chunks of 32768 bits, and what is done to them a word at a time. Bit numbers here
- * count from the start of a chunk.
+ * The pieces of a PageSet: chunks of 32768 bits, and operations on a word at a time. Bit numbers here count from the
+ * start of a chunk.
  */
 export const chunkPages = 32768
 export const chunkWords = chunkPages / 32
@@ -10,7 +10,7 @@ export interface Chunk {
   count: number
 }
 
-/** Stands for every chunk without a gap; never written to. */
+/** Stands for every full chunk; never written to. */
 export const fullChunk: Readonly<Chunk> = {
   words: new Uint32Array(chunkWords).fill(0xffffffff),
   count: chunkPages,
@@ -27,7 +27,7 @@ function popcount(word: number): number {
   return Math.imul((x + (x >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24
 }
 
-/** words |= others; this and the next two return how many bits are set afterwards. */
+/** words |= others. This and the next two functions return how many bits are set afterwards. */
 export function orInto(words: Uint32Array, others: Uint32Array): number {
   let count = 0
   for (let w = 0; w < chunkWords; w++) {
@@ -167,7 +167,7 @@ export class RunCursor {
       this.#bit = nextClearBit(this.#words, this.#bit)
       this.end = this.#base + this.#bit
       if (this.#bit < chunkPages) return true
-      // The run reaches the end of the chunk: it may go on when the next chunk follows.
+      // The run reaches the end of the chunk. It continues if the next chunk follows directly.
       this.#index++
       if (
         !this.#load() ||

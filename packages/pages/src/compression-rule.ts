@@ -2,15 +2,15 @@ import { pageBytes } from '@pageferry/base'
 import { type DeliveryRate, nrSamples } from './flight-window.js'
 
 /**
- * Whether compressing pages makes a connection carry more of them. Nobody guesses: two speeds and a ratio are measured.
+ * Decides whether compressing pages makes a connection carry more of them. It measures two speeds and a ratio.
  *
- *   link    bytes that the connection delivers in a millisecond, from acknowledgements (FlightWindow), or what the
- *           user allows it, if that is less
+ *   link    bytes that the connection delivers in a millisecond, from acknowledgements (FlightWindow), or the user's
+ *           limit, if that is less
  *   speed   bytes of pages that this thread compresses in a millisecond, divided by the lanes that share it
- *   ratio   bytes that are left of a byte
+ *   ratio   compressed bytes per byte
  *
- * Compressed, pages travel at min(speed, link / ratio), as they are at `link`. The first divided by the second is the
- * gain: from `onGain` on batches are compressed, below `offGain` not any more.
+ * Compressed pages travel at min(speed, link / ratio), others at `link`. The first divided by the second is the gain.
+ * Compression starts at a gain of `onGain` and stops below `offGain`.
  *
  *            +--- held back, and a sample promises a gain ---+
  *            |                                               v
@@ -19,15 +19,16 @@ import { type DeliveryRate, nrSamples } from './flight-window.js'
  *            +--- no gain any more, never held back, or -----+
  *                 no more pages arrive than before
  *
- * The link's speed is known only of a sender that the link holds back. Off, a sender that is not held back has nothing
- * to gain, and nothing is measured. One that is held back compresses a piece of a batch now and then and throws the
- * result away. What holds it back may also be a destination that installs no faster, or a processor that both share, and
- * no compression helps against that: so the pages that arrive are counted, and where they have not become more the
- * attempt is over, and the next one later.
+ * Off: the link's speed is known only if the link holds the sender back. A sender that is not held back has nothing to
+ * gain, and nothing is measured. One that is held back compresses a piece of a batch now and then and throws the result
+ * away.
  *
- * On, a sender that is not held back any more may itself have become the slowest part, of a link that would carry more:
- * it stops compressing, and what follows off is measured anew. Where that was a mistake it waits twice as long the next
- * time.
+ * The link may not be the reason. A destination that installs no faster, or a processor that both share, also holds the
+ * sender back, and compression cannot help. So arriving pages are counted. If they do not increase, the attempt ends,
+ * and the next one comes later.
+ *
+ * On: a sender that is not held back any more may itself have become the slowest part of a link that would carry more.
+ * It stops compressing, and everything is measured anew. If that was a mistake, it waits twice as long the next time.
  */
 
 const onGain = 1.3
@@ -35,35 +36,37 @@ const offGain = 1.1
 /** A sample of `samplePages` takes some 0.6 ms: a quarter of a percent of the time. */
 const sampleIntervalMs = 250
 export const samplePages = 64
-/** Pause after an attempt in which no more pages arrived, at first; doubled after each further one. */
+/**
+ * Pause after an attempt in which no more pages arrived. This is the first one; it doubles after each further attempt.
+ */
 const firstRetryMs = 1000
 const maxRetryMs = 30_000
-/** Batches that an attempt takes: the first ones leave behind what was sent as it was, and then all samples are its own. */
+/** Batches of one attempt: the first ones outlast batches that were sent uncompressed, then all samples are its own. */
 const attemptBatches = 8 + nrSamples
-/** Of the batches before, in what is remembered of being held back: it counts as such after three in a row. */
+/** Weight of the latest batch in the average of being held back. Three batches in a row count as held back. */
 const heldWeight = 0.25
 const heldEnough = 0.5
-/** Of the batches before, in speed and ratio. */
+/** Weight of the latest batch in speed and ratio. */
 const measuredWeight = 0.125
 /**
- * Windows of pages in a row without being held back, at first. A link that carries them half as fast as they are
- * compressed has filled the window by then.
+ * Windows of pages in a row that may pass without the sender being held back, at first. A link that carries pages half
+ * as fast as they are compressed has filled the window by then.
  */
 const firstPatience = 2
 const maxPatience = 128
-/** After such a pause there was nothing to send: what the window holds then says nothing. */
+/** A longer gap between batches means that there was nothing to send. The content of the window then means nothing. */
 const pauseMs = 50
 
 export interface CompressionRuleOptions {
   /** Lanes whose pages the same thread compresses. Default 1. */
   nrSharing?: number
-  /** What the user allows this connection. Default: no limit. */
+  /** The user's limit for this connection. Default: no limit. */
   maxBytesPerMs?: number
-  /** Of pages, compressed or not. */
+  /** Window in bytes of pages, compressed or not. */
   windowBytes: number
 }
 
-/** What to do with the next batch; `sample`: send it as it is, and measure with a piece of it. */
+/** How to send the next batch; `sample`: send it uncompressed, and measure with a piece of it. */
 export type CompressionDecision = 'plain' | 'sample' | 'compress'
 
 export class CompressionRule {
@@ -79,7 +82,7 @@ export class CompressionRule {
   /** More pages arrive: the attempt is over, and has succeeded. */
   #isProven = false
   #retryMs = firstRetryMs
-  /** No attempt before. */
+  /** No attempt is made before this time. */
   #notBeforeMs = Number.NEGATIVE_INFINITY
   /** 0: never measured. */
   #bytesPerMs = 0
@@ -101,7 +104,7 @@ export class CompressionRule {
   }
 
   /**
-   * Once for each batch with content, before it is sent.
+   * Call it once for each batch with content, before it is sent.
    * @param heldBack the sender had to wait for the link, or for the user's limit, before this batch
    * @param rate of the latest batches; null: not known
    */
@@ -120,7 +123,7 @@ export class CompressionRule {
 
   #reconsider(nowMs: number, heldBack: boolean, pagesPerMs: number): void {
     this.#batches++
-    // Of a sender that has little to send the rate says nothing. Nor does the user's limit show in it: that is not the link's.
+    // The rate means nothing for a sender with little to send, nor under the user's limit, which is not the link's.
     const isOver = this.#batches >= attemptBatches && this.#held >= heldEnough
     const isProven = this.#isProven || this.#link >= this.#maxBytesPerMs
     if (isOver) this.#isProven = true
@@ -139,8 +142,8 @@ export class CompressionRule {
   }
 
   /**
-   * A batch was compressed, or a sample of one.
-   * @param toBytes not less than `fromBytes`: it travels as it is
+   * A batch, or a sample of one, was compressed.
+   * @param toBytes not less than `fromBytes` when the batch travels uncompressed
    */
   measured(fromBytes: number, toBytes: number, elapsedMs: number, nowMs: number): void {
     const bytesPerMs = fromBytes / Math.max(elapsedMs, 0.001)
@@ -161,7 +164,7 @@ export class CompressionRule {
     this.#isProven = false
   }
 
-  /** How many times as many pages travel compressed. */
+  /** Pages per time with compression, as a multiple of those without. */
   get #gain(): number {
     return Math.min(this.#bytesPerMs / this.#nrSharing / this.#link, 1 / this.#ratio)
   }

@@ -1,31 +1,33 @@
 import type { LazyEvent } from './lazy-map.js'
 
 /**
- * The order in which the changes of an address space happened, from the order in which their events were read.
+ * Finds the order in which the changes of an address space happened, from the order in which their events were read.
  *
- * A thread queues its event only after it has let go of the memory map. So A unmaps X, the mremap of B is given X, and
- * B's event may be read before A's. And the UNMAP of a moved range always comes late: it is queued after REMAP was read.
+ * A thread queues its event only after it has released the memory map. So A unmaps X, the mremap of B gets X, and B's
+ * event may be read before A's. And the UNMAP of a moved range always comes late: it is queued after REMAP was read.
  *
  *   A   munmap(X) ........ preempted ........... UNMAP X
  *   B             mremap(Z, gets X)  REMAP Z X ............. UNMAP Z
- *   read                             REMAP Z X   UNMAP X     UNMAP Z       taken as it comes, B's pages are lost
+ *   read                             REMAP Z X   UNMAP X     UNMAP Z       in this order, B's pages are lost
  *
- * What helps is that everything can wait: as long as one change is between its doing and the reading of its event, the
- * kernel lets nobody install (UFFDIO_COPY answers EAGAIN). So events are collected until the address space is quiet;
- * then all of them are there. They stay as they were read, unless that is impossible:
+ * Everything can wait: while an event is not read yet, the kernel refuses every installation (UFFDIO_COPY answers
+ * EAGAIN). So events are collected until the address space is quiet; then all of them are there. They keep the order of
+ * reading, unless that is impossible:
  *
- * - Memory that arrives at X by mremap found nothing there. Whoever had X before has said UNMAP for it, once, or will.
- *   So what lies at X are *generations*, each begun by a REMAP, and ended by the next UNMAP that no older one lacks.
- * - mremap says where to when its event was read. So whatever is done to the new memory is read after that, and arrivals
- *   at X are read in their order. Only what concerns an older generation can come late.
- * - Nobody knows the new memory before the mremap returns, which is after its UNMAP(from) was read, if it says one.
- * - REMOVE is sent before the change and waited for, so it is about the generation that arrived last.
- * - Memory may come to X without any event: what grows in place, or grows while it moves. Its UNMAP is told from that of
- *   what arrived then only where it must be.
+ * - Memory that arrives at X by mremap found nothing there. The previous memory at X has one UNMAP, read already or
+ * still to come. So X holds *generations*. Each begins with a REMAP, and ends with the next UNMAP that no older
+ * generation lacks.
+ * - mremap returns the new address after its event was read. So events of the new memory are read after that, and
+ * arrivals at X are read in their order. Only events of an older generation can come late.
+ * - No other thread knows the new memory before the mremap returns. That is after its UNMAP(from) was read, if it has
+ * one.
+ * - REMOVE is sent before the change, which waits for it. So it belongs to the latest generation.
+ * - Memory may come to X without any event, when it grows in place or grows while it moves. Its UNMAP is distinguished
+ * from that of arrived memory only where it must be.
  *
- * Left open is which of two generations a REMAP away from X moves, while the UNMAPs of both are still to come: it is
- * taken for the older one's, whose UNMAP is overdue. And what grows where others have come and gone since `before` may be
- * taken for one of them.
+ * One question stays open: which of two generations a REMAP away from X moves, while the UNMAPs of both are still to
+ * come. We take the older one, whose UNMAP is overdue. And memory that grows where others have come and gone since
+ * `before` may be taken for one of them.
  */
 export type MapEvent = Exclude<LazyEvent, { type: 'installed' }>
 
@@ -39,25 +41,27 @@ interface Touch {
 /** Memory at one place, from its arrival to its end. */
 interface Generation {
   events: number[]
-  /** Of what arrived together. */
+  /** First page of the whole range that arrived with it. */
   first: number
   /** Its UNMAP was not read. */
   isAlive: boolean
   hasMoved: boolean
-  /** Before the event of that number nobody but the thread that moved it here can have done anything to it. */
+  /** Before the event of this number only the thread that moved the memory here can have changed it. */
   knownFrom: number
 }
 
-/** What else is known of the address space. */
+/** Other facts about the address space. */
 export interface Registrations {
-  /** The first of pages first .. end-1 that was registered before all of the events, as far as events tell; -1: none. */
+  /**
+   * The first of pages first .. end-1 that was registered before all of the events, as far as events tell; -1: none.
+   */
   before(first: number, end: number): number
-  /** Whether a page is registered with the userfaultfd, when no change is under way. Seldom asked. */
+  /** Whether a page is registered with the userfaultfd, when no change is under way. Rarely called. */
   now(page: number): boolean
 }
 
 /**
- * @param nrInherited so many of the first events are a parent's: what it said after the fork is missing
+ * @param nrInherited number of leading events that are a parent's: its events after the fork are missing
  * @returns indices of `events` in the order of their changes
  */
 export function trueOrder(
@@ -89,8 +93,8 @@ function touchesOf(event: MapEvent, index: number): Touch[] {
 }
 
 /**
- * For each REMAP the UNMAP of the place that it left; without one (MREMAP_DONTUNMAP) there is no entry. One that only the
- * parent has heard comes after everything.
+ * Finds for each REMAP the UNMAP of its old place; without one (MREMAP_DONTUNMAP) there is no entry. An UNMAP that only
+ * the parent received counts as later than everything.
  */
 function closingsOf(events: readonly MapEvent[], nrInherited: number): Map<number, number> {
   const closings = new Map<number, number>()
@@ -117,7 +121,7 @@ interface Place {
   touches: Touch[]
 }
 
-/** The stretches where several things happened, if memory arrived anywhere. */
+/** The ranges in which several events happened, if memory arrived anywhere. */
 function places(touches: readonly Touch[]): Place[] {
   const found: Place[] = []
   if (!touches.some(({ kind }) => kind === 'arrive')) return found
@@ -134,7 +138,7 @@ function places(touches: readonly Touch[]): Place[] {
   return found
 }
 
-/** The events of one place, oldest generation first, and as they were read within each. */
+/** The events of one place: oldest generation first, in the order of reading within each. */
 function byGeneration(
   { first: page, end, touches }: Place,
   closings: ReadonlyMap<number, number>,
@@ -147,7 +151,7 @@ function byGeneration(
   const count = (wanted: Touch['kind']) => touches.filter(({ kind }) => kind === wanted).length
   const oldPage = before(page, end)
   const wasThere = oldPage >= 0
-  /** How many have come without an event. Less than none: what should have been there before was not. */
+  /** How many generations came without an event. Negative: memory that should have been there before was not. */
   const silent = () =>
     Number(now(wasThere ? oldPage : page)) - Number(wasThere) - count('arrive') + count('unmap')
   const isOld = wasThere && (isIncomplete || silent() >= 0)
@@ -170,7 +174,7 @@ function byGeneration(
       ending.events.push(index)
     } else {
       const overdue = older.find(({ isAlive, hasMoved }) => isAlive && !hasMoved)
-      // What is moved and stays has not lost its place to anything yet.
+      // Memory that is moved and also stays (MREMAP_DONTUNMAP) has not lost its place yet.
       const moving =
         (isOlder || closings.has(index) ? overdue : undefined) ?? (isOlder ? untold() : undefined) ?? newest
       moving.hasMoved = true
@@ -180,12 +184,15 @@ function byGeneration(
   return generations.flatMap(({ events }) => events)
 }
 
-/** Nobody else knows what is new, and what it is moved or unmapped with lies where it has arrived. */
+/**
+ * Whether an event concerns older memory. Only its own thread knows new memory, and changes it only where it has
+ * arrived.
+ */
 function isOfOlder({ index, first }: Touch, newest: Generation): boolean {
   return index < newest.knownFrom || first < newest.first
 }
 
-/** How many UNMAPs that come before the next arrival are certainly not about the newest. */
+/** How many UNMAPs before the next arrival certainly do not belong to the newest generation. */
 function claims(later: readonly Touch[], newest: Generation): number {
   const next = later.findIndex(({ kind }) => kind === 'arrive')
   const meanwhile = next < 0 ? later : later.slice(0, next)
@@ -196,7 +203,10 @@ function isDeparture({ kind }: Touch): boolean {
   return kind === 'unmap' || kind === 'leave'
 }
 
-/** Each before those that follow it, otherwise as they were read. Where places contradict each other, one gives way. */
+/**
+ * Sorts each event before those that follow it, otherwise as they were read. If places contradict each other, one
+ * yields.
+ */
 function sorted(after: readonly number[][]): number[] {
   const before: number[][] = after.map(() => [])
   for (const [index, followers] of after.entries()) for (const each of followers) before[each].push(index)
@@ -217,7 +227,7 @@ function firstWhere(indices: Iterable<number>, condition: (index: number) => boo
   return undefined
 }
 
-/** Each of those that are left waits for another one: the lowest number of some that wait for each other. */
+/** Every event left waits for another one. Returns the lowest number in such a cycle. */
 function firstOfCycle(left: ReadonlySet<number>, before: readonly number[][]): number {
   const path: number[] = []
   let [index] = left as Iterable<number> as [number]

@@ -3,8 +3,8 @@ import { PageSet } from './page-set.js'
 import type { FrozenMemory } from './source-pages.js'
 
 /**
- * The final pagemap: the only authority on what the workload's memory contains. Made while it is frozen, by
- * these rules in this order, for pages of areas whose contents travel:
+ * The final pagemap: the only authority on the contents of the workload's memory. It is made while the workload is
+ * frozen, by these rules in this order, for pages of areas whose contents travel:
  *
  *   sent, clean since, still there            PE_PARENT   the destination has it installed
  *   not there                                 no entry    never touched or discarded: reads as zeros
@@ -15,11 +15,11 @@ import type { FrozenMemory } from './source-pages.js'
  *   everything else that is there             PE_PRESENT  sent inside the freeze
  *
  * Exceptions that keep this true:
- * - "Still there" is asked of the page tables and not of the tracker, because a discarded page may simply
- *   vanish from the tracker's scan.
- * - Shared anonymous memory is an object, not page tables: everything that the object holds is PE_PRESENT.
+ * - The page tables decide whether a page is "still there", not the tracker: a discarded page may simply vanish from
+ * the tracker's scan.
+ * - Shared anonymous memory is an object, not page tables: everything in the object is PE_PRESENT.
  * - A never-lazy page of an eligible area must not fault even if it is a hole: it is sent (as zeros).
- * - Tracking that cannot be trusted leaves neither PARENT nor known zeros.
+ * - Untrusted tracking leaves neither PARENT nor known zeros.
  */
 
 /** Flag bits of a pagemap entry, as in CRIU's images. */
@@ -42,12 +42,12 @@ export interface FinalPagemap {
     parent: number
     lazy: number
     present: number
-    /** There and all zeros, so left out. */
+    /** Present and all zeros, so left out. */
     zero: number
     /** Every other page of private anonymous areas without an entry: never touched, or discarded. */
     hole: number
   }
-  /** How many of `present` could have been lazy and travel in the freeze because they are hot, or few. */
+  /** How many of `present` could have been lazy, and travel in the freeze because they are hot or few. */
   promoted: number
 }
 
@@ -86,7 +86,7 @@ export function makeFinalPagemap(frozen: FrozenMemory, pages: KnownPages): Final
     lazy.union(rest).intersect(eligible).subtract(neverLazy)
     if (mode === 'hybrid' && frozen.history !== undefined) {
       const budget = frozen.presentBudgetPages ?? 0
-      // Where all of them fit, nothing is left to discard or to fault on, and the source is free at once.
+      // If all of them fit, nothing is left to discard or to fault on, and the source is free at once.
       const hot = lazy.count <= budget ? lazy.clone() : frozen.history.hottest(lazy, budget)
       promoted = hot.count
       lazy.subtract(hot)
@@ -105,7 +105,7 @@ export function makeFinalPagemap(frozen: FrozenMemory, pages: KnownPages): Final
   return { parent, lazy, present, counts, promoted }
 }
 
-/** The entries in ascending order: what goes into the pagemap image and over the wire. */
+/** The entries in ascending order, for the pagemap image and for the wire. */
 export function* pagemapEntries({ parent, lazy, present }: FinalPagemap): Generator<PagemapEntry> {
   const sources = [
     { flags: PE_PARENT, runs: parent.runs() },
@@ -125,7 +125,7 @@ export function* pagemapEntries({ parent, lazy, present }: FinalPagemap): Genera
   }
 }
 
-/** The other direction, on the destination. Entries may come in any order; throws RangeError on an overlap. */
+/** The inverse, on the destination. Entries may come in any order; throws RangeError on an overlap. */
 export function readPagemapEntries(
   entries: Iterable<PagemapEntry>,
 ): Omit<FinalPagemap, 'counts' | 'promoted'> {
@@ -133,7 +133,7 @@ export function readPagemapEntries(
   const all = new PageSet()
   for (const { first, nr, flags } of entries) {
     if (all.addRange(first, nr) !== nr) throw new RangeError(`pagemap entries overlap at page ${first}`)
-    // A page that a parent image or the destination has is there, whatever else CRIU noted about it.
+    // A page that a parent image or the destination has is present, whatever else CRIU noted about it.
     if (flags & PE_PARENT) sets.parent.addRange(first, nr)
     else if (flags & PE_PRESENT) sets.present.addRange(first, nr)
     else if (flags & PE_LAZY) sets.lazy.addRange(first, nr)

@@ -1,48 +1,49 @@
 import { MiB, pageBytes } from '@pageferry/base'
 
 /**
- * How much of what is pushed may be on its way: enough to keep the path busy, and little more, because the page that
- * a thread waits for stands behind it where the path is narrowest.
+ * Limits the pushed bytes in flight: enough to keep the path busy, and little more. A page that a thread waits for
+ * queues behind them where the path is narrowest.
  *
  * Bandwidth and delay are measured from acknowledgements as BBR does (Cardwell et al., "BBR: Congestion-Based
- * Congestion Control", ACM Queue 14(5), 2016; delivery rate: draft-cheng-iccrg-delivery-rate-estimation): the highest
- * rate at which bytes were delivered while one of the latest batches was on its way, and the shortest time that any batch
- * of the connection took. The first one is small and alone, so that no queue of ours is in that time. Their product fills
- * the path; `queueMs` of more lets the sender sleep a little. It knows no clock.
+ * Congestion Control", ACM Queue 14(5), 2016; delivery rate: draft-cheng-iccrg-delivery-rate-estimation). Bandwidth is
+ * the highest rate at which bytes were delivered while one of the latest batches was in flight. Delay is the shortest
+ * time that any batch of the connection took. The first batch is small and alone, so its time contains no queue of
+ * ours. The product of the two fills the path; `queueMs` of more lets the sender sleep a little. The class knows no
+ * clock.
  */
 
-/** What may wait in front of the narrowest place: about what a wake-up on a busy host takes. */
+/** Time in the queue in front of the narrowest place: about as long as a wake-up on a busy host. */
 const queueMs = 8
-/** A batch occupies the path for so long, where it can be that small. */
+/** Time for which a batch occupies the path, if it can be that small. */
 const batchMs = 2
-/** Smaller batches cost more than they carry. */
+/** Smaller batches cost more than they gain. */
 const minBatchPages = 16
 const maxBatchPages = 256
 const minBatches = 2
 const defaultMaxBytes = 4 * MiB
-/** Batches that have to be measured before the rate is one of the path and not of how it began. */
+/** Batches to measure before the rate is that of the path and not of its start. */
 const enoughSamples = 4
-/** Of the batches before, in what a page takes on the wire. */
+/** Weight of the latest batch in the bytes per page. */
 const pageWeight = 0.25
 /**
- * Pages that are compressed count as a quarter of a page at least: those that come next may be others, and the batch would
- * occupy the path for so much longer.
+ * A compressed page counts as a quarter of a page at least. The next pages may compress worse, and their batch would
+ * occupy the path for longer.
  */
 const minBytesPerPage = pageBytes / 4
-/** Acknowledgements that count: a path that became slower is noticed after so many. */
+/** Acknowledgements that count. After this many, a slower path is noticed. */
 export const nrSamples = 16
 
 interface InFlight {
   bytes: number
   nrPages: number
   sentMs: number
-  /** What had been delivered when it was sent, and when that was known. */
+  /** Totals delivered when the batch was sent, and the time of that reading. */
   delivered: number
   deliveredPages: number
   deliveredMs: number
 }
 
-/** What a path delivers; compressed pages are fewer bytes than they hold. */
+/** Delivery rate of a path. Compressed pages are fewer bytes than they hold. */
 export interface DeliveryRate {
   bytesPerMs: number
   pagesPerMs: number
@@ -57,12 +58,12 @@ export class FlightWindow {
   #deliveredMs = 0
   /** Bytes per millisecond, of the latest batches. */
   #rates: number[] = []
-  /** Pages per millisecond, of the same. */
+  /** Pages per millisecond, of the same batches. */
   #pageRates: number[] = []
   #minDelayMs = 0
   #bytesPerPage = pageBytes
 
-  /** @param maxBytes that may be on their way, however long the path */
+  /** @param maxBytes in flight at most, however long the path */
   constructor(maxBytes: number = defaultMaxBytes) {
     this.#maxBytes = maxBytes
   }
@@ -70,11 +71,11 @@ export class FlightWindow {
   /**
    * @param id of the batch, for `acknowledged`
    * @param bytes on the wire, without the header
-   * @param nrPages that these bytes hold
+   * @param nrPages pages in these bytes
    */
   sent(id: number, bytes: number, nowMs: number, nrPages: number = bytes / pageBytes): void {
     if (nrPages > 0) this.#bytesPerPage += pageWeight * (bytes / nrPages - this.#bytesPerPage)
-    // After a pause the time in which nothing was on its way says nothing of the path.
+    // After a pause, the idle time says nothing about the path.
     if (this.#inFlight.size === 0) this.#deliveredMs = nowMs
     this.#inFlight.set(id, {
       ...{ bytes, nrPages, sentMs: nowMs, delivered: this.#delivered },
@@ -102,7 +103,7 @@ export class FlightWindow {
     this.#pageRates.shift()
   }
 
-  /** The connection is gone, and what was on its way with it; the next one may go another way. */
+  /** The connection is lost, with everything in flight. The next one may take another path. */
   lost(): void {
     this.#inFlight.clear()
     this.#inFlightBytes = 0
@@ -111,7 +112,7 @@ export class FlightWindow {
     this.#bytesPerPage = pageBytes
   }
 
-  /** The best of the latest batches; null: not known. */
+  /** The best rate of the latest batches; null: not known. */
   get rate(): DeliveryRate | null {
     if (this.#rates.length < enoughSamples) return null
     return { bytesPerMs: Math.max(...this.#rates), pagesPerMs: Math.max(...this.#pageRates) }
@@ -128,7 +129,7 @@ export class FlightWindow {
     return Math.min(Math.max(pages, minBatchPages), maxBatchPages)
   }
 
-  /** Bytes that may be on their way. */
+  /** Largest number of bytes in flight. */
   get bytes(): number {
     if (this.#rates.length === 0) return minBatchPages * pageBytes
     const wanted = Math.max(...this.#rates) * (this.#minDelayMs + queueMs)
@@ -136,7 +137,7 @@ export class FlightWindow {
     return Math.min(Math.max(wanted, least), this.#maxBytes)
   }
 
-  /** The next batch fits. */
+  /** Whether the next batch fits. */
   get hasRoom(): boolean {
     return this.#inFlightBytes + this.batchPages * this.#batchBytesPerPage <= this.bytes
   }

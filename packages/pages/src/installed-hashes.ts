@@ -2,11 +2,12 @@ import { PageHashes } from './page-hashes.js'
 import { PageSet } from './page-set.js'
 
 /**
- * What the destination installed, page by page, as hashes: what it compares with the original in the end. Page numbers
- * are the source's. Everything is entered in the order in which it happened.
+ * Hashes of every page that the destination installed, for the final comparison with the original. Page numbers are the
+ * source's. Call the methods in the order of the events.
  *
- * Rounds overwrite, so the last hash of a page counts, and only of pages that the final pagemap keeps (PARENT and
- * PRESENT). A lazy page may come twice, by push and by a fault. Either copy may be the installed one, so they must agree.
+ * Rounds overwrite, so the last hash of a page counts, and only for pages that the final pagemap keeps (PARENT and
+ * PRESENT). A lazy page may come twice, by push and by a fault. Either copy may be the installed one, so they must
+ * agree.
  */
 export class InstalledHashes {
   readonly #hashes = new PageHashes()
@@ -15,7 +16,7 @@ export class InstalledHashes {
   readonly #kept = new PageSet()
   readonly #contradictory = new PageSet()
 
-  /** Read back from the stopped skeleton. `hashes` has one entry per page of the run table. */
+  /** Pages read back from the stopped skeleton. `hashes` has one entry per page of the run table. */
   noteRound(runs: Float64Array, hashes: BigUint64Array): void {
     let at = 0
     for (let r = 0; r < runs.length; r += 2) {
@@ -24,7 +25,7 @@ export class InstalledHashes {
     this.#ofRounds.addRuns(runs)
   }
 
-  /** Of what was installed in the running workload, before it was. */
+  /** Pages installed in the running workload, hashed before the installation. */
   noteLazy(runs: Float64Array, hashes: BigUint64Array): void {
     let at = 0
     for (let r = 0; r < runs.length; r += 2) {
@@ -37,7 +38,7 @@ export class InstalledHashes {
     }
   }
 
-  /** Pages of rounds that the workload resumed with. */
+  /** Pages of rounds that were present when the workload resumed. */
   noteKept(runs: Float64Array): void {
     this.#kept.addRuns(runs)
   }
@@ -52,12 +53,12 @@ export class InstalledHashes {
     return this.#contradictory
   }
 
-  /** Pages that the workload resumed with, though no hash of them was taken. */
+  /** Pages that were present when the workload resumed, although no hash of them was taken. */
   get unhashed(): PageSet {
     return this.#kept.clone().subtract(this.#ofRounds)
   }
 
-  /** Of comparable pages, in the order of the table. */
+  /** Hashes of comparable pages, in the order of the table. */
   hashesOf(runs: Float64Array, nrPages: number): BigUint64Array {
     const hashes = new BigUint64Array(nrPages)
     let at = 0

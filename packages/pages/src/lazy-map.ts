@@ -3,22 +3,22 @@ import { MovedPages, type Piece } from './moved-pages.js'
 import { PageSet } from './page-set.js'
 
 /**
- * The destination's view of lazy pages while the workload runs: which pages of today's address space still
- * have to come, and under which page number the source knows each.
+ * The destination's view of lazy pages while the workload runs: which pages of the present address space are still to
+ * come, and the source's page number of each.
  *
- * The workload discards, unmaps and moves memory while its pages are on their way. userfaultfd reports each of
- * that as an event; applying the events in order keeps this map true. Two rules carry everything:
+ * The workload discards, unmaps and moves memory while its pages are under way. userfaultfd reports each change as an
+ * event. Applying the events in order keeps this map true. Two rules are enough:
  *
- * - A page stops being pending by being installed, discarded or unmapped, and **is never lazy again**: what
- *   appears at its address later is new memory and reads as zeros.
- * - Moving takes the pending pages along. What lay at the target is gone, and the old place holds nothing.
+ * - A page stops being pending by being installed, discarded or unmapped, and **is never lazy again**: memory that
+ * appears at its address later is new and reads as zeros.
+ * - A move takes the pending pages along. The previous memory at the target is gone, and the old place is empty.
  *
- * So the bitmap of pending pages decides, and the translation only says whose content a pending page wants.
- * One LazyMap per address space: a fork clones it, and from then on the two go their own ways; one pushed
- * source page may have to be installed in both.
+ * So the bitmap of pending pages decides, and the translation only finds the content for a pending page. There is one
+ * LazyMap per address space. A fork clones it, and from then on the two are independent; one pushed source page may
+ * have to be installed in both.
  *
- * Who applies events and who installs must agree on an order: an install that was looked up before a discard
- * must not happen after it. That lock is the caller's.
+ * Applying events and installing must be ordered: a page that was looked up before a discard must not be installed
+ * after it. The caller holds that lock.
  */
 export type LazyEvent =
   | { type: 'installed'; first: number; nr: number }
@@ -27,7 +27,7 @@ export type LazyEvent =
   | { type: 'unmap'; first: number; nr: number }
   | { type: 'remap'; from: number; to: number; nr: number }
 
-/** In a table: a stretch of registered pages. */
+/** Marks a run of registered pages in a table. */
 const noSource = -1
 
 export class LazyMap {
@@ -36,9 +36,9 @@ export class LazyMap {
   readonly #moved: MovedPages
 
   /**
-   * The sets are taken over.
+   * Takes over the sets.
    * @param lazy the PE_LAZY pages of the final pagemap
-   * @param registered pages that the userfaultfd watches over, at least those of `lazy`
+   * @param registered pages registered with the userfaultfd, at least those of `lazy`
    */
   constructor(lazy: PageSet, registered = lazy.clone(), moved = new MovedPages()) {
     this.#pending = lazy
@@ -59,8 +59,8 @@ export class LazyMap {
   }
 
   /**
-   * The first of pages first .. end-1 that the userfaultfd watches over, pending or not, as far as events tell: memory
-   * that grows in place says nothing. -1: none.
+   * The first registered page of first .. end-1, pending or not, as far as events tell: memory that grows in place
+   * raises none. -1: none.
    */
   firstRegistered(first: number, end: number): number {
     const page = this.#registered.firstFrom(first)
@@ -68,20 +68,20 @@ export class LazyMap {
   }
 
   /**
-   * What belongs at a page that faulted: the source's page number, or 'zero' for everything that is not
-   * pending (a hole, stack growth, discarded, unmapped and mapped anew). An install that answers EEXIST after
-   * 'zero' means that the page came in between the fault and its reading.
+   * The content for a page that faulted: the source's page number, or 'zero' for everything that is not pending (a
+   * hole, stack growth, discarded, unmapped and mapped anew). If an install after 'zero' answers EEXIST, the page came
+   * between the fault and its reading.
    */
   lookup(page: number): number | 'zero' {
     return this.#pending.has(page) ? this.#moved.toSource(page) : 'zero'
   }
 
-  /** The address that a page had at the source, whether pending or not. */
+  /** The page's address at the source, whether pending or not. */
   toSource(page: number): number {
     return this.#moved.toSource(page)
   }
 
-  /** UFFDIO_COPY put the content there (or found it there). Current addresses. */
+  /** UFFDIO_COPY installed the pages (or found them). Current addresses. */
   installed(runs: RunTable, nrRuns = runCapacity(runs)): void {
     this.#pending.removeRuns(runs, nrRuns)
   }
@@ -96,13 +96,15 @@ export class LazyMap {
     this.#registered.removeRange(first, nr)
   }
 
-  /** mremap moved nr pages. The kernel lets the two ranges not overlap. That the old place is gone is another event. */
+  /**
+   * mremap moved nr pages. The kernel does not let the two ranges overlap. The end of the old place is another event.
+   */
   remap(from: number, to: number, nr: number): void {
     const pieces: Piece[] = []
     const arriving: Array<[first: number, nr: number]> = []
     this.#pending.forEachRunIn(from, nr, (first, length) => arriving.push([first - from + to, length]))
     this.#moved.forEachSource(from, nr, (current, source, length) => {
-      // A stretch without pending pages needs no translation any more.
+      // A run without pending pages needs no translation any more.
       const next = this.#pending.firstFrom(current)
       if (next >= 0 && next < current + length)
         pieces.push({ first: current - from + to, nr: length, source })
@@ -114,7 +116,7 @@ export class LazyMap {
     this.#moved.add(pieces)
   }
 
-  /** The child's map at the moment of the fork: both have the same pages to come. */
+  /** The child's map at the moment of the fork: the same pages are to come in both. */
   fork(): LazyMap {
     return new LazyMap(this.#pending.clone(), this.#registered.clone(), this.#moved.clone())
   }
@@ -145,8 +147,8 @@ export class LazyMap {
   }
 
   /**
-   * Source pages first .. first+nr-1 have arrived: calls back for each stretch of current pages that still
-   * waits for them. Not called for what was discarded or is installed. Do not change the map in the callback.
+   * Source pages first .. first+nr-1 have arrived: calls back for each run of current pages that still waits for them.
+   * It skips discarded and installed pages. Do not change the map in the callback.
    */
   forEachWaiting(
     source: number,
@@ -164,7 +166,7 @@ export class LazyMap {
     })
   }
 
-  /** Pushed source runs -> where to install them: [current page, source page, number of pages]. */
+  /** Finds where to install pushed source runs: [current page, source page, number of pages]. */
   sourceRunsPendingFor(runs: RunTable, nrRuns = runCapacity(runs)): Array<[number, number, number]> {
     const waiting: Array<[number, number, number]> = []
     for (let i = 0; i < nrRuns; i++) {
@@ -175,7 +177,7 @@ export class LazyMap {
     return waiting
   }
 
-  /** Everything still to come, by the source's numbers: what a reconnecting destination asks for. */
+  /** All pending pages by the source's numbers, for a destination that reconnects. */
   pendingSourcePages(): PageSet {
     if (this.#moved.isEmpty) return this.#pending.clone()
     const pages = new PageSet()
@@ -185,7 +187,7 @@ export class LazyMap {
     return pages
   }
 
-  /** Everything still to come, as stretches of [current page, source page, number of pages]. */
+  /** All pending pages, as runs of [current page, source page, number of pages]. */
   forEachPending(callback: (current: number, source: number, nr: number) => void): void {
     this.#pending.forEachRun((first, nr) => {
       if (this.#moved.isEmpty) callback(first, first, nr)
@@ -193,7 +195,7 @@ export class LazyMap {
     })
   }
 
-  /** Source pages of what is still to come at first .. first+nr-1. */
+  /** Source pages of the pending pages at first .. first+nr-1. */
   forEachPendingIn(first: number, nr: number, callback: (source: number, nr: number) => void): void {
     this.#pending.forEachRunIn(first, nr, (current, length) => {
       if (this.#moved.isEmpty) callback(current, length)
@@ -201,7 +203,7 @@ export class LazyMap {
     })
   }
 
-  /** All of it as a table, three numbers for each stretch: what is still to come, then what is registered. */
+  /** The whole map as a table, three numbers per run: pending pages, then registered ones. */
   toTable(): Float64Array {
     const stretches: number[] = []
     this.forEachPending((page, source, nr) => stretches.push(page, source, nr))
@@ -227,7 +229,7 @@ export class LazyMap {
     return new LazyMap(pending, registered, moved)
   }
 
-  /** What is pending, by current page; a copy. */
+  /** The pending pages by current address; a copy. */
   pendingPages(): PageSet {
     return this.#pending.clone()
   }

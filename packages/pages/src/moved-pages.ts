@@ -1,7 +1,6 @@
 /**
- * Where pages are now that mremap moved: a translation between the addresses of today and those of the
- * source. Pages that never moved are at their own address and appear nowhere here, so the table is empty for
- * nearly every program, and its pieces are few for the others.
+ * Present places of pages that mremap moved: translates between present addresses and those of the source. Pages that
+ * never moved have no entry. So the table is empty for nearly every program, and small for the others.
  */
 export interface Piece {
   /** Current page, its length, and the source's page of the first. */
@@ -37,8 +36,8 @@ export class MovedPages {
   }
 
   /**
-   * Cuts a current range into stretches that are contiguous at the source too. Left out are places whose own
-   * page has moved away and that no other page moved onto: what is there now is new and has no source.
+   * Cuts a current range into runs that are contiguous at the source too. It skips places whose own page has moved away
+   * and onto which no other page moved: the memory there is new and has no source.
    */
   forEachSource(
     first: number,
@@ -54,8 +53,8 @@ export class MovedPages {
   }
 
   /**
-   * Cuts a range of the source's pages into stretches that are contiguous here too. A stretch that never
-   * moved is reported at its own address, without the parts that another page has moved onto.
+   * Cuts a range of the source's pages into runs that are contiguous here too. A run that never moved is reported at
+   * its own address, without the parts onto which another page has moved.
    */
   forEachCurrent(
     source: number,

@@ -1,7 +1,10 @@
 /** Pages per chunk of hashes. */
 const chunkPages = 4096
 
-/** One 64-bit hash per page, for sparse address spaces: 8 bytes a page in chunks that exist where something is stored. */
+/**
+ * One 64-bit hash per page, for sparse address spaces: 8 bytes per page, in chunks that exist only where something is
+ * stored.
+ */
 export class PageHashes {
   readonly #chunks = new Map<number, BigUint64Array>()
 
@@ -15,7 +18,7 @@ export class PageHashes {
     chunk[page % chunkPages] = hash
   }
 
-  /** What was stored for the page; 0n or undefined when nothing was. */
+  /** The stored hash of the page; 0n or undefined if there is none. */
   get(page: number): bigint | undefined {
     return this.#chunks.get(Math.floor(page / chunkPages))?.[page % chunkPages]
   }

@@ -16,26 +16,26 @@ import {
 
 export { chunkPages }
 
-/** 57-bit addresses would need more; 48-bit ones, all that pageferry moves, need exactly this. */
+/** 57-bit addresses would need more; 48-bit ones, the only ones that pageferry moves, need exactly this. */
 export const maxPages = 2 ** 36
 
 export interface FilledRuns {
   nrRuns: number
   nrPages: number
-  /** First page of the set that was not returned, to go on from; -1 when there is none. */
+  /** First page of the set that was not returned, for the next call; -1 when there is none. */
   nextPage: number
 }
 
 /**
  * A set of page numbers (0 .. 2^36) as a chunked bitmap.
  *
- * 32768 pages (128 MiB of memory) share one chunk of 4 KiB; chunks exist only where pages are, and a chunk
- * that is full is one shared constant. So 8 GiB of resident memory cost 256 KiB, a reservation of 1 TiB
- * costs a few thousand map entries, and set operations work on 32 pages at a time. Every chunk knows its
- * count, so `count` is free and ranges skip whole chunks.
+ * 32768 pages (128 MiB of memory) share one chunk of 4 KiB. Chunks exist only where pages are, and all full chunks are
+ * one shared constant. So 8 GiB of resident memory cost 256 KiB, a reservation of 1 TiB costs a few thousand map
+ * entries, and set operations work on 32 pages at a time. Every chunk knows its count, so `count` is free and ranges
+ * skip whole chunks.
  *
- * Page numbers do not fit 32-bit integer arithmetic: they are split into chunk and bit by division before
- * any shift is used. A set must not be changed while it is iterated.
+ * Page numbers do not fit 32-bit integer arithmetic: they are split into chunk and bit by division before any shift is
+ * used. A set must not be changed while it is iterated.
  */
 export class PageSet {
   readonly #chunks = new Map<number, Chunk>()
@@ -133,7 +133,7 @@ export class PageSet {
     return removed
   }
 
-  /** Keeps only what lies inside the runs, which are ascending and do not overlap. Returns pages removed. */
+  /** Keeps only pages inside the runs, which are ascending and do not overlap. Returns the number of removed pages. */
   removeOutside(table: RunTable, nrRuns = runCapacity(table)): number {
     let removed = 0
     let gap = 0
@@ -241,7 +241,7 @@ export class PageSet {
     while (cursor.next()) callback(cursor.first, cursor.end - cursor.first)
   }
 
-  /** The same, of the part of the set inside first .. first+nr-1, cut at its borders. */
+  /** The same for the part of the set inside first .. first+nr-1, cut at its borders. */
   forEachRunIn(first: number, nr: number, callback: (first: number, nr: number) => void): void {
     const end = checkedEnd(first, nr)
     if (end === first) return
@@ -257,7 +257,7 @@ export class PageSet {
     while (cursor.next()) yield [cursor.first, cursor.end - cursor.first]
   }
 
-  /** Every run, in a table made to measure. */
+  /** Every run, in a table of exactly the right size. */
   runTable(): RunTable {
     let table = new Float64Array(256)
     let used = 0
@@ -275,8 +275,8 @@ export class PageSet {
   }
 
   /**
-   * Cuts the next batch: fills `out` with runs from `fromPage` on, at most `maxRuns` of them (and what fits
-   * `out`) and at most `maxPages` pages; the last run may be cut short. Go on from `nextPage`.
+   * Cuts the next batch: fills `out` with runs from `fromPage` on, at most `maxRuns` (and as many as fit into `out`)
+   * and at most `maxPages` pages. The last run may be cut short. Continue at `nextPage`.
    */
   fillRunTable(out: RunTable, fromPage: number, maxRuns: number, maxPages: number): FilledRuns {
     const limit = Math.min(maxRuns, runCapacity(out))

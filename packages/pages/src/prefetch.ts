@@ -1,39 +1,39 @@
 /**
- * Which pages a thread that has just faulted will touch next.
+ * Predicts which pages a thread that has just faulted will touch next.
  *
- * After Leap (Al Maruf and Chowdhury, "Effectively Prefetching Remote Memory with Leap", USENIX ATC 2020): for each
- * thread the distances between its faults are remembered, and the stride that a majority of them has is its trend
- * (Boyer and Moore's vote, over the latest few distances first and over more of them while those disagree). Pages
- * along the trend are asked for before they are touched, as many as `window` says:
+ * After Leap (Al Maruf and Chowdhury, "Effectively Prefetching Remote Memory with Leap", USENIX ATC 2020). For each
+ * thread it remembers the distances between faults. The distance that the majority of them has is the thread's trend
+ * (Boyer and Moore's vote, over the latest few distances first and over more of them while those disagree). Pages along
+ * the trend are requested before they are touched, as many as `window` says:
  *
  *   the fault lies where the trend pointed     window doubles, from 1 up to maxPrefetchWindow
  *   it does not                                window is halved, down to 0
- *   no majority in all that is remembered      window is 0
+ *   no majority among all distances            window is 0
  *
- * At 0 nothing is asked for; that the next faults follow a trend again is seen all the same, so trying costs nothing.
- * A random workload therefore pays for no page that it did not ask for, where a fixed fault-around makes it slower.
+ * At 0 no page is requested, but faults that follow a trend again are detected all the same, so trying costs nothing. A
+ * random workload therefore gets no page that it did not ask for, while a fixed fault-around makes it slower.
  *
- * One thing differs from Leap, which sees every access to what it has prefetched: userfaultfd is silent about pages
- * that are there. A stream that ran over thirty prefetched pages faults thirty-one pages further on. So where the
- * trend pointed is the first page along it that is *still missing*, whoever brought those before it.
+ * One thing differs from Leap, which sees every access to prefetched pages: userfaultfd is silent about pages that are
+ * present. A stream that ran over thirty prefetched pages faults thirty-one pages further on. So the trend points to
+ * the first page along it that is *still missing*, no matter how the pages before it came.
  */
 export const maxPrefetchWindow = 32
-/** Distances that are remembered for each thread; Leap's history. */
+/** Distances remembered per thread; Leap's history. */
 const maxDeltas = 32
-/** The first vote is among so many. */
+/** Size of the first vote. */
 const smallestVote = 4
-/** A stream is followed over so many pages that came without it: more than a push of neighbours brings at once. */
+/** Pages without a fault over which a stream is followed: more than a push of neighbours brings at once. */
 const maxPassedPages = 256
 /** Threads that are remembered, the latest to fault: at 400 bytes each they are 100 KiB. */
 const maxThreads = 256
 
-/** What is known of pages at the moment of a fault. */
+/** States of pages at the moment of a fault. */
 export interface PageStates {
   /** Still to come. */
   isMissing(page: number): boolean
-  /** On its way already, for whatever reason. */
+  /** Already requested, for whatever reason. */
   isRequested(page: number): boolean
-  /** So many may be handed out. */
+  /** Largest number of pages that may be returned. */
   room: number
 }
 
@@ -45,15 +45,15 @@ interface Thread {
   /** Trend of the last fault, in pages; 0: none. */
   stride: number
   window: number
-  /** Asked for and not passed yet, in the order of the stream. */
+  /** Requested and not passed yet, in the order of the stream. */
   ahead: number[]
 }
 
 export class Prefetcher {
   readonly #threads = new Map<number, Thread>()
-  /** Pages that were handed out. */
+  /** Pages that were returned for prefetching. */
   prefetched = 0
-  /** Of those, how many a stream is known to have reached; what is touched last of all shows nowhere. */
+  /** Those of them that a stream is known to have reached. The last pages that are touched are never counted. */
   useful = 0
 
   get nrThreads(): number {
@@ -61,8 +61,8 @@ export class Prefetcher {
   }
 
   /**
-   * A thread has faulted on a page that is still to come. Answers the pages that it will probably touch next, the
-   * nearest first, without those that are there or on their way.
+   * A thread has faulted on a page that is still to come. Returns the pages that it will probably touch next, the
+   * nearest first, without those that are present or requested already.
    */
   onFault(tid: number, page: number, states: PageStates): number[] {
     const thread = this.#remember(tid, page)
@@ -79,7 +79,7 @@ export class Prefetcher {
       thread.ahead = []
       return this.#ask(thread, thread.window, states)
     }
-    // It came to a page that is on its way: pages arrive more slowly than they are touched, so look twice as far.
+    // It came to a page that is under way: pages arrive more slowly than they are touched, so look twice as far.
     const isLate = thread.ahead.includes(page)
     this.#settle(thread)
     return this.#ask(thread, isLate ? 2 * thread.window : thread.window, states)
@@ -97,7 +97,7 @@ export class Prefetcher {
     return thread
   }
 
-  /** The stream has come to `lastPage`, over all that lies before it. */
+  /** The stream has come to `lastPage`, and has passed everything before it. */
   #settle(thread: Thread): void {
     const direction = Math.sign(thread.stride)
     const left = thread.ahead.filter((page) => (page - thread.lastPage) * direction > 0)
@@ -117,7 +117,7 @@ export class Prefetcher {
   }
 }
 
-/** The distance to a fault. Pages of the stream that are there do not count: it ran over them without a fault. */
+/** The distance to a fault. Present pages of the stream do not count: it ran over them without a fault. */
 function deltaTo({ lastPage, stride }: Thread, page: number, states: PageStates): number {
   for (const step of stride === 0 ? [1] : [stride, 1]) {
     const steps = (page - lastPage) / step
@@ -129,7 +129,7 @@ function deltaTo({ lastPage, stride }: Thread, page: number, states: PageStates)
   return page - lastPage
 }
 
-/** The distance that more than half of the latest 4, 8, 16 or 32 have, and at least two of them; 0: none. */
+/** The distance shared by more than half of the latest 4, 8, 16 or 32, and by at least two; 0: none. */
 function majority({ deltas, nrDeltas }: Thread): number {
   const known = Math.min(nrDeltas, maxDeltas)
   const latest = (i: number) => deltas[(nrDeltas - 1 - i) % maxDeltas]

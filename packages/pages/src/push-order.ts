@@ -3,19 +3,19 @@ import type { PageSet } from './page-set.js'
 import type { WriteHistory } from './write-history.js'
 
 /**
- * In which order the source pushes lazy pages, so that as few as possible are faulted on:
+ * The order in which the source pushes lazy pages, so that as few as possible are faulted on:
  *
- *   1. pages written in the most pre-dump rounds (a running program goes on writing where it wrote),
+ *   1. pages written in the most pre-dump rounds (a running program continues to write where it wrote),
  *   2. the surroundings of recent faults, the latest fault first,
  *   3. the rest, ascending.
  *
- * A batch costs what it holds, not what is pending: the groups and the rest are each walked once with a
- * cursor, and what was taken or removed meanwhile is skipped by asking the bitmap.
+ * The cost of a batch depends on its own size, not on the pending pages: the groups and the rest are each walked once
+ * with a cursor, and pages that were taken or removed meanwhile are skipped by asking the bitmap.
  */
 export const maxBatchPages = 256
 /**
- * Pages around a fault: its block, and the one behind it, because programs mostly walk upwards. Whole blocks, so that
- * faults at random do not cut what is left into small runs: those cost time at every step of their way.
+ * Pages around a fault: its block and the next one, because programs mostly walk upwards. Whole blocks, so that random
+ * faults do not cut the rest into small runs: those cost time at every step of their way.
  */
 const blockPages = 64
 /** More threads than this rarely fault at once; older neighbourhoods are reached by the ascending walk. */
@@ -35,7 +35,7 @@ export class PushOrder {
   /** Stack, the latest fault last. */
   readonly #faults: number[] = []
 
-  /** The set is taken over: it holds what is still to push. */
+  /** Takes over the set, which holds the pages that are still to push. */
   constructor(pending: PageSet, history?: WriteHistory) {
     this.#pending = pending
     this.#groups = history?.byHeat(pending) ?? []
@@ -53,27 +53,27 @@ export class PushOrder {
     return this.#pending.has(page)
   }
 
-  /** The destination faulted here (the page itself is served on the fault lane: remove it as well). */
+  /** The destination faulted here. The fault lane serves the page itself, so remove it as well. */
   noteFault(page: number): void {
     if (this.#faults.at(-1) === page) return
     this.#faults.push(page)
     if (this.#faults.length > maxRecentFaults) this.#faults.shift()
   }
 
-  /** Sent otherwise, or no longer wanted. */
+  /** Removes pages that were sent on another lane, or are not needed any more. */
   remove(runs: RunTable, nrRuns = runCapacity(runs)): void {
     this.#pending.removeRuns(runs, nrRuns)
   }
 
-  /** A batch that did not arrive: to push again, with the rest. */
+  /** Puts back a batch that did not arrive, to push it again with the rest. */
   requeue(runs: RunTable, nrRuns = runCapacity(runs)): void {
     this.#pending.addRuns(runs, nrRuns)
     for (let i = 0; i < nrRuns; i++) this.#cursor = Math.min(this.#cursor, runs[2 * i])
   }
 
   /**
-   * Fills `out` with the next runs and takes them out. nrPages is 0 only when nothing is pending. Runs are in
-   * pushing order: not ascending, but they never overlap.
+   * Fills `out` with the next runs and removes them. nrPages is 0 only when nothing is pending. Runs are in pushing
+   * order: not ascending, but they never overlap.
    */
   next(out: RunTable, maxPages = maxBatchPages): Batch {
     const batch = { nrRuns: 0, nrPages: 0 }
@@ -93,7 +93,7 @@ export class PushOrder {
       const fault = this.#faults[this.#faults.length - 1]
       const from = Math.floor(fault / blockPages) * blockPages
       const end = from + 2 * blockPages
-      // What did not fit is found again next time: taken pages are no longer pending.
+      // Pages that did not fit are found again next time: taken pages are no longer pending.
       if (this.#take(out, batch, from, end, room()) >= end) this.#faults.pop()
     }
     while (room() > 0) {
@@ -105,7 +105,7 @@ export class PushOrder {
     return batch
   }
 
-  /** Moves pending pages of from..end-1 into the batch. Returns the page to go on from, `end` when done. */
+  /** Moves pending pages of from..end-1 into the batch. Returns the page to continue from, `end` when done. */
   #take(out: RunTable, batch: Batch, from: number, end: number, maxPages: number): number {
     let at = from
     let left = maxPages

@@ -5,7 +5,7 @@ import { reconcile } from './reconcile.js'
 import { SourcePages } from './source-pages.js'
 import { WriteHistory } from './write-history.js'
 
-/** Of one large area beside small ones: a program of 64 MiB that has written little since the last round. */
+/** One large area beside small ones: a program of 64 MiB that has written little since the last round. */
 const largeStart = 0x7f_0000
 const largePages = 16_384
 const nrSmallAreas = 30
@@ -14,11 +14,11 @@ const nrWritten = 80
 const passes = 12
 
 /**
- * Runs the bookkeeping of a freeze on made-up sets. It happens once per migration and inside the blackout,
- * where code that V8 has not met yet takes several times as long. What counts is how often it runs and that it meets what
- * a freeze meets, not how large the sets are.
+ * Runs the bookkeeping of a freeze on made-up sets. It runs once per migration and inside the downtime, where V8 takes
+ * several times as long for code that it has not run yet. The number of passes and the kinds of cases matter, not the
+ * size of the sets.
  *
- * @param transfer how the entries reach the other side: encoded and decoded
+ * @param transfer encodes and decodes the entries, as on their way to the other side
  */
 export function rehearseFreeze(transfer: (entries: Iterable<PagemapEntry>) => Iterable<PagemapEntry>): void {
   const areas = madeUpAreas()

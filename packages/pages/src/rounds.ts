@@ -3,36 +3,36 @@ import { pageBytes } from '@pageferry/base'
 /**
  * When to stop pre-copying and freeze, and how many pages may travel inside the freeze.
  *
- * CRIU leaves this to its caller. QEMU estimates, after each pass over the dirty bitmap, how long the rest
- * would take at the bandwidth it has seen, and stops when that is below the allowed downtime; a guest that
- * writes faster than the link never gets there. Here the same estimate is the first rule, and because in
- * hybrid mode the rest can follow lazily, giving up is cheap and comes early:
+ * CRIU leaves this to its caller. QEMU estimates, after each pass over the dirty bitmap, how long the rest would take
+ * at the measured bandwidth, and stops when that is below the allowed downtime. A guest that writes faster than the
+ * link never gets there. Here the same estimate is the first rule. In hybrid mode the rest can follow lazily, so giving
+ * up is cheap and comes early:
  *
  *   1. nothing was written during the round                  -> freeze, 'idle'
  *   2. the predicted downtime is at most maxDowntimeMs       -> freeze, 'downtime-goal'
  *   3. maxRounds rounds are done                             -> freeze, 'round-limit'
- *   4. `patience` rounds running left more than 85% of what
- *      the round before left to do                           -> freeze, 'not-shrinking' (hybrid only)
+ *   4. `patience` rounds in a row left more than 85% of the
+ *      pages that the round before left                      -> freeze, 'not-shrinking' (hybrid only)
  *   otherwise                                                -> continue
  *
  *     predicted downtime = fixedDowntimeMs + predicted dirty pages / bandwidth
- *     predicted dirty pages = what is dirty now + dirty rate x stopDelayMs
+ *     predicted dirty pages = pages dirty now + dirty rate x stopDelayMs
  *
  * Both rates are measured: pages written during the round over its time, and bytes over the same time. The second is an
- * exponentially weighted mean over the rounds, in which the latest weighs half. It is the bandwidth of the whole
- * path (scan, read, send, install, acknowledge), not of the network, and under --max-bandwidth that of the limit: a
+ * exponentially weighted mean over the rounds, in which the latest weighs half. It is the bandwidth of the whole path
+ * (scan, read, send, install, acknowledge), not of the network. Under --max-bandwidth it is that of the limit: the
  * freeze, which is not limited, then takes less than predicted.
  *
- * In hybrid mode the hottest pages travel inside the freeze, as many as fit (`freezeBudgetPages`), and the others follow
- * lazily, so a workload that never converges ends in post-copy. In mode precopy nothing can follow: it keeps trying
- * until the limit.
+ * In hybrid mode the hottest pages travel inside the freeze, as many as fit (`freezeBudgetPages`), and the others
+ * follow lazily. So a workload that never converges ends in post-copy. In mode precopy nothing can follow: it keeps
+ * trying until the limit.
  */
 export interface RoundResult {
-  /** Pages the round had to send, zero pages included. */
+  /** Pages that the round had to send, zero pages included. */
   pagesSent: number
-  /** Pages written since the round began: what the next one would have to send. */
+  /** Pages written since the round began, which the next round would have to send. */
   dirtyNow: number
-  /** Of the pages that crossed the wire, before anything was compressed: what is left is counted in pages too. */
+  /** Bytes of the sent pages before compression, since the remaining work is counted in pages too. */
   bytes: number
   /** From the round's scan to the acknowledgement that all of it is installed. */
   durationMs: number
@@ -46,40 +46,43 @@ export type RoundDecision = { estimatedDowntimeMs: number } & (
 )
 
 export interface StopRuleOptions {
-  /** false: mode precopy, whatever is dirty travels inside the freeze. Default true. */
+  /** false: mode precopy, where all dirty pages travel inside the freeze. Default true. */
   canFollowLazily?: boolean
   maxRounds?: number
   maxDowntimeMs?: number
   patience?: number
 }
 
-/** The first carries everything, each next one what its predecessor took time for; most settle by the fourth. */
+/**
+ * The first round carries everything, each later one the pages written during the one before. Most settle by the
+ * fourth.
+ */
 export const defaultMaxRounds = 8
-/** The whole pause on loopback; see service/api/settings.ts. */
+/** The whole downtime on loopback; see service/api/settings.ts. */
 export const defaultMaxDowntimeMs = 25
 /**
- * What a pause takes beside its pages: stop, capture, restore and resume of a process of some tens of areas and a few
- * threads, on machines where nothing else happens. It does not grow with memory, and no round makes it shorter.
+ * Downtime without the pages: stop, capture, restore and resume of a process with some tens of areas and a few threads,
+ * on otherwise idle machines. It does not grow with memory, and no round makes it shorter.
  */
 export const fixedDowntimeMs = 20
-/** From counting dirty pages to the last thread's stop: one scan, and a few switches of context. */
+/** From counting dirty pages to the last thread's stop: one scan, and a few context switches. */
 const stopDelayMs = 2
 /**
- * 16 MiB. What is hot was written in several rounds; a working set beyond this is not likely to be touched as a whole in
- * the first milliseconds, and whoever allows a downtime of seconds wants the process back before they have passed.
+ * 16 MiB. Hot pages were written in several rounds. A larger working set is hardly touched as a whole in the first
+ * milliseconds. And a user who allows a downtime of seconds wants the process back before they have passed.
  */
 export const maxFreezeBudgetPages = 4096
-/** A round that leaves more than this share of the work of the one before gains too little for its bytes. */
+/** A round that leaves more than this share of the previous round's rest gains too little for its bytes. */
 const shrinkFactor = 0.85
 /**
- * Within the goal, rounds go on while each leaves at most half of the one before: such a round is shorter than
- * the goal itself, and every page that it carries is neither discarded in the freeze nor faulted on later.
+ * Within the goal, rounds continue while each leaves at most half of the one before. Such a round is shorter than the
+ * goal itself, and every page that it carries is neither discarded in the freeze nor faulted on later.
  */
 const cheapShrinkFactor = 0.5
-/** A round of fewer pages is mostly its own scan and acknowledgement. */
+/** A round of fewer pages consists mostly of its own scan and acknowledgement. */
 const negligiblePages = 64
 const latestWeight = 0.5
-/** A clock that did not move between two reads says nothing better than "very fast". */
+/** If the clock did not move between two reads, this is as good as any value for "very fast". */
 const shortestMs = 0.01
 /**
  * Smaller rounds measure latency, not bandwidth: their map, scan and acknowledgement take milliseconds whatever they
@@ -117,7 +120,7 @@ export class StopRule {
     return this.#rounds
   }
 
-  /** One round is over: what now? Call once per round, in order. */
+  /** One round is over: decides how to continue. Call it once per round, in order. */
   decide(round: RoundResult): RoundDecision {
     this.#rounds++
     this.#sample(round)
@@ -139,14 +142,14 @@ export class StopRule {
     return { action: 'continue', estimatedDowntimeMs }
   }
 
-  /** The pause if so many pages travel inside it; infinite while there is no estimate of the bandwidth. */
+  /** The downtime if this many pages travel inside it; infinite while the bandwidth is unknown. */
   downtimeMs(pages: number): number {
     if (pages === 0) return fixedDowntimeMs
     if (this.#bytesPerMs === 0) return Number.POSITIVE_INFINITY
     return fixedDowntimeMs + (pages * pageBytes) / this.#bytesPerMs
   }
 
-  /** Pages that fit into what the fixed part leaves of the allowed downtime. */
+  /** Pages that fit into the part of the allowed downtime that is not fixed. */
   get freezeBudgetPages(): number {
     const leftMs = Math.max(0, this.maxDowntimeMs - fixedDowntimeMs)
     return Math.min(maxFreezeBudgetPages, Math.floor((leftMs * this.#bytesPerMs) / pageBytes))

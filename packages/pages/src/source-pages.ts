@@ -5,22 +5,24 @@ import { PageSet } from './page-set.js'
 import type { WriteHistory } from './write-history.js'
 
 /**
- * What the source knows about each page of one address space. A page is in at most one of
+ * The source's knowledge of each page of one address space. A page is in at most one of
  *
- *   sent     its content went to the destination, and the tracker has not said "written" since
+ *   sent     its content went to the destination, and the tracker has not reported it as written since
  *   zero     it was all zeros when it was read, and has not been written since; nothing was sent
  *   todo     taken out for the current round, not reported as sent yet
  *   written  written since the current round was taken out, or never sent (may overlap todo)
  *
- * or in none: never seen. The order within a round matters: the tracker's scan re-protects what it reports,
- * *then* pages are read. A write between the two is in the content and is reported again; a write after the
- * read is reported. So `noteSent` may come late and may name pages that were written again meanwhile: those
- * stay to do. Nothing here is trusted about what the workload discarded: the tracker may stay silent about
- * that, and the final pagemap compares with what is there (final-pagemap.ts). Only private memory takes part in
- * rounds.
+ * or in none: never seen.
  *
- * The destination executes the same area plan as `noteAreas` computes, so tell each round's areas here before
- * the round's pages are taken.
+ * The order within a round matters: the tracker's scan protects the reported pages again, *then* they are read. A write
+ * between the two is in the content and is reported again; a write after the read is reported. So `noteSent` may come
+ * late and may name pages that were written again meanwhile: those stay to do.
+ *
+ * Discards are not known here, because the tracker may stay silent about them. The final pagemap compares with the
+ * pages that are present (final-pagemap.ts). Only private memory takes part in rounds.
+ *
+ * The destination executes the same area plan as `noteAreas` computes. So call it with each round's areas before the
+ * round's pages are taken.
  */
 export class SourcePages {
   readonly #sent = new PageSet()
@@ -30,14 +32,14 @@ export class SourcePages {
   #areas = new AreaMap()
   #carried = new PageSet()
 
-  /** The map that the destination is brought to next. Forgets every page whose mapping is lost there. */
+  /** The map to which the destination changes next. Forgets every page whose mapping is lost there. */
   noteAreas(areas: AreaMap): void {
     const lost = new PageSet()
     for (const change of diffAreas(this.#areas, areas)) {
       if (change.op === 'unmap') lost.addRange(change.first, change.nr)
     }
     const carried = areas.pages(travelsInRounds)
-    // Lost on the destination but, as far as the tracker is concerned, perhaps clean: it would never be reported.
+    // The destination loses these pages, but for the tracker they may be clean: it would never report them.
     const again = this.#sent.clone().union(this.#zero).union(this.#todo).intersect(lost).intersect(carried)
     for (const set of [this.#sent, this.#zero, this.#todo, this.#written]) set.intersect(carried)
     this.#sent.subtract(lost)
@@ -49,9 +51,9 @@ export class SourcePages {
   }
 
   /**
-   * The tracker says: written since it was last protected (or mapped where nothing was tracked). A tracker that
-   * ever protects a page that is not there must report it here: such a page carries a marker, a later read maps
-   * zeros that look clean, and what was sent before a discard would seem to be still valid.
+   * The tracker reports pages as written since they were last protected, or mapped where nothing was tracked. A tracker
+   * that ever protects a missing page must report it here. Such a page carries a marker, and a later read maps zeros
+   * that look clean. Content sent before a discard would then seem to be still valid.
    */
   noteWritten(first: number, nr: number): void {
     this.#written.addRange(first, nr)
@@ -65,7 +67,7 @@ export class SourcePages {
     this.#zero.subtract(pages)
   }
 
-  /** These pages were read after the round's scan and are on their way. */
+  /** These pages were read after the round's scan and are under way. */
   noteSent(runs: RunTable, nrRuns = runCapacity(runs)): void {
     this.#settle(this.#sent, this.#zero, runs, nrRuns)
   }
@@ -82,12 +84,12 @@ export class SourcePages {
     into.union(settled.subtract(this.#written))
   }
 
-  /** The tracker knows that these are gone: unmapped, or a mapping that replaced another. */
+  /** The tracker knows that these pages are gone: unmapped, or replaced by another mapping. */
   noteUnmapped(first: number, nr: number): void {
     for (const set of [this.#sent, this.#zero, this.#todo, this.#written]) set.removeRange(first, nr)
   }
 
-  /** What a round would have to send now. */
+  /** Pages that a round would have to send now. */
   get dirtyCount(): number {
     return this.#written.clone().union(this.#todo).intersect(this.#carried).count
   }
@@ -101,8 +103,8 @@ export class SourcePages {
   }
 
   /**
-   * Takes out the pages of the next round: written, never sent, or left over from the round before. What lies
-   * outside the areas told last stays to do: the destination has no place for it yet.
+   * Takes out the pages of the next round: written, never sent, or left over from the round before. Pages outside the
+   * latest areas stay to do: the destination has no place for them yet.
    */
   roundTodo(): PageSet {
     this.#todo.union(this.#written).intersect(this.#carried)
@@ -110,7 +112,7 @@ export class SourcePages {
     return this.#todo.clone()
   }
 
-  /** The workload is frozen: classifies every page of its memory. See final-pagemap.ts. */
+  /** Classifies every page of the frozen workload's memory. See final-pagemap.ts. */
   finalPagemap(frozen: FrozenMemory): FinalPagemap {
     this.noteAreas(frozen.areas)
     const sent = this.#sent.clone().subtract(frozen.written)
@@ -121,30 +123,30 @@ export class SourcePages {
 
 export type MigrationMode = 'hybrid' | 'precopy' | 'postcopy'
 
-/** What the last scan of the stopped workload found. */
+/** Results of the last scan of the stopped workload. */
 export interface FrozenMemory {
   areas: AreaMap
   /**
-   * What the page tables hold: PRESENT or SWAPPED. In file mappings without what the scan calls FILE, which is
-   * page cache and not written privately.
+   * Pages that the page tables show as PRESENT or SWAPPED. File mappings exclude pages that the scan calls FILE: those
+   * are page cache and not written privately.
    */
   presentOrSwapped: PageSet
-  /** Written since the last protect, and all pages of areas that were not tracked. */
+  /** Pages written since they were last protected, and all pages of areas that were not tracked. */
   written: PageSet
   /**
-   * Pages that may only look as if they were there: SWAPPED and not PRESENT. That is how the kernel shows its
-   * write-protect markers, also for discarded pages, and nothing tells a marker from a page that really was
-   * swapped out. Never PARENT: read, they tell the truth.
+   * Pages that may only look present: SWAPPED and not PRESENT. The kernel also shows its write-protect markers like
+   * that, even for discarded pages, and nothing distinguishes a marker from a page that was swapped out. They are never
+   * PARENT. Reading them gives the right content.
    */
   doubtful?: PageSet
   /** Pages of shared anonymous areas that their object holds (SEEK_DATA), in a page table or not. */
   objectPages?: PageSet
-  /** Pages that threads need to run and to exit, see kernel-facts: never PE_LAZY, never a hole. */
+  /** Pages that threads need to run and to exit: never PE_LAZY, never a hole. */
   neverLazy: PageSet
-  /** False when devices may have written behind the page tables: then nothing is PARENT. */
+  /** False when devices may have written past the page tables: then no page is PARENT. */
   trackingTrusted: boolean
   mode: MigrationMode
-  /** Hybrid: the hottest lazy pages travel inside the freeze instead, at most so many. */
+  /** Hybrid: the largest number of hot lazy pages that travel inside the freeze instead. */
   presentBudgetPages?: number
   history?: WriteHistory
 }

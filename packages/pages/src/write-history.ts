@@ -1,12 +1,12 @@
 import { chunkPages, PageSet } from './page-set.js'
 
 /**
- * In how many pre-dump rounds each page was written, and in which one last. A page that was written in
- * every round so far will most likely be touched in the first milliseconds after the switchover: it is
- * promoted into the freeze or pushed first.
+ * In how many pre-dump rounds each page was written, and in which one last. A page that was written in every round so
+ * far will most likely be touched in the first milliseconds after the switchover. So it travels in the freeze or is
+ * pushed first.
  *
- * Round 1 sends everything and says nothing about writing: record from round 2 on. Two bytes per page, in
- * chunks that exist only where something was recorded.
+ * Round 1 sends everything and says nothing about writing: record from round 2 on. Two bytes per page, in chunks that
+ * exist only where something was recorded.
  */
 const saturated = 255
 
@@ -42,13 +42,13 @@ export class WriteHistory {
     return this.#chunks.get(key)?.counts[page - key * chunkPages] ?? 0
   }
 
-  /** The last such round, 0 when there was none. */
+  /** The last round in which it was written; 0: none. */
   lastRound(page: number): number {
     const key = Math.floor(page / chunkPages)
     return this.#chunks.get(key)?.lastRounds[page - key * chunkPages] ?? 0
   }
 
-  /** The memory is gone: what appears at this address next has its own habits. */
+  /** The memory is gone: new memory at this address has no history. */
   forget(first: number, nr: number): void {
     this.#recorded.forEachRunIn(first, nr, (start, length) => {
       for (let page = start; page < start + length; page++) {
@@ -62,8 +62,8 @@ export class WriteHistory {
   }
 
   /**
-   * The candidates that were ever recorded, in groups from the hottest down: written in more rounds first,
-   * among equals the more recently written. There are at most (rounds x rounds) groups, so a few dozen.
+   * The candidates that were ever recorded, in groups from the hottest down: written in more rounds first, among equals
+   * the more recently written. There are at most (rounds x rounds) groups, so a few dozen.
    */
   byHeat(candidates: PageSet): PageSet[] {
     const groups = new Map<number, PageSet>()
@@ -92,8 +92,8 @@ export class WriteHistory {
   }
 
   /**
-   * The hottest recorded candidates, at most `maxPages` of them; among the coolest chosen the lowest pages.
-   * Runs inside the freeze: one pass counts pages per heat, a second one takes those above the threshold.
+   * The hottest recorded candidates, at most `maxPages`; among the coolest chosen, the lowest pages. It runs inside the
+   * freeze: one pass counts pages per heat, a second one takes those above the threshold.
    */
   hottest(candidates: PageSet, maxPages: number): PageSet {
     const recorded = candidates.clone().intersect(this.#recorded)
