@@ -13,8 +13,8 @@ freezers() {
 	awk '$(NF-2) == "cgroup2" || $(NF-2) == "cgroup" && $NF ~ /(^|,)freezer(,|$)/ { print $5 }' /proc/self/mountinfo
 }
 
-# Container engines mount cgroups read-only; whoever freezes a process needs a cgroup of its own. The mount shows
-# nothing but this container's part of the hierarchy. v1 hierarchies without the freezer stay as they are.
+# Container engines mount cgroups read-only, but freezing a process needs a cgroup of its own. The mount shows
+# only this container's part of the hierarchy. v1 hierarchies without the freezer stay as they are.
 for mount in $(freezers); do mount -o remount,bind,rw "$mount"; done
 
 # A migrated process keeps its pid, so two hosts must not hand out the same ones. /proc/sys is mounted read-only, too.

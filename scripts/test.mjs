@@ -1,19 +1,19 @@
-// npm test: runs every test file, each in a process of its own, and counts what they assert.
+// npm test: runs every test file, each in a process of its own, and counts assertions.
 //
 //   npm test                              everything, with the linter and the types of the tests
 //   npm test -- wire uffd                 only the files whose path contains one of the words
 //   npm test -- test/e2e/python.test.ts   only that file
-//   PAGEFERRY_SEED=n npm test -- …        what is random as in the run that printed this seed
+//   PAGEFERRY_SEED=n npm test -- …        repeats the random values of the run that printed this seed
 //   PAGEFERRY_SOAK=1 npm test -- …        the long form: every combination, hundreds of moments and seeds
 //
-// The tests are tap's, but tap's runner is not used: a test file is a program that prints TAP, and running it with
-// node and scripts/typescript-loader.mjs takes half a second where `tap run` takes two. That runner would also not
-// know which files may run side by side, nor clean up after a test that was killed.
+// The tests use tap, but not tap's runner. A test file is a program that prints TAP. Running it with node and
+// scripts/typescript-loader.mjs takes half a second where `tap run` takes two. That runner would also not know which
+// files may run side by side, nor clean up after a test that was killed.
 //
 // Only one file at a time moves processes outside of a lab (tests/groups.mjs).
 //
-// A test may be skipped only for what the kernel lacks, and says so: { skip: 'kernel: no soft-dirty' }. Any other skip
-// fails the run, so that nothing is forgotten. The first lines of a file may say:
+// A test may be skipped only for a missing kernel feature, and must say so: { skip: 'kernel: no soft-dirty' }. Any
+// other skip fails the run, so that no test is forgotten. The first lines of a file may contain:
 //
 //   // test-timeout-s: 600     it needs longer than its group
 //   // test-group: alone       nothing may run beside it, see tests/groups.mjs
@@ -37,7 +37,10 @@ PAGEFERRY_SEED=n  repeats what was random in the run that printed this seed
 PAGEFERRY_SOAK=1  the long form: every combination, hundreds of moments and seeds
 `
 
-/** A test that moves processes waits for more than half of its time: measured, two lanes left half of two processors idle. */
+/**
+ * A test that moves processes waits for more than half of its time. Measured: two lanes left half of two processors
+ * idle.
+ */
 const lanes = Math.max(3, Math.floor(availableParallelism() / 2))
 
 const words = process.argv.slice(2)
@@ -76,7 +79,7 @@ async function runAndClean(file) {
   if (left.length > 0) say(`     removed what ${file.path} left behind: ${left.join(', ')}`)
 }
 
-/** Runs `nr` jobs at a time; `next` answers one to begin now, or undefined when there is none for this lane. */
+/** Runs `nr` jobs at a time. `next` returns a job to begin now, or undefined when there is none for this lane. */
 async function inLanes(nr, next) {
   const lane = async () => {
     for (let job = next(); job !== undefined && !interrupted; job = next()) await job()
@@ -84,7 +87,9 @@ async function inLanes(nr, next) {
   await Promise.all(Array.from({ length: nr }, lane))
 }
 
-/** One lane takes the files that work on this machine itself, one after the other; all share those that stay in a lab. */
+/**
+ * One lane runs the files that use this machine itself, one after the other. All lanes share those that stay in a lab.
+ */
 function nextSideBySide(host, lab) {
   let hostIsBusy = false
   return () => {
@@ -144,7 +149,7 @@ async function main() {
   if (left.length > 0) say(`     removed what an earlier run left behind: ${left.join(', ')}`)
   makeTemporaryDir()
   say(`PAGEFERRY_SEED=${seed}`)
-  // Compiled here, once: the test processes then find everything in the cache.
+  // Compiles everything here, once: the test processes then find it in the cache.
   for (const { path } of files) await javascript(join(root, path))
   await runAll(files)
   if (interrupted) await sleep(60_000) // the signal's handler ends this process

@@ -1,12 +1,12 @@
 // Lets node run the tests' TypeScript as it is: `node --import ./scripts/typescript-loader.mjs file.test.ts`.
 //
 // tap brings a loader of its own, ts-node, which starts the compiler in every test process: 1.3 s of CPU per file,
-// against 0.2 s with this one, and there are many files and two cores. What both do is the same: types are removed,
-// nothing is checked (scripts/test.mjs checks the types once, for all tests), and "./x.js" means x.ts where there is
-// no x.js. The result is kept in node_modules/.cache, named by the file's contents.
+// against 0.2 s with this one, and there are many files and two cores. Both do the same: types are removed, nothing is
+// checked (scripts/test.mjs checks the types once, for all tests), and "./x.js" means x.ts if there is no x.js. The
+// result is kept in node_modules/.cache, named by the file's contents.
 //
-// Of a package whose test it is, only the sources are loaded: also where another package or packages/testing names it.
-// With a second copy from dist, an instance of one copy's class is none of the other's.
+// The package under test is loaded only from its sources, even if another package or packages/testing imports it. With
+// a second copy from dist, an instance of one copy's class would not be one of the other's.
 
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
@@ -22,7 +22,7 @@ export function initialize(program) {
   own = /\/packages\/([a-z-]+)\/(?:test|src)\//.exec(program ?? '')?.[1]
 }
 
-/** The source of what a package exports under this name; undefined for another package's. */
+/** The source file of an export of the package under test; undefined for another package's. */
 function ownSource(specifier) {
   const name = `@pageferry/${own}`
   if (own === undefined || (specifier !== name && !specifier.startsWith(`${name}/`))) return undefined
@@ -54,7 +54,7 @@ export async function load(url, context, next) {
 /** JavaScript of a TypeScript file, from the cache if it is there. */
 export async function javascript(path) {
   const source = readFileSync(path, 'utf8')
-  // The path belongs to the name because it stands in the source map.
+  // The path belongs to the name because the source map contains it.
   const cached = `${cacheDir}/${createHash('sha256').update(path).update(source).digest('hex').slice(0, 32)}.js`
   if (existsSync(cached)) return readFileSync(cached, 'utf8')
   const { default: ts } = await import('typescript')
@@ -73,5 +73,5 @@ export async function javascript(path) {
   return outputText
 }
 
-// The module is both what --import runs and the hooks that it registers, which get a thread of their own.
+// --import runs this module, and it also contains the hooks that it registers, which get a thread of their own.
 if (!import.meta.url.endsWith('#hooks')) register(`${import.meta.url}#hooks`, { data: process.argv[1] })

@@ -1,4 +1,4 @@
-// Which test files there are, and what may run beside each.
+// Lists the test files, and decides which of them may run side by side.
 
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
@@ -24,7 +24,7 @@ function filesBelow(directory) {
  * host   traces, freezes or kills processes of this machine: one at a time
  * lab    does so only in labs of its own (own pid, mount and network namespaces, own cgroups): beside any file but one
  *        that runs alone
- * alone  measures time, or needs what two runs cannot share
+ * alone  measures time, or needs a resource that two runs cannot share
  */
 function groupOf(path, head) {
   const own = /^\/\/ test-group: (pure|host|lab|alone)$/m.exec(head)?.[1]
@@ -42,8 +42,8 @@ function describe(path) {
 }
 
 /**
- * Files whose path contains one of the words, all without words; a word that is the path of a file stands for that file
- * alone. The slowest, as their limits have it, come first: two that run side by side then end at about the same time.
+ * Files whose path contains one of the words; all files without words. A word that is the path of a file stands for
+ * that file alone. The slowest, by their limits, come first: two that run side by side then end at about the same time.
  */
 export function collect(words) {
   const packages = readdirSync(join(root, 'packages'))

@@ -1,5 +1,5 @@
-// Finds and removes what test files left behind: processes, frozen or not, their cgroups, labs and temporary files. Marks
-// (marks.mjs) say what belongs to a test; nothing else on the machine is touched.
+// Finds and removes leftovers of test files: processes, frozen or not, their cgroups, labs and temporary files. Marks
+// (marks.mjs) tell what belongs to a test; nothing else on the machine is touched.
 
 import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -8,13 +8,13 @@ import { pathToFileURL } from 'node:url'
 import { root } from './groups.mjs'
 import { isAlive, markName, runOf, temporaryPrefix, temporaryRoot } from './marks.mjs'
 
-/** How long processes may take to end by themselves after their test: what they were told to do is on its way. */
+/** How long processes may take to end by themselves after their test: their last command is under way. */
 const graceMs = 1000
 const killTimeoutMs = 10_000
 
 const labsDir = '/run/pageferry/labs'
 
-/** Processes whose mark `isWanted` wants. */
+/** Processes whose mark `isWanted` accepts. */
 function processesOf(isWanted) {
   const found = []
   for (const entry of readdirSync('/proc')) {
@@ -61,7 +61,7 @@ function write(path, text) {
   }
 }
 
-/** Kills the processes and answers a description of each, for the report. */
+/** Kills the processes and returns a description of each, for the report. */
 async function killProcesses(isWanted, patienceMs) {
   const grace = Date.now() + patienceMs
   let left = processesOf(isWanted)
@@ -80,7 +80,7 @@ async function killProcesses(isWanted, patienceMs) {
         // gone
       }
     }
-    // Killed first, thawed then: a frozen process must not run again.
+    // Kill first, then thaw: a frozen process must not run again.
     for (const cgroup of left.flatMap((process) => process.cgroups)) {
       cgroups.add(cgroup)
       write(join(cgroup, 'freezer.state'), 'THAWED')
@@ -93,7 +93,7 @@ async function killProcesses(isWanted, patienceMs) {
     try {
       rmdirSync(cgroup)
     } catch {
-      // removed by its owner, or it is a lab's and goes with the lab
+      // its owner removed it, or it is a lab's and goes with the lab
     }
   }
   return said
@@ -107,20 +107,23 @@ async function removeLabs(isWanted) {
   return names.map((name) => `lab ${name}`)
 }
 
-/** Removes what the file with this mark, which has ended, left behind; answers what that was. */
+/** Removes the leftovers of the file with this mark, which has ended; returns what they were. */
 export async function removeLeftoversOf(mark) {
   const isWanted = (each) => each === mark
   const labs = await removeLabs((name) => name.startsWith(`${mark}-`))
   return [...labs, ...(await killProcesses(isWanted, graceMs))]
 }
 
-/** Removes what all files of a run left behind, by now. */
+/** Removes all leftovers of a run so far. */
 export async function removeRun(run) {
   const isWanted = (text) => runOf(text) === run
   return [...(await removeLabs(isWanted)), ...(await killProcesses(isWanted, 0))]
 }
 
-/** Removes what killed runs left behind, and the files of failed ones. A run that goes on, in another checkout perhaps, is left alone. */
+/**
+ * Removes leftovers of killed runs, and files of failed ones. A run that is still going, perhaps in another checkout,
+ * is not touched.
+ */
 export async function removeDeadRuns() {
   const isDead = (text) => {
     const run = runOf(text)

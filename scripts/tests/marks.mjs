@@ -1,12 +1,12 @@
-// Every process of a test run has a mark in the environment that it was started with, whatever session, namespace or
-// parent it has moved to since; its labs have the mark in their names. A mark says which run it is of, and whether that
-// run is still there, so that a run can remove what a killed one has left.
+// Every process of a test run has a mark in its initial environment. So it is found in whatever session, namespace or
+// parent it has moved to. The labs of a run have the mark in their names. A mark names its run and shows whether that
+// run still exists, so that a run can remove the leftovers of a killed one.
 
 import { chmodSync, mkdirSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-/** Field 22 of /proc/PID/stat: the pid alone may be another process's by now. */
+/** Field 22 of /proc/PID/stat: the pid alone may belong to another process by now. */
 function startTimeOf(pid) {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
@@ -30,7 +30,7 @@ export function markedEnv(mark) {
   return { [markName]: mark, PAGEFERRY_LAB_PREFIX: mark }
 }
 
-/** The run that something with this mark, or with this name of a lab or directory, belongs to; null for what is no test's. */
+/** The run of a mark, or of a lab or directory with this name; null if it does not belong to a test. */
 export function runOf(text) {
   const match = markPattern.exec(text)
   return match === null ? null : match[0]
@@ -45,12 +45,12 @@ export function isAlive(run) {
 export const temporaryRoot = tmpdir()
 export const temporaryPrefix = 'pf-'
 
-/** All temporary files of this run: short, for there are UNIX sockets in it. */
+/** All temporary files of this run. The path is short, because it contains UNIX sockets. */
 export const temporaryDir = join(temporaryRoot, `${temporaryPrefix}${runMark}`)
 
 export function makeTemporaryDir() {
   mkdirSync(temporaryDir)
   chmodSync(temporaryDir, 0o1777)
-  // What tests compile, see packages/testing/src/compile.ts.
+  // Programs that tests compile, see packages/testing/src/compile.ts.
   mkdirSync(join(temporaryDir, 'programs'), { mode: 0o755 })
 }

@@ -1,4 +1,4 @@
-// Runs one test file, or one program that checks something, in a process group of its own.
+// Runs one test file, or one checking program, in a process group of its own.
 
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
@@ -7,9 +7,9 @@ import { temporaryDir } from './marks.mjs'
 import { TapResults } from './tap-results.mjs'
 
 const checkLimitS = 180
-/** After a file's own limit, for tap to say in which test it was. */
+/** Time after a file's own limit, in which tap reports the unfinished test. */
 const graceS = 10
-/** A background process that inherited the pipes would keep "close" away. */
+/** A background process that inherited the pipes would delay "close". */
 const drainMs = 500
 const maxStderrChars = 8000
 
@@ -29,12 +29,12 @@ function killGroup(child) {
   }
 }
 
-/** Gives what the program writes to the two callbacks. It dies with this process, however that ends. */
+/** Passes the program's output to the two callbacks. It dies with this process, however that ends. */
 function run(command, args, { env, limitMs, onStdout, onStderr }) {
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', command, ...args], {
     cwd: root,
     detached: true,
-    // Services and workers start hundreds of times: from Node 22 on their code is compiled once.
+    // Services and workers start hundreds of times. From Node 22 on their code is compiled once.
     env: { NODE_COMPILE_CACHE: compileCache, ...process.env, TMPDIR: temporaryDir, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
@@ -93,7 +93,7 @@ export async function runFile({ path, limitS }, env) {
   return results
 }
 
-/** A check that is no test file: passes or fails as one. */
+/** Runs a check that is no test file: it passes or fails as a whole. */
 export async function runCheck(title, program, args) {
   const results = new TapResults()
   let output = ''

@@ -1,10 +1,10 @@
-// What a test file says in TAP, counted and made readable.
+// Counts the TAP output of a test file and makes it readable.
 
 import { relative } from 'node:path'
 import { Parser } from 'tap-parser'
 import { root } from './groups.mjs'
 
-/** Comments are shown only of a file that failed: the logs of its services are among them. */
+/** Comments are shown only for a failed file: they include the logs of its services. */
 const maxCommentChars = 16_000
 
 export class TapResults {
@@ -37,7 +37,7 @@ export class TapResults {
     this.failures.push({ title, text })
   }
 
-  /** Counts leaf assertions; the line that a subtest leaves in its parent is not one. */
+  /** Counts leaf assertions. The line that a subtest leaves in its parent does not count. */
   #count(parser, path = []) {
     let child = null
     parser.on('child', (sub) => {

@@ -1,6 +1,6 @@
 /**
- * What need not be told at once is told together: to wake a thread for each thing takes the processor from what it is
- * told about. Bounded by what can happen in `delayMs`.
+ * Batches messages that can wait. A message for each of them would wake a thread each time, and take the processor from
+ * their receiver. Bounded by the number that `delayMs` allows.
  */
 export class Batcher<T> {
   readonly #delayMs: number
@@ -13,13 +13,13 @@ export class Batcher<T> {
     this.#tell = tell
   }
 
-  /** Told `delayMs` after the first that waits, in the order in which they came. */
+  /** Delivers the item `delayMs` after the first one that waits, in order. */
   add(item: T): void {
     this.#items.push(item)
     this.#timer ??= setTimeout(() => this.#tell(this.take()), this.#delayMs)
   }
 
-  /** All that waits: to be told now, by the caller, in front of what cannot wait. */
+  /** Returns all waiting items, for the caller to deliver before a message that cannot wait. */
   take(): T[] {
     if (this.#timer !== null) clearTimeout(this.#timer)
     this.#timer = null

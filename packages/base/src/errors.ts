@@ -1,7 +1,7 @@
 /**
- * The one table of error codes. A code is stable API: clients switch on it, tests compare it with the
- * documentation. `http` is what the services answer, `exit` what the command line exits with
- * (3: refused before anything was touched; 4: the migration failed and the workload runs on the source).
+ * The one table of error codes. A code is stable API: clients switch on it, tests compare it with the documentation.
+ * `http` is the status of a service's answer, `exit` that of the command line (3: refused before anything was touched;
+ * 4: the migration failed and the workload runs on the source).
  */
 export const ERROR_CODES = {
   BAD_REQUEST: { http: 400, exit: 2, text: 'the request is malformed' },
@@ -27,7 +27,7 @@ export const ERROR_CODES = {
 
 export type ErrorCode = keyof typeof ERROR_CODES
 
-/** Plain form of an error: what crosses process and network boundaries. */
+/** Plain form of an error, which crosses process and network boundaries. */
 export interface ErrorInfo {
   code: ErrorCode
   message: string
@@ -54,13 +54,13 @@ export class PageferryError extends Error {
     return { code: this.code, message: this.message, details: this.details }
   }
 
-  /** As it was before it crossed a boundary within one side; what the peer reports is a RemoteError. */
+  /** Restores an error that crossed a boundary within one side. An error of the peer becomes a RemoteError. */
   static fromInfo({ code, message, details }: ErrorInfo): PageferryError {
     return new PageferryError(code, message, { details })
   }
 }
 
-/** What the peer did or reported: keeps its role, so that a log never blames the wrong machine. */
+/** An error of the peer, or reported by it. It keeps the role, so that a log never blames the wrong machine. */
 export class RemoteError extends PageferryError {
   override readonly name = 'RemoteError'
   readonly role: 'source' | 'destination'
@@ -93,7 +93,7 @@ export function isErrorCode(code: unknown): code is ErrorCode {
   return typeof code === 'string' && Object.hasOwn(ERROR_CODES, code)
 }
 
-/** Any thrown value as the plain form; nothing is lost that names the place of the failure. */
+/** Converts any thrown value to the plain form. The place of the failure is kept. */
 export function toErrorInfo(error: unknown): ErrorInfo {
   if (error instanceof PageferryError) return error.toInfo()
   if (isKernelError(error)) {

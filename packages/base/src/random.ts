@@ -1,6 +1,6 @@
 /**
- * Numbers in [0, 1) that a seed determines: a 32-bit Weyl sequence through a multiply-xor mixer. For injected faults and
- * for tests; not for secrets.
+ * Numbers in [0, 1) that a seed determines: a 32-bit Weyl sequence through a multiply-xor mixer. For injected faults
+ * and for tests; not for secrets.
  */
 export function seededRandom(seed: number): () => number {
   let weyl = seed >>> 0

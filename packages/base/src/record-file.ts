@@ -7,18 +7,18 @@ import { PageferryError } from './errors.js'
  *
  *     u32 LE payload bytes | u32 LE CRC-32 of the payload | payload (JSON, UTF-8) | next record ...
  *
- * Appends are synchronised one by one, so only the last record can be torn. A tear shows as a record that runs
- * past the end of the file or ends at it with a wrong checksum, or (blocks that never reached the disk) as
- * zeros up to the end; such a tail is cut off. Anything else that does not add up is damage: what stands behind
- * it may be a decision, so it is reported and never cut off.
+ * Appends are synchronised one by one, so only the last record can be torn. A torn record runs past the end of the
+ * file, or ends at it with a wrong checksum, or consists of zeros up to the end (blocks that never reached the disk).
+ * Such a tail is cut off. Any other mismatch is damage. A decision may stand behind it, so it is reported and never cut
+ * off.
  *
- * Behind the records there is room, written as zeros when the file is opened: an append that makes the file longer waits
- * for the file system's journal and for what others have in it (1 to 2 ms were seen in a freeze). A machine that loses its
- * power may then leave the later sectors of the last record without the first one: that shows as damage, and is reported.
+ * Room behind the records is written as zeros when the file is opened. An append that makes the file longer waits for
+ * the file system's journal and for other writers in it (1 to 2 ms were seen in a freeze). If a machine then loses its
+ * power, later sectors of the last record may survive without the first one. That shows as damage, and is reported.
  */
 
 const headerBytes = 8
-/** Some twenty decisions. What does not fit makes the file longer. */
+/** Some twenty decisions. More of them make the file longer. */
 const reservedBytes = 8192
 
 /** Bound of one record: journals hold decisions, not data. */
@@ -29,21 +29,21 @@ export type Written = 'no' | 'unknown'
 
 export interface RecordScan {
   records: unknown[]
-  /** Where the next record goes. */
+  /** Place of the next record. */
   endBytes: number
-  /** Length of what is behind it: a torn record, reserved room, or both. */
+  /** Length of the rest: a torn record, reserved room, or both. */
   tailBytes: number
 }
 
 export class RecordFile {
-  /** What the file held when it was opened. */
+  /** Content of the file when it was opened. */
   readonly records: readonly unknown[]
   readonly path: string
   #fd: number
   #endBytes: number
   #broken = false
 
-  /** For open(). */
+  /** Used by open(). */
   private constructor(file: string, fd: number, scan: RecordScan) {
     this.path = file
     this.#fd = fd
@@ -53,7 +53,7 @@ export class RecordFile {
 
   /**
    * Opens for appending; creates the file (mode 0600, durably: the directory is synchronised) if it is missing.
-   * What was found is synchronised too: a record that was read is acted upon, so it must not vanish.
+   * Existing records are synchronised too: the caller acts on a record that it reads, so it must not vanish.
    * @throws PageferryError INTERNAL when the file is damaged; errors of node:fs as they are.
    */
   static open(file: string): RecordFile {
@@ -83,10 +83,10 @@ export class RecordFile {
   }
 
   /**
-   * Appends one record; it is on the disk when this returns. `synced` false: it is in the page cache, and survives
-   * this process only; the next record that is synced takes it along.
-   * @throws PageferryError KERNEL with `details.written`; after 'unknown' the file accepts no more records and
-   *   must be opened again, which decides. BAD_REQUEST (written: 'no') for a record over the bound.
+   * Appends one record, which is on the disk when this returns. With `synced` false it is in the page cache and
+   * survives only this process; the next synchronised record saves it, too.
+   * @throws PageferryError KERNEL with `details.written`; after 'unknown' the file accepts no more records and must be
+   * opened again, which decides. BAD_REQUEST (written: 'no') for a record over the bound.
    */
   append(record: unknown, synced = true): void {
     if (this.#fd < 0) throw failed('INTERNAL', `${this.path} is closed`, 'no')
@@ -106,7 +106,7 @@ export class RecordFile {
     this.#fd = -1
   }
 
-  /** After a restart the file is read through the page cache: what is truncated there is gone. */
+  /** After a restart the file is read through the page cache, so a truncated record is gone. */
   #undo(): Written {
     try {
       fs.ftruncateSync(this.#fd, this.#endBytes)

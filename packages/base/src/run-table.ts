@@ -1,11 +1,11 @@
 /**
- * A run table is the form in which page ranges travel between TypeScript and the addon: pairs of
- * [first page, number of pages] as doubles, of which the first `nrRuns` pairs count. Doubles, because page
- * numbers need 36 bits and BigInt costs ten times as much per page.
+ * A run table is the form in which page ranges travel between TypeScript and the addon: pairs of [first page, number of
+ * pages] as doubles, of which the first `nrRuns` pairs count. Doubles, because page numbers need 36 bits and BigInt
+ * costs ten times as much per page.
  */
 export type RunTable = Float64Array
 
-/** Pairs that fit in a table, or that it holds when it was made to measure. */
+/** Pairs that fit into a table, or its pairs if it has exactly the right size. */
 export function runCapacity(table: RunTable): number {
   return table.length >>> 1
 }

@@ -5,7 +5,7 @@ export function newId(): string {
   return randomBytes(8).toString('hex')
 }
 
-/** Secret with which the destination's worker proves to the source's that it belongs to the migration. */
+/** Secret with which the destination's worker proves to the source's worker that it belongs to the migration. */
 export function newToken(): string {
   return randomBytes(32).toString('base64url')
 }

@@ -1,20 +1,20 @@
 /*
- * What this machine's kernel can do with pages, without anything of pageferry in between: the limits that the other
- * benchmarks are compared with. One JSON object on standard output.
+ * What this machine's kernel can do with pages, without pageferry in between: the limits with which the other
+ * benchmarks are compared. One JSON object on standard output.
  *
  *   uffdCopy     UFFDIO_COPY into missing pages, by the pages in one call
  *   readv        process_vm_readv(2) from another process, 1 MiB in one call
- *   firstTouch   a touch of a page that UFFDIO_COPY has installed and nobody has touched: the processor only has to find it,
+ *   firstTouch   the first touch of a page that UFFDIO_COPY has installed: the processor only has to find it,
  *                unless a hypervisor with shadow page tables has to, too
  *   localFault   a touch of a missing page that another thread of this process serves
  *
- * All memory is used once before it is measured: a virtual machine's host may have to find it first.
+ * All memory is used once before it is measured: a virtual machine's host may have to provide it first.
  *
- * With --install MIB it measures something else, and says how many milliseconds it took:
+ * With --install MIB it measures something else, and prints the milliseconds that it took:
  *
- *   copyMs       UFFDIO_COPY of so much, beside a process that has as much: as a migration finds the machine's memory. A
- *                virtual machine gives its host what is free for a moment (free page reporting), and what it takes again
- *                costs several times a copy into pages that were used just before.
+ *   copyMs       UFFDIO_COPY of that much, beside a process that has as much, like the machine in a migration. A
+ *                virtual machine returns free memory to its host (free page reporting). Getting it back costs
+ *                several times a copy into pages that were used just before.
  *   touchMs      the first touch of all these pages
  */
 #define _GNU_SOURCE
@@ -37,7 +37,7 @@
 
 #define AREA_BYTES (64ul << 20)
 #define AREA_PAGES (AREA_BYTES / PAGE_BYTES)
-/* Where pages come from: as a receive buffer, in the cache. */
+/* Source of the pages: in the cache, like a receive buffer. */
 #define SOURCE_BYTES (1ul << 20)
 #define ROUNDS 3
 #define NR_FAULTS 4000
@@ -127,7 +127,7 @@ static pid_t start_other(char *memory, uint64_t bytes)
 	if (child < 0)
 		fail("fork");
 	if (child == 0) {
-		/* Pages of its own, not those it shares with us. */
+		/* Write, for pages of its own instead of those that it shares with us. */
 		memset(memory, 2, bytes);
 		raise(SIGSTOP);
 		_exit(0);
@@ -178,7 +178,8 @@ static void *serve(void *unused)
 	return NULL;
 }
 
-/* Not the next page: nothing may guess it. AREA_PAGES touches reach each page once, since the step is odd. */
+/* Touches no neighbour, so that prefetching cannot guess it. AREA_PAGES touches reach each page once, since the step is
+ * odd. */
 static void touch(uint64_t begin, uint64_t nr)
 {
 	volatile char *page = area + nr * 7919 % AREA_PAGES * PAGE_BYTES;

@@ -1,15 +1,18 @@
 /*
  * A slower link: passes TCP connections on with a delay, a jitter and a common rate in each direction.
  *
- * usage: link-relay ADDRESS TARGET-ADDRESS PORT[:TARGET-PORT],... DELAY-us JITTER-us RATE-bytes/s     (rate 0: no limit)
+ * usage: link-relay ADDRESS TARGET-ADDRESS PORT[:TARGET-PORT],... DELAY-us JITTER-us RATE-bytes/s     (rate 0: no
+ * limit)
  *
- * Listens on each PORT of ADDRESS, says "listening", and connects to TARGET-PORT of TARGET-ADDRESS, by default the same
- * port. One thread accepts for each port. For each connection and direction one thread reads and one writes. The reader waits for its turn on the wire, whose rate all connections of a direction
- * share; connections take turns chunk by chunk, as behind a fair queue, so that one with few bytes does not wait behind
- * the buffers of another. A chunk is written DELAY after its last byte left the wire, up to JITTER later or earlier, but
- * never before the chunk in front of it: TCP would not deliver it sooner either.
+ * Listens on each PORT of ADDRESS, prints "listening", and connects to TARGET-PORT of TARGET-ADDRESS, by default the
+ * same port. One thread accepts for each port. For each connection and direction one thread reads and one writes.
  *
- * What it costs itself (two copies and two wake-ups) is measured by `pageferry bench limits` and said there.
+ * The reader waits for its turn on the wire, whose rate all connections of a direction share. Connections take turns
+ * chunk by chunk, as behind a fair queue. So one with few bytes does not wait behind the buffers of another. A chunk is
+ * written DELAY after its last byte left the wire, up to JITTER later or earlier. It is never written before the chunk
+ * in front of it: TCP would not deliver it sooner either.
+ *
+ * `pageferry bench limits` measures and reports the relay's own cost (two copies and two wake-ups).
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -28,10 +31,10 @@
 #include <time.h>
 #include <unistd.h>
 
-/* With a rate: 1.3 ms at 100 Mbit/s, which is what a small message may have to wait for one of another connection. */
+/* With a rate: 1.3 ms at 100 Mbit/s. A small message may have to wait that long for one of another connection. */
 #define RATED_CHUNK (16u << 10)
 #define FREE_CHUNK (256u << 10)
-/* On the way on one connection and direction: 100 ms at 5 Gbit/s. Reading stops there. */
+/* In flight on one connection and direction: 100 ms at 5 Gbit/s. Reading stops there. */
 #define FLIGHT_BYTES (64u << 20)
 
 struct chunk {
@@ -61,7 +64,7 @@ struct pipe {
 static struct wire wires[2] = { { PTHREAD_MUTEX_INITIALIZER, 0 }, { PTHREAD_MUTEX_INITIALIZER, 0 } };
 static uint64_t delay_ns, jitter_ns, rate;
 
-/* What listens, and what is connected to; and for a connection, the near end of it. */
+/* The listening socket and its target; for a connection, its near end. */
 struct door {
 	int fd;
 	struct sockaddr_in target;
@@ -89,7 +92,7 @@ static void sleep_until(uint64_t at)
 		;
 }
 
-/* When a chunk that is ready now has left the wire. */
+/* Returns when a chunk that is ready now will have left the wire. */
 static uint64_t transmit(struct wire *wire, size_t length)
 {
 	uint64_t at = now();
@@ -146,7 +149,7 @@ static void *read_side(void *argument)
 		if (chunk->due < last_due)
 			chunk->due = last_due;
 		last_due = chunk->due;
-		/* Empty: the end, which takes as long as everything else. */
+		/* Empty: the end of the stream, which is delayed like the data. */
 		enqueue(pipe, chunk);
 		if (got <= 0)
 			return NULL;
@@ -198,7 +201,7 @@ static void *write_side(void *argument)
 		free(chunk);
 		if (written)
 			continue;
-		/* Nobody takes more: the reader is woken by the end of its socket, and what it still has is dropped. */
+		/* Nothing more is written: the end of its socket wakes the reader, and the rest is dropped. */
 		shutdown(pipe->to, SHUT_WR);
 		shutdown(pipe->from, length > 0 ? SHUT_RDWR : SHUT_RD);
 		pthread_mutex_lock(&pipe->lock);
@@ -312,7 +315,7 @@ int main(int argc, char **argv)
 	jitter_ns = number(argv[5]) * 1000;
 	rate = number(argv[6]);
 	signal(SIGPIPE, SIG_IGN);
-	/* Inherited by the threads: sleeps end when they should. */
+	/* Inherited by the threads, so that sleeps end on time. */
 	prctl(PR_SET_TIMERSLACK, 1);
 	for (char *pair = strtok(argv[3], ","); pair != NULL; pair = strtok(NULL, ",")) {
 		char *colon = strchr(pair, ':');

@@ -1,4 +1,4 @@
-/* Which page comes next. All of it is computed from the number of the touch; nothing is remembered. */
+/* Which page comes next. It is computed from the number of the touch alone; nothing is stored. */
 #include "probe.h"
 
 #include <math.h>
@@ -51,7 +51,7 @@ void plan_init(struct plan *plan)
 	plan->eta = (1 - pow(2.0 / plan->nr_pages, 1 - ZIPF_THETA)) / (1 - zeta_2 / plan->zeta);
 }
 
-/* A Feistel network of four rounds permutes the next power of four; what falls outside goes through it again. */
+/* A Feistel network of four rounds permutes the next power of four. Results outside the range go through it again. */
 uint64_t permuted(const struct plan *plan, uint64_t i)
 {
 	uint64_t mask = (1ul << plan->half_bits) - 1;
@@ -98,7 +98,7 @@ uint64_t plan_page(const struct plan *plan, uint64_t i)
 		/* nr_pages is a multiple of 256. */
 		return i % rows * STRIDE_PAGES + i / rows;
 	case SHIFT:
-		/* Half a window on after half a window of touches. */
+		/* Moves on by half a window after half a window of touches. */
 		return (i / (window / 2) * (window / 2) + below(random_at(plan, FOR_SHIFT, i), window)) % n;
 	default:
 		return i;

@@ -14,11 +14,11 @@
 #include <time.h>
 #include <unistd.h>
 
-/* How often it looks whether it has moved: the touches begin that much after the resume, at most. */
+/* How often it checks whether it has moved. The touches begin at most this long after the resume. */
 #define POLL_NS (100 * US)
-/* Writes that fell due while it could not run are made up for, but not more than those of so long. */
+/* Writes that fell due while it could not run are caught up, but at most those of this time. */
 #define CATCH_UP_NS (10 * MS)
-/* Shorter thinking is spinning: a sleep takes some 50 us more than asked for. */
+/* Shorter thinking is spinning: a sleep takes some 50 us more than requested. */
 #define SPIN_NS (200 * US)
 /* Work before the migration is counted in slots, up to two minutes of it. */
 #define WORK_SLOT_NS (10 * MS)
@@ -40,16 +40,16 @@ struct thread {
 static struct thread threads[MAX_THREADS] __attribute__((aligned(4096)));
 static struct record total;
 
-/* What happened before the touches. */
+/* Events before the touches. */
 static struct {
 	uint64_t nr_dirtied;
-	/* The longest time between two looks at the clock, and the one in which it moved. */
+	/* The longest time between two reads of the clock, and the one in which it moved. */
 	uint64_t longest_gap_ns, move_gap_ns;
 	uint64_t work_started_at_ms;
 	uint32_t nr_work_slots;
 	uint32_t work[NR_WORK_SLOTS];
 	uint32_t dirtied[NR_WORK_SLOTS];
-	/* Time of a processor that it got. */
+	/* Processor time of the probe. */
 	uint32_t cpu_us[NR_WORK_SLOTS];
 } before;
 
@@ -105,7 +105,7 @@ static void *touch(void *argument)
 			page_write(words);
 		read += *(volatile uint64_t *)&words[1];
 		end = now(CLOCK_MONOTONIC);
-		/* Not in what the check replays, but the content check compares the pointer of every page. */
+		/* The check does not replay it, but it compares the pointer of every page. */
 		if (chase)
 			page = words[1] % plan->nr_pages;
 		record_touch(&thread->record, start - touching_since, end - start);
@@ -159,7 +159,7 @@ static void wait_for_move(void)
 	uint64_t start, last, last_cpu, credit_ns = 0;
 
 	uname(&home);
-	/* Its pages are there before anything counts. */
+	/* Makes its pages present before anything counts. */
 	memset(&before, 0xff, sizeof(before));
 	memset(&before, 0, sizeof(before));
 	last_cpu = now(CLOCK_THREAD_CPUTIME_ID);
@@ -195,7 +195,7 @@ static void wait_for_move(void)
 		before.work[slot]++;
 		before.dirtied[slot] += before.nr_dirtied - already;
 		cpu = now(CLOCK_THREAD_CPUTIME_ID);
-		/* Seen to go backwards by some us, on a virtual machine whose host had the processor meanwhile. */
+		/* It was seen to go backwards by some us, on a virtual machine whose host had used the processor meanwhile. */
 		if (cpu > last_cpu) {
 			before.cpu_us[slot] += (cpu - last_cpu) / US;
 			last_cpu = cpu;
@@ -212,7 +212,7 @@ static void print_slots(FILE *out, const char *name, const uint32_t *slots)
 	fprintf(out, "]");
 }
 
-/* Under another name first: whoever waits for the file must not find half of it. */
+/* Under another name first: a reader that waits for the file must not find half of it. */
 static void write_result(uint64_t touch_ns, uint64_t check_ns, uint64_t wrong, uint64_t first_wrong)
 {
 	char path[4096];

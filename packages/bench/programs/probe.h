@@ -7,8 +7,8 @@
  *   check     every byte of the memory against what the pattern must have left there
  *   result    one JSON object into --result; exit status 0, or 1 when anything differs
  *
- * What a touch does is a function of its number, so the check replays all touches and knows how often every page was
- * written, and the probe needs no memory for that while it measures: its own pages would be missing too.
+ * The effect of a touch is a function of its number. So the check replays all touches and knows how often every page
+ * was written. The probe needs no memory for that while it measures: its own pages would be missing, too.
  */
 #ifndef PROBE_H
 #define PROBE_H
@@ -28,12 +28,12 @@
 enum pattern { SEQUENTIAL, UNIFORM, ZIPF, STRIDE, CHASE, SHIFT, NR_PATTERNS };
 extern const char *const pattern_names[NR_PATTERNS];
 
-/* Which page touch number i of nr_pages goes to, and whether it writes. */
+/* The page of touch number i of nr_pages, and whether the touch writes. */
 struct plan {
 	enum pattern pattern;
 	uint64_t nr_pages;
 	uint64_t seed;
-	/* Of 2^32. */
+	/* Out of 2^32. */
 	uint64_t write_ratio;
 	/* Words of a page from here on repeat each other. */
 	uint64_t noise_words;
@@ -73,12 +73,13 @@ static inline void page_write(uint64_t *page)
 #define NR_BUCKETS ((40 - SUB_BITS + 1) << SUB_BITS)
 
 /*
- * A touch that takes so long has waited: one of a present page takes 0.1 us, a page fault of the kernel's own 1 us. Under
- * a hypervisor with shadow page tables the first touch of a present page takes several times that: hence --stall-ns.
+ * A touch of this length or more is a stall. One of a present page takes 0.1 us, a page fault of the kernel's own 1 us.
+ * Under a hypervisor with shadow page tables the first touch of a present page takes several times that: hence
+ * --stall-ns.
  */
 #define DEFAULT_STALL_NS (3 * US)
 
-/* Over time: 1 ms to a slot, twice as much whenever the slots are full. */
+/* Stalls over time: slots of 1 ms, twice as long whenever the slots are full. */
 #define NR_SLOTS 512
 #define FIRST_SLOT_NS (1 * MS)
 
@@ -98,7 +99,7 @@ struct record {
 };
 
 void record_init(struct record *record, uint64_t stall_threshold_ns);
-/* `at_ns` is when the touch began, counted from the start of all touching. */
+/* `at_ns` is the begin of the touch, counted from the start of all touching. */
 void record_touch(struct record *record, uint64_t at_ns, uint64_t took_ns);
 void record_merge(struct record *into, struct record *from);
 void record_print(FILE *out, const struct record *record);
@@ -110,14 +111,14 @@ struct options {
 	unsigned threads;
 	uint64_t size_mib;
 	uint64_t think_ns;
-	/* Touches that take so long have waited. */
+	/* Touches of this length or more are stalls. */
 	uint64_t stall_threshold_ns;
 	/* Pages a second before the migration. */
 	uint64_t dirty_rate;
 	const char *result;
-	/* Touch at once, without having moved. */
+	/* Touch at once, without a move. */
 	bool now;
-	/* Compute while waiting, and say how much was done: for the slowdown. */
+	/* Compute while waiting, and count the work: for the slowdown. */
 	bool work;
 	/* Flip a bit of this page before the check, UINT64_MAX: of none. */
 	uint64_t corrupt;

@@ -5,7 +5,7 @@
 
 void record_init(struct record *record, uint64_t stall_threshold_ns)
 {
-	/* Writes to every byte: the memory is there before anything is timed. */
+	/* Write every byte: the memory must be present before anything is timed. */
 	memset(record, 0xff, sizeof(*record));
 	memset(record, 0, sizeof(*record));
 	record->slot_ns = FIRST_SLOT_NS;

@@ -12,7 +12,7 @@ export interface BlackoutOptions extends TransportOptions {
   runs: number
 }
 
-/** `bench blackout`: one benchmark a size. What follows the pause is not of interest, but its content is checked. */
+/** `bench blackout`: one benchmark per size. The lazy phase is not measured, but its content is checked. */
 export async function benchBlackout(
   lab: Lab,
   options: BlackoutOptions,
@@ -66,7 +66,7 @@ function blackoutBenchmark(sizeMiB: number, options: BlackoutOptions, moves: Mov
   return benchmark
 }
 
-/** How much longer the pause is than with the smallest memory. */
+/** How much longer the downtime is than with the smallest memory. */
 function addGrowth(benchmarks: Benchmark[]): void {
   const [smallest, ...others] = benchmarks
   if (smallest === undefined) return

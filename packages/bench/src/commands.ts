@@ -17,11 +17,9 @@ import {
   sizes,
 } from './options.js'
 
-/*
- * `pageferry bench …`. What does the work is imported when it is run, as all commands are.
- */
+/* `pageferry bench …`. The code of each command is imported when it is run, as for all commands. */
 
-/** Runs something that Ctrl-C ends through the signal. */
+/** Runs work that Ctrl-C ends through the signal. */
 export type Interruptible = <T>(message: string, work: (signal: AbortSignal) => Promise<T>) => Promise<T>
 
 const interrupted = 'Interrupted; the lab and everything in it is gone.'

@@ -10,14 +10,14 @@ import { describeTransport, type TransportOptions, transportOf } from './transpo
 
 export interface FaultsOptions extends ProbeOptions, TransportOptions {
   mode: MigrationSettings['mode']
-  /** false: pages travel only when they are asked for. */
+  /** false: pages travel only when they are requested. */
   push: boolean
-  /** false: only pages that somebody waits for are asked for. */
+  /** false: only pages that a thread waits for are requested. */
   prefetch: boolean
   runs: number
 }
 
-/** Longest pushDelayMs of the API, an hour: longer than any run. */
+/** Longest pushDelayMs of the API, one hour: longer than any run. */
 const neverMs = 3_600_000
 
 export function migrationOf(options: FaultsOptions): MigrationOptions {
@@ -44,7 +44,7 @@ export function faultsTitle(options: FaultsOptions): string {
   return `faults: ${details.join(', ')}`
 }
 
-/** `bench faults` in a lab: how long a workload waits for its pages after it was moved. */
+/** `bench faults` in a lab: how long a workload waits for its pages after the move. */
 export async function benchFaults(
   lab: Lab,
   options: FaultsOptions,
@@ -59,12 +59,12 @@ export async function benchFaults(
   return faultsBenchmark(options, moves, limits, install)
 }
 
-/** What the probe takes without being told, DEFAULT_STALL_NS of programs/probe.h. */
+/** The probe's default, DEFAULT_STALL_NS of programs/probe.h. */
 const leastStallUs = 3
 
 /**
- * Only a touch that takes longer than the first one of a page that is there has waited for a page. Under a hypervisor
- * with shadow page tables that first touch takes longer than the 3 µs which tell the two apart elsewhere.
+ * A touch counts as a stall only if it takes longer than the first touch of an existing page. Under a hypervisor with
+ * shadow page tables, that first touch takes longer than the 3 µs that distinguish the two elsewhere.
  */
 function stallThresholdUs({ firstTouchUs }: Limits): number {
   return Math.max(leastStallUs, 2 * firstTouchUs)
@@ -78,7 +78,7 @@ function installLimits({ copyMs, touchMs }: InstallTimes): Limit[] {
   ]
 }
 
-/** The part of a record that waited. */
+/** The part of a record that counts as stalls. */
 function stallBuckets({ buckets, stallThresholdNs }: TouchRecord): [number, number][] {
   return buckets.filter(([ns]) => ns >= stallThresholdNs)
 }
@@ -88,7 +88,7 @@ function seriesOf({ touches }: ProbeResult): [number, number][] {
   return stallUs.map((us, slot) => [slot * slotMs, us / 1000 / slotMs])
 }
 
-/** From any number of moves with the same options. */
+/** Summarises any number of moves with the same options. */
 export function faultsBenchmark(
   options: FaultsOptions,
   moves: Move[],

@@ -6,8 +6,8 @@ import {
 } from 'hdr-histogram-js'
 
 /**
- * HDR histograms of nanoseconds. In files they are in HdrHistogram's own V2 format, deflated and in base64: other
- * tools read it, and two of them can be added without losing anything.
+ * HDR histograms of nanoseconds. Files contain them in HdrHistogram's own V2 format, deflated and in base64. Other
+ * tools read it, and two histograms can be added without loss.
  */
 
 /** Two digits: one percent, as fine as the probe's buckets. */
@@ -17,7 +17,7 @@ function emptyHistogram(): Histogram {
   return build({ numberOfSignificantValueDigits: significantDigits, bitBucketSize: 64 })
 }
 
-/** From [ns, count] pairs in ascending order. The largest value is exact where `maxNs` is given. */
+/** Makes a histogram from [ns, count] pairs in ascending order. The largest value is exact if `maxNs` is given. */
 export function fromBuckets(buckets: readonly (readonly [number, number])[], maxNs?: number): Histogram {
   const histogram = emptyHistogram()
   buckets.forEach(([ns, count], index) => {
@@ -38,14 +38,14 @@ export function encode(histogram: Histogram): string {
   return encodeIntoCompressedBase64(histogram)
 }
 
-/** All of them as one. */
+/** Merges all of them. */
 export function merge(encoded: readonly string[]): Histogram {
   const sum = emptyHistogram()
   for (const text of encoded) sum.add(decodeFromCompressedBase64(text, 64))
   return sum
 }
 
-/** Microseconds. 0 without samples. */
+/** In microseconds; 0 without samples. */
 export function percentileUs(histogram: Histogram, percentile: number): number {
   return histogram.totalCount === 0 ? 0 : histogram.getValueAtPercentile(percentile) / 1000
 }
@@ -54,7 +54,7 @@ export function percentileUs(histogram: Histogram, percentile: number): number {
 export function percentileCurve(histogram: Histogram): [percentile: number, us: number][] {
   const curve: [number, number][] = []
   if (histogram.totalCount === 0) return curve
-  // Four points for each halving of what is left above.
+  // Four points for each halving of the part above.
   for (let step = 0; ; step++) {
     const above = 2 ** (-step / 4)
     if (above * histogram.totalCount < 1) break

@@ -11,12 +11,12 @@ import type { TouchRecord } from './probe.js'
 import { type Benchmark, emptyBenchmark, median } from './result.js'
 
 /**
- * What this machine can do without pageferry, measured in the same run as everything else: the denominators of all
- * ratios. The kernel's part is a C program, so that no cost of ours hides in it; the link's part is plain Node between
- * the two hosts of the lab, because that is what a data plane in JavaScript could reach.
+ * The limits of this machine without pageferry, measured in the same run as everything else: the denominators of all
+ * ratios. The kernel's part is a C program, so that it contains no cost of ours. The link's part is plain Node between
+ * the two hosts of the lab, because that is the limit of a data plane in JavaScript.
  */
 
-/** What programs/kernel-limits.c prints. Gigabytes are 10^9 bytes. */
+/** Output of programs/kernel-limits.c. Gigabytes are 10^9 bytes. */
 interface KernelMeasurement {
   readv: { gigabytesPerS: number[] }
   uffdCopy: { batchPages: number; gigabytesPerS: number[] }[]
@@ -24,19 +24,19 @@ interface KernelMeasurement {
   localFault: TouchRecord
 }
 
-/** The numbers that others divide by. */
+/** The numbers by which results are divided. */
 export interface Limits {
   /** The first touch of a page that UFFDIO_COPY has installed, the median. */
   firstTouchUs: number
   /** Plain TCP, the better of both message sizes. */
   tcpGigabytesPerS: number
-  /** Round trip of a small WebSocket message, and a fault that is served in its own process. */
+  /** Round trip of a small WebSocket message, plus a fault that is served in its own process. */
   demandFaultUs: number
 }
 
-/** What no migration can spare a workload: somebody has to install all of its pages, and it has to touch them. */
+/** Time that every migration costs: all pages must be installed, and the workload has to touch them. */
 export interface InstallTimes {
-  /** UFFDIO_COPY of as much memory as the workload has, while another process has as much: one time for each run. */
+  /** UFFDIO_COPY of as much memory as the workload has, while another process has as much: one time per run. */
   copyMs: number[]
   /** The first touch of all of it. */
   touchMs: number[]
@@ -69,7 +69,7 @@ const plainPlan = {
   throughputRounds: 5,
 }
 
-/** A second's worth of bytes, and some seconds of round trips. */
+/** One second's worth of bytes, and some seconds of round trips. */
 function planFor(link: LinkOptions) {
   const perSecond = rateBytes(link)
   const throughputBytes =
@@ -78,7 +78,7 @@ function planFor(link: LinkOptions) {
   return { roundTrips, warmUpRoundTrips: 100, throughputBytes, throughputRounds: 1 }
 }
 
-/** Between the hosts, directly or through a relay, of a link that it knows. */
+/** Measures between the hosts, directly or through the relay of a given link. */
 async function measureLink(lab: Lab, link?: LinkOptions, relayed = false): Promise<LinkMeasurement> {
   const program = (name: string): string => join(packageRoot, 'dist/src/link', name)
   const { address } = lab.b
@@ -136,7 +136,7 @@ function addLink(benchmark: Benchmark, measured: LinkMeasurement, where: string)
   }
 }
 
-/** Takes about five seconds; with a slower link some more. */
+/** Takes about five seconds, and longer with a slower link. */
 export async function measureLimits(
   lab: Lab,
   link?: LinkOptions,
@@ -163,7 +163,7 @@ export async function measureLimits(
   if (link !== undefined) {
     const shaped = await measureShaped(lab, link)
     if (shaped === null) {
-      // What the relay costs by itself is the difference to the lines above.
+      // The difference to the lines above is the cost of the relay itself.
       addLink(benchmark, await measureLink(lab, bareRelay, true), ` (${describeLink(bareRelay)})`)
     }
     used = shaped ?? (await measureLink(lab, link, true))

@@ -24,13 +24,13 @@ import {
   waitUntilReady,
 } from './probe.js'
 
-/** A status, and when it came: Date.now(). */
+/** A status, and the Date.now() of its arrival. */
 export interface TimedStatus {
   atMs: number
   status: Status
 }
 
-/** One probe that was moved, and what both it and pageferry say about that. */
+/** One probe that was moved, with the results of the probe and of pageferry. */
 export interface Move {
   probe: ProbeResult
   report: MigrationReport
@@ -50,12 +50,12 @@ export interface MoveOptions {
   link?: LinkOptions
 }
 
-/** Runs whose figures are lost are repeated, up to so often for all runs together. */
+/** Runs whose figures are lost are repeated, at most this often for all runs together. */
 const maxRepeats = 3
 
 /**
- * `runs` moves with the same options. When a worker of the source dies, its successor ends the migration well, but
- * knows nothing of the pause: such a run is no measurement, and is said and repeated.
+ * Makes `runs` moves with the same options. When a worker of the source dies, its successor completes the migration but
+ * does not know the downtime. Such a run is no measurement; it is reported and repeated.
  */
 export async function moveProbes(
   lab: Lab,
@@ -79,7 +79,7 @@ export async function moveProbes(
   return moves
 }
 
-/** What the dump-service's log says about deaths: the lab and its logs will be gone. */
+/** Lines about deaths in the dump-service's log. The lab and its logs will be gone. */
 function sourceComplaints(lab: Lab): string {
   const lines = readFileSync(join(lab.a.directory, 'source.log'), 'utf8').split('\n')
   return lines.filter((line) => /worker is gone|"level":[56]0/.test(line)).join('\n')
@@ -123,14 +123,16 @@ async function moveProbe(
   }
 }
 
-/** The report of a migration that went well. */
+/** The report of a migration that succeeded. */
 export function requireMigrated(result: MigrationResult): MigrationReport {
   const report = reportOf(result)
   if (!result.migrated || report === null) throw failureOf(result)
   return report
 }
 
-/** When the source first was in the phase of rounds, and when it began to freeze; undefined when nobody saw it. */
+/**
+ * When the source first was in the phase of rounds, and when it began to freeze; undefined when no status showed it.
+ */
 export function roundTimes(statuses: readonly TimedStatus[]): { fromMs?: number; untilMs?: number } {
   const source = statuses.filter(({ status }) => status.role === 'source')
   const rounds = source.find(({ status }) => status.progress?.phase === 'round')
@@ -138,15 +140,15 @@ export function roundTimes(statuses: readonly TimedStatus[]): { fromMs?: number;
   return { fromMs: rounds?.atMs, untilMs: freeze?.atMs }
 }
 
-/** Where the blackout went, in the order in which it happens. */
+/** The parts of the downtime, in order. */
 export function blackoutParts({ blackout }: MigrationReport): Record<string, number> {
   const { freezeMs, captureMs, transferMs, restoreMs, resumeMs } = blackout
   return { freeze: freezeMs, capture: captureMs, transfer: transferMs, restore: restoreMs, resume: resumeMs }
 }
 
 /**
- * Pages of the lazy phase that the destination had installed, over the milliseconds since it ran there. The service says
- * so five times a second; where all was over before that, there is nothing to see.
+ * Pages of the lazy phase that the destination had installed, over the milliseconds since it ran there. The service
+ * reports them five times a second. If the phase was over before that, there are no points.
  */
 export function installedOverTime(statuses: readonly TimedStatus[]): [ms: number, pages: number][] {
   const there = statuses.filter(({ status }) => status.role === 'destination')
@@ -163,8 +165,8 @@ export function installedOverTime(statuses: readonly TimedStatus[]): [ms: number
 }
 
 /**
- * Lets a probe use as much memory as the source and the destination will need together, and end: a virtual machine's
- * host finds the memory now and not while it is measured.
+ * Lets a probe use as much memory as the source and the destination will need together, and end. So a virtual machine's
+ * host provides the memory now and not during the measurement.
  */
 export async function warmUp(lab: Lab, sizeMiB: number): Promise<void> {
   const available = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1]

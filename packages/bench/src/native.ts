@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { PageferryError } from '@pageferry/base'
 
-/** Directory of this package, whether its compiled files run or, in tests, its sources. */
+/** Directory of this package, for compiled files as well as, in tests, for sources. */
 export const packageRoot = findPackageRoot(dirname(fileURLToPath(import.meta.url)))
 
 function findPackageRoot(directory: string): string {

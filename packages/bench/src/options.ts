@@ -3,7 +3,7 @@ import { addSettings, integer } from '@pageferry/service/options'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { FaultsOptions, LinkOptions, OutputOptions } from './index.js'
 
-/** Options that several commands of `pageferry bench` have, and what commander makes of them. */
+/** Options that several commands of `pageferry bench` share, and their parsed form. */
 
 const patterns = ['sequential', 'uniform', 'zipf', 'stride', 'chase', 'shift']
 
@@ -16,7 +16,7 @@ function decimal(smallest: number, largest: number): (text: string) => number {
   }
 }
 
-/** 1 TiB of memory is more than any machine that this was tried on. */
+/** 1 TiB is more than the memory of any machine that was tested. */
 export const sizeMiB = integer(1, 1 << 20)
 export const pagesPerS = integer(0, 100_000_000)
 
@@ -71,7 +71,7 @@ export interface LinkFlags {
   rate: number
 }
 
-/** Ten seconds of delay are more than a satellite's; 100 Gbit/s more than a relay in user space could carry. */
+/** Ten seconds of delay are more than a satellite's. 100 Gbit/s are more than a relay in user space could carry. */
 export function addLinkOptions(command: Command): Command {
   return command
     .option('--rtt <ms>', 'delay that the link between the hosts adds to a round trip', decimal(0, 10_000), 0)
@@ -84,7 +84,7 @@ export function addLinkOptions(command: Command): Command {
     )
 }
 
-/** undefined: the lab's own. */
+/** undefined: the lab's own link. */
 export function linkOf({ rtt, jitter, rate }: LinkFlags): LinkOptions | undefined {
   if (rtt === 0 && jitter === 0 && rate === 0) return undefined
   return { rttMs: rtt, jitterMs: jitter, rateMbit: rate }

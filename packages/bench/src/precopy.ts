@@ -41,7 +41,7 @@ export async function benchPrecopy(
     .join('')}`
   const benchmark = emptyBenchmark('precopy', title, { ...options })
   const tcp = limits && [{ name: 'plain TCP socket', value: limits.tcpGigabytesPerS }]
-  // Later rounds are too short to say anything about throughput.
+  // Later rounds are too short to measure throughput.
   benchmark.metrics.push(
     { name: 'first round', unit: 'GB/s', better: 'higher', values: moves.map(firstRound), limits: tcp },
     ...(['rounds', 'bytes', 'total'] as const).map((name) => ({
@@ -64,7 +64,7 @@ export async function benchPrecopy(
   return benchmark
 }
 
-/** Gigabytes (10^9 bytes) of pages a second, however few bytes they were on the way. */
+/** Gigabytes (10^9 bytes) of pages per second, however few bytes they were on the wire. */
 function firstRound({ report }: Move): number {
   const round = report.rounds[0]
   if (round === undefined || round.durationMs === 0) return 0

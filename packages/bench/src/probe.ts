@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { PageferryError } from '@pageferry/base'
 import { nativeProgram } from './native.js'
 
-/** In which order the probe touches its memory; programs/pattern.c is where they are defined. */
+/** The order in which the probe touches its memory, defined in programs/pattern.c. */
 export const PATTERNS = ['sequential', 'uniform', 'zipf', 'stride', 'chase', 'shift'] as const
 type Pattern = (typeof PATTERNS)[number]
 
@@ -18,11 +18,11 @@ export interface ProbeOptions {
   thinkUs: number
   /** Pages that are written each second before the migration, at random. */
   dirtyRate: number
-  /** Share of each page that a compressor leaves out, 0 to 1. */
+  /** Share of each page that a compressor can remove, 0 to 1. */
   redundancy: number
-  /** Compute in the time before the migration, and say how much was done. */
+  /** Computes in the time before the migration, and counts the work. */
   work?: boolean
-  /** A touch that takes so long has waited. Default: 3 µs, see programs/probe.h. */
+  /** A touch of this length or more counts as a stall. Default: 3 µs, see programs/probe.h. */
   stallUs?: number
 }
 
@@ -47,11 +47,14 @@ export interface TouchRecord {
   stallThresholdNs: number
   /** [middle of a bucket, count]; buckets are less than 1 % wide. */
   buckets: [ns: number, count: number][]
-  /** From the start of all touching. A touch counts when it begins, its stall in every slot that it reaches into. */
+  /**
+   * From the start of all touching. A touch counts in the slot in which it begins, its stall in every slot that it
+   * reaches.
+   */
   series: { slotMs: number; touches: number[]; stalls: number[]; stallUs: number[] }
 }
 
-/** What programs/probe.c writes. */
+/** The file that programs/probe.c writes. */
 export interface ProbeResult {
   version: 1
   pattern: Pattern
@@ -63,7 +66,7 @@ export interface ProbeResult {
   firstWrongPage: number | null
   before: {
     dirtied: number
-    /** The longest time that it could not run before the migration, and the time in which it was moved. */
+    /** The longest time in which it could not run before the migration, and the time in which it was moved. */
     longestGapNs: number
     moveGapNs: number
     work?: {
@@ -72,7 +75,7 @@ export interface ProbeResult {
       slotMs: number
       units: number[]
       dirtiedPages: number[]
-      /** Time of a processor that the probe got. */
+      /** Processor time of the probe. */
       cpuUs: number[]
     }
   }
@@ -93,7 +96,7 @@ export function probeCommand(options: ProbeOptions, result: string, more: string
   ]
 }
 
-/** The probe renames its file into place: what is there is whole. */
+/** The probe renames its file into place, so an existing file is complete. */
 export function readProbeResult(path: string): ProbeResult {
   const result = JSON.parse(readFileSync(path, 'utf8')) as ProbeResult
   if (result.version !== 1) {
@@ -102,7 +105,7 @@ export function readProbeResult(path: string): ProbeResult {
   return result
 }
 
-/** @throws VERIFY_FAILED when the memory was not what it should have been. */
+/** @throws VERIFY_FAILED when the memory was wrong. */
 export function requireRight({ wrongPages, firstWrongPage, pages }: ProbeResult): void {
   if (wrongPages === 0) return
   throw new PageferryError(
@@ -111,7 +114,7 @@ export function requireRight({ wrongPages, firstWrongPage, pages }: ProbeResult)
   )
 }
 
-/** Filling takes about a second for each GiB; memory that a virtual machine never used costs several times that. */
+/** Filling takes about a second per GiB. Memory that a virtual machine never used takes several times that. */
 const readyTimeoutMs = 120_000
 const pollMs = 10
 
@@ -130,8 +133,8 @@ export async function waitUntilReady(output: string, signal?: AbortSignal): Prom
 }
 
 /**
- * `bench probe`: starts one on this machine, in a session of its own and without pipes or a terminal, so that it can
- * be moved, and leaves it there. Its output goes to a file beside the result.
+ * `bench probe`: starts a probe on this machine, in a session of its own and without pipes or a terminal, so that it
+ * can be moved, and leaves it there. Its output goes to a file beside the result.
  */
 export async function startProbe(options: ProbeOptions, result: string): Promise<number> {
   const [program, ...args] = probeCommand(options, result) as [string, ...string[]]

@@ -23,8 +23,8 @@ const pollMs = 100
 const resultTimeoutMs = 900_000
 
 /**
- * `bench faults --source …`: moves a probe that `bench probe` has started on the source. Runs on the destination, where
- * the probe writes its result; the limits of another pair of machines are not measured here.
+ * `bench faults --source …`: moves a probe that `bench probe` has started on the source. It runs on the destination,
+ * where the probe writes its result. It does not measure the limits of the two machines.
  */
 export async function faultsBetweenMachines(
   { source, destination, pid, result: path }: RemoteOptions,

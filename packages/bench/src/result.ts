@@ -2,10 +2,10 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg, release, totalmem } from 'node:os'
 import { PageferryError } from '@pageferry/base'
 
-/** Of the files that `--json` writes; another number is another format. */
+/** Version of the files that `--json` writes; another number is another format. */
 const resultSchema = 2
 
-/** What this machine could do at best, measured in the same run of the command. */
+/** The best that this machine can do, measured in the same run of the command. */
 export interface Limit {
   name: string
   value: number
@@ -15,43 +15,43 @@ export interface Metric {
   name: string
   unit: string
   better: 'lower' | 'higher'
-  /** One a run, in the order of the runs. */
+  /** One value per run, in the order of the runs. */
   values: number[]
   limits?: Limit[]
 }
 
 export interface HistogramResult {
   name: string
-  /** One a run: HdrHistogram V2 of nanoseconds, deflated, base64. */
+  /** One per run: HdrHistogram V2 of nanoseconds, deflated, base64. */
   runs: string[]
 }
 
 export interface SeriesResult {
   name: string
-  /** What the second number of a point is; the first is milliseconds. */
+  /** Unit of the second number of a point; the first is milliseconds. */
   unit: string
   kind: 'bars' | 'line'
-  /** One list of points a run. */
+  /** One list of points per run. */
   runs: [ms: number, value: number][][]
 }
 
 export interface PartsResult {
   name: string
   unit: string
-  /** One a run; the parts in the order in which they happen. */
+  /** One per run; the parts in the order in which they happen. */
   runs: Record<string, number>[]
 }
 
 export interface Benchmark {
   benchmark: 'limits' | 'faults' | 'blackout' | 'precopy' | 'slowdown'
-  /** Says what was done with the options that matter; `compare` finds the same one in another file by it. */
+  /** Names the benchmark with its important options. `compare` uses it to find the same one in another file. */
   title: string
   options: Record<string, unknown>
   metrics: Metric[]
   histograms: HistogramResult[]
   series: SeriesResult[]
   parts: PartsResult[]
-  /** What was measured, as it was measured: the reports of the migrations. */
+  /** The raw measurements: the reports of the migrations. */
   raw: unknown[]
 }
 
@@ -62,7 +62,7 @@ export interface Machine {
   kernel: string
   node: string
   transparentHugepages: string
-  /** Before anything was measured: what else ran there. */
+  /** Load before the measurements: shows what else was running. */
   load1: number
 }
 
@@ -115,7 +115,7 @@ export function writeResultFile(path: string, file: ResultFile): void {
   writeFileSync(path, `${JSON.stringify(file)}\n`)
 }
 
-/** @throws BAD_REQUEST when it is not one, or of another version. */
+/** @throws BAD_REQUEST when it is no result file, or one of another version. */
 export function readResultFile(path: string): ResultFile {
   let file: Partial<ResultFile>
   try {
@@ -129,7 +129,7 @@ export function readResultFile(path: string): ResultFile {
   return file as ResultFile
 }
 
-/** The middle one; the mean of the two in the middle. 0 without values. */
+/** The middle value, or the mean of the two in the middle. 0 without values. */
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b)
   const middle = sorted.length >> 1

@@ -8,7 +8,7 @@ import { renderPage } from './page/page.js'
 import { type Benchmark, newResultFile, type ResultFile, writeResultFile } from './result.js'
 import { describeMachineLine, formatBenchmark } from './table.js'
 
-/** Where results go besides the terminal. */
+/** Destinations of the results besides the terminal. */
 export interface OutputOptions {
   json?: string
   html?: string
@@ -21,10 +21,10 @@ export interface RunOptions {
   out?: NodeJS.WritableStream
 }
 
-/** Hears of every benchmark as it ends. */
+/** Is called with every benchmark as it ends. */
 export type Report = (benchmark: Benchmark) => void
 
-/** Finds out before an hour of measuring, and not after it, that the results have nowhere to go. */
+/** Checks before an hour of measuring, and not after it, that the results can be written. */
 export function prepareOutput({ json, html }: OutputOptions): void {
   for (const path of [json, html]) {
     if (path === undefined) continue
@@ -43,8 +43,8 @@ export function writeOutput(file: ResultFile, { json, html }: OutputOptions): vo
 }
 
 /**
- * Runs benchmarks in a lab of its own, after the limits of this machine. Tables are printed as they come; the files are
- * written also when a later benchmark fails, with what there is.
+ * Runs benchmarks in a lab of its own, after the limits of this machine. Tables are printed as they come. The files are
+ * written even when a later benchmark fails, with the results so far.
  */
 export async function runInLab(
   output: OutputOptions,

@@ -11,14 +11,14 @@ export interface SlowdownOptions extends TransportOptions {
   runs: number
 }
 
-/** Long enough for a steady rate before anything happens to the probe. */
+/** Long enough for a steady rate before the probe is disturbed. */
 const settleMs = 2000
 /** Left out at the start: the first writes to memory that was just filled, and the processor's clock. */
 const startMs = 500
 
 /**
- * `bench slowdown`: a probe that computes without pause and writes `dirtyRate` pages a second counts what it gets done
- * in slots of 10 ms. The rates before the migration, while the source prepares, and during the rounds are compared.
+ * `bench slowdown`: a probe computes without pause and writes `dirtyRate` pages a second. It counts its work in slots
+ * of 10 ms. The rates before the migration, while the source prepares, and during the rounds are compared.
  */
 export async function benchSlowdown(
   lab: Lab,
@@ -88,7 +88,7 @@ interface WorkRates {
   before: number
   preparing: number
   rounds: number
-  /** By the time of a processor that the probe got: what is lost without another process in the way. */
+  /** Work per processor time of the probe: shows the loss that is not due to other processes. */
   perCpuBefore: number
   perCpuDuring: number
   pagesBefore: number
@@ -96,7 +96,7 @@ interface WorkRates {
   roundsMs: number
 }
 
-/** The hosts of a lab share CLOCK_REALTIME, so the probe's slots and our statuses have one time. */
+/** The hosts of a lab share CLOCK_REALTIME, so the probe's slots and our statuses use the same time. */
 function workRates({ probe, statuses }: Move): WorkRates {
   const { work } = probe.before
   const created = statuses[0]?.atMs

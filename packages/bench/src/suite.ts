@@ -9,12 +9,12 @@ import { type Benchmark, median, metricNamed } from './result.js'
 import { runInLab } from './run.js'
 import { benchSlowdown } from './slowdown.js'
 
-/** One run more than two, so that there is a middle. */
+/** Three runs, so that there is a middle one. */
 const runs = 3
 
 const faults: FaultsOptions = { ...DEFAULT_PROBE, mode: 'postcopy', push: true, prefetch: true, runs }
 
-/** Faults with nothing else on the way: what those beside saturated bulk lanes are compared with. */
+/** Faults with an otherwise idle link, for comparison with faults beside saturated bulk lanes. */
 const demandRun: FaultsOptions = { ...faults, sizeMiB: 64, push: false, prefetch: false }
 
 const pushedRuns: FaultsOptions[] = [
@@ -24,26 +24,26 @@ const pushedRuns: FaultsOptions[] = [
   { ...faults, sizeMiB: 512, threads: 4, writeRatio: 0.5, mode: 'hybrid', dirtyRate: 10_000 },
 ]
 
-/** Between two sites. */
+/** A link between two sites. */
 const farLink: LinkOptions = { rttMs: 10, jitterMs: 0, rateMbit: 100 }
 
 /**
- * Without push every page costs a round trip of its own, also those that only the probe's comparison needs: twelve
- * minutes for 256 MiB. So it is less, for what a touch costs.
+ * Without push every page costs a round trip of its own, even pages that only the probe's comparison needs. That takes
+ * twelve minutes for 256 MiB. So the memory is smaller; it shows the cost of a touch.
  */
 const farRuns: FaultsOptions[] = [
   { ...faults, sizeMiB: 256, pattern: 'zipf', runs: 1, link: farLink },
   { ...faults, sizeMiB: 16, pattern: 'zipf', push: false, prefetch: false, runs: 1, link: farLink },
 ]
 
-/** How much longer the unlucky wait because pages that nobody asked for are on the way too. */
+/** Compares the 99th percentile of stalls: how much longer threads wait because unrequested pages are under way too. */
 function compareP99(pushed: Benchmark, demand: Benchmark): Benchmark {
   const value = median(metricNamed(demand, 'stall p99').values)
   metricNamed(pushed, 'stall p99').limits = [{ name: 'without push', value }]
   return pushed
 }
 
-/** `bench all`, which `npm run bench` runs: result.json and index.html in a directory. */
+/** `bench all`, which `npm run bench` runs: writes result.json and index.html into a directory. */
 export async function benchAll(directory: string, signal?: AbortSignal): Promise<void> {
   const output = { json: join(directory, 'result.json'), html: join(directory, 'index.html') }
   await runInLab(

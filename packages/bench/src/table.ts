@@ -1,12 +1,12 @@
 import Table from 'cli-table3'
 import { type Benchmark, type Machine, type Metric, median, type ResultFile } from './result.js'
 
-/** No lines between rows, no colours: it is to be read on a small terminal and in a log. */
+/** No lines between rows, no colours: readable on a small terminal and in a log. */
 const plain = {
   style: { head: [], border: [], compact: true },
 }
 
-/** Three digits, or whole numbers where those are more. */
+/** Three digits, or whole numbers if those have more. */
 export function formatNumber(value: number): string {
   const size = Math.abs(value)
   if (size >= 1000) return Math.round(value).toLocaleString('en-US')
@@ -14,7 +14,7 @@ export function formatNumber(value: number): string {
   return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3)
 }
 
-/** How often each limit, in the direction in which 1 is the best. */
+/** The ratio to each limit, in the direction in which 1 is the best. */
 export function formatRatios({ values, limits = [] }: Metric): string[] {
   return limits
     .filter(({ value }) => value !== 0)
@@ -42,7 +42,7 @@ export function formatBenchmark({ title, metrics }: Benchmark): string {
   return `${title}\n${table.toString()}\n`
 }
 
-/** `bench compare A B`: what both have. A ratio above 1 is worse where less is better. */
+/** `bench compare A B`: benchmarks in both files. A ratio above 1 is worse if less is better. */
 export function formatComparison(a: ResultFile, b: ResultFile): string {
   const table = new Table({ head: ['', '', 'A', 'B', 'unit', 'B / A', ''], ...plain })
   for (const before of a.benchmarks) {
@@ -70,7 +70,7 @@ export function formatComparison(a: ResultFile, b: ResultFile): string {
   return `${machines.join('\n')}\n${table.toString()}\n`
 }
 
-/** Only what no run of the other one reached is called a difference. */
+/** Counts as a difference only if no run of the other file reached it. */
 function verdict(a: Metric, b: Metric): string {
   const lower = Math.max(...b.values) < Math.min(...a.values)
   const higher = Math.min(...b.values) > Math.max(...a.values)

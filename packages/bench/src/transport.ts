@@ -13,7 +13,7 @@ export function transportOf(options: TransportOptions): Omit<TransportOptions, '
   return { bulkLanes, bulkWindowMiB, compression, maxBandwidthMbit }
 }
 
-/** What is not as usual, for a benchmark's title; without the number of lanes, which each says in its own way. */
+/** The unusual options, for a benchmark's title; without the number of lanes, which each names in its own way. */
 export function describeTransport(options: TransportOptions): string[] {
   const { bulkWindowMiB, compression, maxBandwidthMbit, link } = options
   return [

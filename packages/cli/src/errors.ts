@@ -12,7 +12,7 @@ export class Interrupted extends Error {
   }
 }
 
-/** A command that ends with a status of its own, for example that of the workload. Nothing is printed for it. */
+/** A command that ends with a status of its own, for example that of the workload. Prints nothing. */
 export class ExitWith extends Error {
   readonly status: number
 
@@ -22,7 +22,10 @@ export class ExitWith extends Error {
   }
 }
 
-/** 2 wrong usage, 3 refused before anything was touched, 4 failed with the workload on the source (5: see unprovenStatus); see ERROR_CODES. */
+/**
+ * The exit status: 2 wrong usage, 3 refused before anything was touched, 4 failed with the workload on the source; see
+ * ERROR_CODES. 5: see unprovenStatus.
+ */
 export function exitStatus(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
   if (error instanceof ExitWith) return error.status
@@ -34,8 +37,8 @@ export function exitStatus(error: unknown): number {
 export const unprovenStatus = 5
 
 /**
- * Of a migration that has begun: nothing is wrong usage any more. Once the workload was touched nothing is a refusal
- * either, also when the code says so: EPERM in the restore is NOT_PERMITTED, too.
+ * The exit status of a migration that has begun, which excludes wrong usage. Once the workload was touched the failure is
+ * no refusal either, even if the code means one: EPERM in the restore is NOT_PERMITTED, too.
  */
 export function failureStatus(error: unknown, touched: boolean): 3 | 4 {
   return exitStatus(error) === 3 && !touched ? 3 : 4
@@ -46,7 +49,7 @@ interface Problem {
   reason: string
 }
 
-/** What preflight found, when the error carries it. */
+/** The problems that preflight found, if the error carries them. */
 function problemsOf(error: PageferryError): Problem[] {
   const { problems } = error.details
   if (!Array.isArray(problems)) return []
@@ -59,7 +62,7 @@ function formatProblems(problems: Problem[]): string {
   return problems.map(({ what, reason }) => `  - ${what}: ${reason}\n`).join('')
 }
 
-/** One sentence; what was refused, as a list; a stack only for a defect. */
+/** Prints one sentence, then the problems of a refusal as a list. A stack only for a defect. */
 export function printError(error: unknown): void {
   if (error instanceof ExitWith) return
   const expected = error instanceof PageferryError || error instanceof Interrupted || isKernelError(error)

@@ -1,8 +1,8 @@
 import { Interrupted } from './errors.js'
 
 /**
- * Runs something that Ctrl-C or SIGTERM ends through `signal`: `work` undoes what it has done and then this throws
- * Interrupted, whatever `work` itself says. Until then further signals change nothing.
+ * Runs work that Ctrl-C or SIGTERM ends through `signal`. `work` undoes its effects; then this throws Interrupted,
+ * whatever `work` itself returns or throws. Further signals until then change nothing.
  */
 export async function interruptible<T>(
   message: string,

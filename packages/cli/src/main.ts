@@ -7,8 +7,8 @@ import { exitStatus, Interrupted, printError } from './errors.js'
 import { interruptible } from './interrupt.js'
 
 /*
- * Commands are imported when they are run: the lab and the command line itself must not wait for a web framework and
- * an addon that they do not use.
+ * Commands are imported when they are run: the lab and the command line itself must not load a web framework and an
+ * addon that they do not use.
  */
 
 const version: string = JSON.parse(
@@ -38,7 +38,7 @@ function addServiceCommand(program: Command, role: Role, what: string): void {
     .action(async (options) => (await import('./commands/service.js')).runService(role, options))
 }
 
-/** What the migrating commands have in common. */
+/** Options common to the migrating commands. */
 function addMigrationOptions(command: Command): Command {
   return addSettings(command).option('--report <file>', 'write the report as JSON')
 }
@@ -106,16 +106,16 @@ function createProgram(): Command {
   return program
 }
 
-/** Runs the command line; the exit status is set when it has ended. */
+/** Runs the command line; sets the exit status at its end. */
 async function main(argv: string[]): Promise<void> {
   try {
     await createProgram().parseAsync(argv)
   } catch (error) {
-    // commander has printed its sentence; help and version are no failures.
+    // commander has printed its sentence. Help and version are no failures.
     if (!(error instanceof CommanderError)) printError(error)
     else if (error instanceof InvalidArgumentError) process.stderr.write(`error: ${error.message}\n`)
     process.exitCode = exitStatus(error)
-    // Everything has been undone; requests that are still waiting for an answer will not get one.
+    // Everything has been undone. Requests that still wait for an answer will not get one.
     if (error instanceof Interrupted) process.exit()
   }
 }

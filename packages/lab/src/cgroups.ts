@@ -5,7 +5,7 @@ import type { HostName } from './paths.js'
 
 /**
  * Every lab host has a cgroup of its own in each hierarchy that can freeze (v1 freezer, v2), and sees it as the root
- * through a cgroup namespace. Whatever the host's services create lies below it, so taking the lab down finds every
+ * through a cgroup namespace. Everything that the host's services create lies below it. So `lab down` finds every
  * process and every cgroup of the lab, and nothing else.
  */
 export interface Hierarchy {
@@ -34,7 +34,7 @@ export function labCgroups(name: string, host: HostName, hierarchies: Hierarchy[
   return hierarchies.map(({ mountPoint }) => join(mountPoint, `pageferry-lab-${name}-${host}`))
 }
 
-/** Creates them; hierarchies that are mounted read-only (containers) are left out of the result. */
+/** Creates them. Hierarchies that are mounted read-only (containers) are left out of the result. */
 export function createCgroups(directories: string[]): string[] {
   return directories.filter((directory) => {
     try {
@@ -78,13 +78,13 @@ function writeIfThere(path: string, text: string): void {
   try {
     writeFileSync(path, text)
   } catch {
-    // The cgroup went away between the check and the write, or has nothing to thaw.
+    // The cgroup was removed between the check and the write, or has nothing to thaw.
   }
 }
 
 /**
- * Kills everything in the cgroups and removes them. A frozen original must not run again for even one instruction:
- * SIGKILL comes first, then the thaw; a v1-frozen process sees the pending signal before it returns to user space.
+ * Kills everything in the cgroups and removes them. A frozen original must not run again for even one instruction. So
+ * SIGKILL comes first, then the thaw: a v1-frozen process sees the pending signal before it returns to user space.
  */
 export async function destroyCgroups(directories: string[]): Promise<void> {
   const deadline = Date.now() + killTimeoutMs
@@ -110,7 +110,7 @@ export async function destroyCgroups(directories: string[]): Promise<void> {
   }
 }
 
-/** True when every cgroup is gone. EBUSY: a process that was just killed still counts for a moment. */
+/** True when every cgroup is removed. EBUSY: a process that was just killed still counts for a moment. */
 function removeAll(directories: string[]): boolean {
   for (const cgroup of directories.flatMap(subtree)) {
     try {

@@ -4,7 +4,7 @@ import { hostProcesses } from './host.js'
 import { hostNames } from './paths.js'
 import { isAlive, readState, releaseLab } from './state.js'
 
-/** After SIGKILL to its pid 1 the kernel takes a pid namespace down by itself. */
+/** After SIGKILL to its pid 1 the kernel ends all processes of a pid namespace. */
 const deathTimeoutMs = 10_000
 
 /**
@@ -14,7 +14,7 @@ const deathTimeoutMs = 10_000
 export async function takeDown(name: string): Promise<void> {
   const state = readState(name)
   const hierarchies = findHierarchies()
-  // By name as well as from the state: the lab may have died between making a cgroup and writing it down.
+  // By name as well as from the state: the lab may have died between creating a cgroup and recording it.
   await destroyCgroups(hostNames.flatMap((host) => labCgroups(name, host, hierarchies)))
   const processes = hostNames.flatMap((host) => {
     const known = state?.hosts[host]

@@ -13,12 +13,12 @@ export interface StartOptions {
   env?: NodeJS.ProcessEnv
   /** User and group id of the process; root otherwise. */
   uid?: number
-  /** File for stdout and stderr, appended to; the default is named by the pid, see `outputFile`. */
+  /** File for stdout and stderr, opened for appending. The default is named by the pid, see `outputFile`. */
   output?: string
 }
 
 export interface StartedProcess {
-  /** As the host sees it. */
+  /** Pid as the host sees it. */
   pid: number
   output: string
 }
@@ -37,8 +37,8 @@ exec nsenter "$@"
 `
 
 /**
- * bash: closes the descriptors that whatever called us left open: a workload with one end of somebody's pipe could not
- * be migrated, and a lab that outlives its caller must not hold them. Other shells cannot name a descriptor above 9.
+ * bash: closes descriptors inherited from the caller. A workload with one end of another process's pipe could not be
+ * migrated, and a lab that outlives its caller must not hold them. Other shells cannot name a descriptor above 9.
  */
 export const closeInherited = `
 for fd in /proc/$BASHPID/fd/*; do
@@ -48,9 +48,9 @@ done
 `
 
 /**
- * Starts the command as a daemon would be: session of its own, no terminal, output to a regular file. Opened in here
- * and not by the caller, because the file's mount must be the host's for the workload to be movable. The pid is known
- * before the command runs and exec keeps it. No "cmd &": a shell would let it ignore SIGINT.
+ * Starts the command as a daemon would be: session of its own, no terminal, output to a regular file. The file is
+ * opened here and not by the caller, because its mount must be the host's for the workload to be movable. The pid is
+ * known before the command runs, and exec keeps it. No "cmd &": a shell would make it ignore SIGINT.
  */
 const startScript = `${closeInherited}
 cd "$1" || exit 125
@@ -85,7 +85,7 @@ function asUser(command: string[], uid: number | undefined): string[] {
   return ['setpriv', `--reuid=${uid}`, `--regid=${uid}`, '--clear-groups', '--', ...command]
 }
 
-/** The hosts share this machine's root filesystem, so a missing command is found out before anything is started. */
+/** The hosts share this machine's root filesystem, so a missing command is detected before anything is started. */
 function requireCommand(command: string[], cwd: string, env: NodeJS.ProcessEnv): void {
   const [program] = command
   if (program === undefined) throw new PageferryError('BAD_REQUEST', 'A command is needed after "--".')
@@ -173,7 +173,7 @@ async function launch(
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     complaint += text
   })
-  // The pid is the first line; end of file without it: nothing was started.
+  // The pid is the first line. At end of file without it nothing was started.
   for await (const chunk of child.stdout.setEncoding('utf8')) {
     said += chunk
     if (said.includes('\n')) break
@@ -191,7 +191,7 @@ async function launch(
   return { child, pid, output: options.output ?? outputFile(state.name, host, pid), exit }
 }
 
-/** Runs a command in a host to its end and captures what it says. */
+/** Runs a command in a host to its end and captures its output. */
 export async function runInHost(
   state: LabState,
   host: HostName,
@@ -230,10 +230,10 @@ export async function passThrough(state: LabState, host: HostName, command: stri
   return code ?? 1
 }
 
-/** How often a followed output file is looked at. */
+/** How often a followed output file is read. */
 const followMs = 50
 
-/** Passes on what is appended to a file until `until` settles, and then the rest. */
+/** Passes on new content of a file until `until` settles, and then the rest. */
 export async function followFile(
   path: string,
   until: Promise<unknown>,

@@ -14,14 +14,14 @@ import { childrenOf, type HostState, identify, type ProcessIdentity } from './st
 const run = promisify(execFile)
 
 /**
- * Difference between a host's uptime and this machine's, in seconds: two real machines never agree, and a workload
- * whose CLOCK_MONOTONIC jumps on arrival would be found out here.
+ * Difference between a host's uptime and this machine's, in seconds. Two real machines never agree, so a workload whose
+ * CLOCK_MONOTONIC jumps on arrival fails here, too.
  */
 const uptimeOffsetS: Record<HostName, number> = { a: 0, b: 1_000_000 }
 
 /**
- * Runs as pid 1 of the new host, before tini replaces it: the cgroup hierarchies are mounted again so that the host
- * sees its own cgroup as their root, as a machine would, and it has a boot of its own.
+ * Runs as pid 1 of the new host, before tini replaces it. It mounts the cgroup hierarchies again, so that the host sees
+ * its own cgroup as their root, as a machine would. It also gives the host a boot id of its own.
  */
 const initScript = `
 set -e
@@ -47,7 +47,7 @@ exec "$@"
 
 /**
  * Starts one host: new network, mount, UTS, IPC, pid, time and cgroup namespaces over the same root filesystem. pid 1
- * is tini, which reaps orphans. Throws UNSUPPORTED_HOST with what unshare or mount said.
+ * is tini, which reaps orphans. Throws UNSUPPORTED_HOST with the message of unshare or mount.
  */
 export async function startHost(
   name: string,

@@ -34,23 +34,23 @@ import {
 import { Warden } from './warden.js'
 
 export interface LabOptions {
-  /** Default: a name no other lab has. */
+  /** Default: a name that no other lab has. */
   name?: string
   /**
-   * false: bare hosts, no services. 'a-to-b': only host a's dump-service and host b's restore-service, half of the
-   * processor time of coming up, for what moves one way.
+   * false: bare hosts, no services. 'a-to-b': only host a's dump-service and host b's restore-service, for migrations
+   * in one direction. That takes half of the processor time to start.
    */
   services?: boolean | 'a-to-b'
   serviceCommand?: ServiceCommand
   /** Take the lab down when this process ends, however it ends. */
   owned?: boolean
-  /** Gives up when it aborts; nothing is left then. */
+  /** Gives up when the signal aborts; nothing of the lab is left then. */
   signal?: AbortSignal
 }
 
 /**
- * First pids that workloads get, once the services are up. A migrated process keeps its pid, so the two hosts must not
- * hand out the same ones; the space below is left to the services.
+ * First pids for workloads, once the services are up. A migrated process keeps its pid, so the two hosts must not give
+ * out the same ones. The range below is left to the services.
  */
 const firstPid: Record<HostName, number> = { a: 10_000, b: 20_000 }
 
@@ -76,12 +76,12 @@ export class LabHost {
     return hostDir(this.#state.name, this.name)
   }
 
-  /** As the other host of the lab reaches the service. */
+  /** URL of the service for the other host of the lab. */
   url(role: Role): string {
     return serviceUrl(this.#state, this.name, role)
   }
 
-  /** As this process reaches the service: through a relay that ends with the lab object. */
+  /** URL of the service for this process: through a relay that ends with the lab object. */
   reach(role: Role): Promise<string> {
     return this.#reach.resolve(this.url(role))
   }
@@ -130,7 +130,7 @@ export class Lab {
     this.b = new LabHost(state, 'b', this.#reach)
   }
 
-  /** Makes a lab. When anything fails, nothing of it is left. */
+  /** Makes a lab. On failure nothing of it is left. */
   static async up(options: LabOptions = {}): Promise<Lab> {
     requireRoot()
     const name = options.name ?? freeName()
@@ -181,7 +181,7 @@ export class Lab {
       await Promise.all(jobs)
     }
     for (const host of hostNames) {
-      // From inside: the file means the pid namespace of whoever writes it.
+      // From inside: the file concerns the pid namespace of the process that writes it.
       const script = `echo ${firstPid[host] - 1} > /proc/sys/kernel/ns_last_pid`
       const { status, stderr } = await runInHost(state, host, ['sh', '-c', script], { cwd: '/' })
       if (status !== 0)
@@ -203,7 +203,7 @@ export class Lab {
     return name === 'a' ? this.a : this.b
   }
 
-  /** Lets go of the lab without taking it down. */
+  /** Closes this object and leaves the lab up. */
   close(): void {
     this.#reach.close()
   }
@@ -224,7 +224,7 @@ function requireRoot(): void {
   }
 }
 
-/** A lab of that name that is dead, or was never finished, is only in the way. Any other is somebody's. */
+/** Removes a lab of that name that is dead or was never finished. Any other may be in use. */
 async function clearRemains(name: string): Promise<void> {
   const state = readState(name)
   if (state === null) return
@@ -236,7 +236,7 @@ async function clearRemains(name: string): Promise<void> {
 
 let labsMade = 0
 
-/** `PAGEFERRY_LAB_PREFIX` lets a test run find and remove what its tests left behind. */
+/** `PAGEFERRY_LAB_PREFIX` lets a test run find and remove labs that its tests left behind. */
 function freeName(): string {
   labsMade += 1
   return `${process.env.PAGEFERRY_LAB_PREFIX ?? 'lab'}-${process.pid}-${labsMade}`
@@ -244,7 +244,7 @@ function freeName(): string {
 
 /**
  * Runs `use` with a lab of its own and takes it down afterwards, whatever happens: an exception, an abort, or the end
- * of this process, be it by SIGKILL (see Warden).
+ * of this process, even by SIGKILL (see Warden).
  */
 export async function withLab<T>(use: (lab: Lab) => Promise<T>, options: LabOptions = {}): Promise<T> {
   const { signal } = options

@@ -6,18 +6,18 @@ import { PageferryError } from '@pageferry/base'
 export type HostName = 'a' | 'b'
 export const hostNames: readonly HostName[] = ['a', 'b']
 
-/** Where labs keep their state: gone after a reboot, as the labs are. */
+/** Directory of the labs' state. It is gone after a reboot, like the labs. */
 export const labsDir = '/run/pageferry/labs'
 
-/** One file per subnet number in use; creating it exclusively is what reserves the number. */
+/** One file per subnet number in use. Creating it exclusively reserves the number. */
 export const subnetsDir = '/run/pageferry/subnets'
 
-/** Directory of this package, whether its compiled files run or, in tests, its sources. */
+/** Directory of this package, for compiled files as well as, in tests, for sources. */
 export const packageRoot = findPackageRoot(dirname(fileURLToPath(import.meta.url)))
 
 /**
- * What `npx pageferry` runs; services and the warden of a lab are started through it. The package beside this one, in
- * a checkout as in an installation: an import would load the command line into everybody who needs a lab.
+ * The program behind `npx pageferry`, which also starts the services and the warden of a lab. It is in the package
+ * beside this one, in a checkout as in an installation. An import would load the command line into every user of a lab.
  */
 export const pageferryProgram = join(packageRoot, '../cli/bin/pageferry.js')
 

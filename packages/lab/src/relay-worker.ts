@@ -1,8 +1,8 @@
 import { connect, type Server } from 'node:net'
 
 /**
- * Runs inside a lab host's network namespace with listening sockets of the caller's: what is accepted on one is
- * connected to its target in here. A socket belongs to the namespace it was created in, whoever uses it.
+ * Runs inside a lab host's network namespace with the caller's listening sockets. It connects each accepted connection
+ * to its target from here. A socket stays in the namespace in which it was created, whichever process uses it.
  */
 process.on('message', (target: { id: number; host: string; port: number }, server: Server) => {
   server.on('connection', (near) => {
@@ -20,5 +20,5 @@ process.on('message', (target: { id: number; host: string; port: number }, serve
 })
 
 process.on('disconnect', () => process.exit(0))
-// The caller may have been killed before this was loaded; then nobody says so any more.
+// The caller may have been killed before this was loaded. Then no event announces it any more.
 if (!process.connected) process.exit(0)

@@ -25,7 +25,7 @@ export class Relay {
     const args = [`--net=/proc/${host.init.pid}/ns/net`, process.execPath, workerPath]
     const child = spawn('nsenter', args, {
       stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
-      // Ctrl-C goes to the whole foreground group; what it asks for may have to be said through here.
+      // Ctrl-C goes to the whole foreground group. The caller's requests after it may have to pass through this child.
       detached: true,
     })
     await once(child, 'spawn')
@@ -43,7 +43,7 @@ export class Relay {
     const id = ++this.#forwards
     let done: () => void = () => {}
     const answered = new Promise<void>((resolve, reject) => {
-      // The handle is lost when its server is closed before the child has it.
+      // The handle is lost if its server is closed before the child has it.
       const onMessage = (answer: unknown): void => {
         if (answer === id) resolve()
       }
@@ -63,7 +63,7 @@ export class Relay {
       await answered
     } finally {
       done()
-      server.close() // the child's copy goes on listening
+      server.close() // the child's copy continues to listen
     }
     return `${protocol}//127.0.0.1:${local}`
   }
@@ -73,7 +73,7 @@ export class Relay {
   }
 }
 
-/** Makes lab addresses reachable for as long as `work` takes. */
+/** Makes lab addresses reachable while `work` runs. */
 export async function withReach<T>(
   work: (reach: (url: string) => Promise<string>) => Promise<T>,
 ): Promise<T> {
@@ -85,7 +85,7 @@ export async function withReach<T>(
   }
 }
 
-/** Makes lab addresses reachable; any other URL is returned as it is. Call `close` when done. */
+/** Makes lab addresses reachable. Any other URL is returned unchanged. Call `close` when done. */
 export class Reach {
   readonly #relays = new Map<string, Promise<Relay>>()
 
@@ -112,9 +112,9 @@ export class Reach {
 }
 
 /**
- * The host of a lab on this machine that has the URL's address; null when the address is not a lab's, or when this
+ * The host of a lab on this machine that has the URL's address. null when the address is not a lab's, or when this
  * process runs in that lab itself.
- * @throws PEER_UNREACHABLE for a lab address that no lab has: it must not be looked for on some other network.
+ * @throws PEER_UNREACHABLE for a lab address without a lab: it must not be looked for on another network.
  */
 function labHostOf(url: string): HostState | null {
   const { hostname } = new URL(url)

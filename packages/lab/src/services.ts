@@ -9,23 +9,23 @@ import type { Reach } from './relay.js'
 import { type HostState, identify, isAlive, type LabState, outerPid, type ProcessIdentity } from './state.js'
 
 export interface RunningService {
-  /** As the host sees it. */
+  /** Pid as the host sees it. */
   pid: number
-  /** As this machine sees it. */
+  /** Identity as this machine sees it. */
   process: ProcessIdentity
 }
 
-/** Four Node processes on two cores are up in two to three seconds; a loaded CI machine takes several times that. */
+/** Four Node processes on two cores are up in two to three seconds. A loaded CI machine takes several times that. */
 const startTimeoutMs = 60_000
 const pollMs = 25
-/** It listens before it answers; a connection that got lost meanwhile must not cost the whole time. */
+/** A service listens before it answers. A connection that got lost meanwhile must not use up the whole time. */
 const answerTimeoutMs = 5_000
 
 export function serviceUrl(state: LabState, host: HostName, role: Role): string {
   return `http://${hostAddress(state.subnet, host)}:${SERVICE_PORTS[role]}`
 }
 
-/** Command line of one service in a host. Tests put another program in its place. */
+/** Command line of one service in a host. Tests replace it by another program. */
 export type ServiceCommand = (state: LabState, host: HostName, role: Role) => string[]
 
 export const defaultServiceCommand: ServiceCommand = (state, host, role) => [
@@ -38,7 +38,7 @@ export const defaultServiceCommand: ServiceCommand = (state, host, role) => [
   join(hostDir(state.name, host), role),
 ]
 
-/** Starts a service and returns at once; `waitForService` tells when it answers. */
+/** Starts a service and returns at once; `waitForService` waits until it answers. */
 export async function startService(
   state: LabState,
   host: HostName,

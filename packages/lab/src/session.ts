@@ -12,7 +12,7 @@ import type { Lab } from './lab.js'
 import type { HostName } from './paths.js'
 import { withReach } from './relay.js'
 
-/** How often a migrated workload's end is asked for; nothing announces it. */
+/** Interval between checks for a migrated workload's end, which no event announces. */
 const exitPollMs = 50
 
 /** Migrates a process of one host of the lab to the other. */
@@ -40,7 +40,7 @@ export async function waitForExit(
     const { workload } = await client.get(id)
     if (workload?.exit !== undefined) return workload.exit
     if (workload?.where === 'gone') {
-      throw new PageferryError('WORKLOAD_EXITED', `Process ${workload.pid} has ended, and nobody knows how.`)
+      throw new PageferryError('WORKLOAD_EXITED', `Process ${workload.pid} has ended, and its exit status is unknown.`)
     }
     await sleep(exitPollMs, undefined, { signal })
   }

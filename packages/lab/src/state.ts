@@ -11,7 +11,7 @@ import { join } from 'node:path'
 import { PageferryError } from '@pageferry/base'
 import { type HostName, hostDir, hostNames, labDir, labsDir, subnetsDir } from './paths.js'
 
-/** A process that cannot be mistaken for another one that got its pid later. */
+/** Identifies a process, so that it cannot be confused with a later one with the same pid. */
 export interface ProcessIdentity {
   pid: number
   /** Field 22 of /proc/PID/stat, in clock ticks. */
@@ -26,7 +26,7 @@ export interface HostState {
   address: string
 }
 
-/** Contents of state.json: enough for `lab down` after whatever crash. */
+/** Contents of state.json: enough for `lab down` after any crash. */
 export interface LabState {
   version: 1
   name: string
@@ -58,28 +58,28 @@ export function isAlive(process: ProcessIdentity): boolean {
   return identify(process.pid)?.startTime === process.startTime
 }
 
-/** All pids of this machine's /proc, in no order. */
+/** All pids in this machine's /proc, unordered. */
 function allPids(): number[] {
   return readdirSync('/proc')
     .filter((entry) => /^\d+$/.test(entry))
     .map(Number)
 }
 
-/** Children of a process: /proc/PID/task/TID/children needs a kernel option, the parent field does not. */
+/** Children of a process, by their parent field: /proc/PID/task/TID/children needs a kernel option. */
 export function childrenOf(parent: number): number[] {
   return allPids().filter((pid) => {
     try {
       const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
       return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent
     } catch {
-      return false // gone between the listing and the reading
+      return false // it ended between the listing and the reading
     }
   })
 }
 
 /**
  * Pid on this machine of a process that a lab host knows as `pid`; null when there is none. Both hosts have the same
- * depth of pid namespaces, so the network namespace tells them apart; a migrated process may live one level deeper.
+ * depth of pid namespaces, so the network namespace distinguishes them. A migrated process may be one level deeper.
  */
 export function outerPid(hostInit: number, pid: number): number | null {
   const net = readlinkSync(`/proc/${hostInit}/ns/net`)
@@ -89,7 +89,7 @@ export function outerPid(hostInit: number, pid: number): number | null {
       const nested = /^NSpid:\t(.*)$/m.exec(status)?.[1]?.split('\t').map(Number)
       if (nested?.[1] === pid && readlinkSync(`/proc/${candidate}/ns/net`) === net) return candidate
     } catch {
-      // gone, or a zombie whose namespaces can no longer be read
+      // it ended, or it is a zombie whose namespaces can no longer be read
     }
   }
   return null
@@ -99,7 +99,7 @@ export function readState(name: string): LabState | null {
   try {
     return JSON.parse(readFileSync(join(labDir(name), 'state.json'), 'utf8')) as LabState
   } catch (error) {
-    // A half-made lab has no state yet; a torn file cannot happen, it is renamed into place.
+    // A half-made lab has no state yet. A torn file cannot occur: it is renamed into place.
     if (hasCode(error, 'ENOENT') || hasCode(error, 'ENOTDIR')) return null
     throw error
   }
@@ -121,7 +121,7 @@ export function listLabs(): string[] {
   }
 }
 
-/** A lab that is up, or a sentence about what is wrong. */
+/** Returns a lab that is up. Otherwise throws a sentence with the reason. */
 export function requireLab(name: string): LabState & { hosts: Record<HostName, HostState> } {
   const state = readState(name)
   if (state === null) {
@@ -143,8 +143,8 @@ export function requireLab(name: string): LabState & { hosts: Record<HostName, H
 }
 
 /**
- * Reserves the name and a subnet number. Both are reserved by creating something exclusively, so that two labs
- * coming up at once never share either.
+ * Reserves the name and a subnet number. Both are reserved by exclusive creation of a file, so two labs that start at
+ * the same time never share either.
  */
 export function claimLab(name: string, cgroups: LabState['cgroups']): LabState {
   mkdirSync(labsDir, { recursive: true })
@@ -180,7 +180,7 @@ function claimSubnet(name: string): number {
   throw new PageferryError('CONFLICT', 'All 254 lab subnets are taken; bring labs down that are not needed.')
 }
 
-/** Gives name and subnet back. The subnets are searched by name: the lab may have died before its state was written. */
+/** Releases name and subnet. The subnets are searched by name: the lab may have died before its state was written. */
 export function releaseLab(name: string): void {
   const directory = labDir(name)
   try {

@@ -1,7 +1,7 @@
 /*
- * A process to practise on: connects to the UNIX socket argv[1], makes an area of argv[2] pages and a userfaultfd,
- * sends both, and then does one thing per message. A message is three u64 (operation, address, argument), the
- * answer is one u64. Operations block as they would in any program until somebody handles the fault or event.
+ * A process for tests: connects to the UNIX socket argv[1], makes an area of argv[2] pages and a userfaultfd, sends
+ * both, and then does one thing per message. A message is three u64 (operation, address, argument), the answer is one
+ * u64. Operations block as they would in any program until the fault or event is handled.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

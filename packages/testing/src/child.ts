@@ -8,7 +8,7 @@ import { compileProgram } from './compile.js'
 
 const timeoutMs = 5000
 
-/** The process of child.c: its area, its userfaultfd, and a way to make it do things. */
+/** The process of child.c: its area, its userfaultfd, and a way to give it commands. */
 export class Child {
   readonly pid: number
   readonly area: bigint
@@ -49,7 +49,7 @@ export class Child {
     return new DataView(fds.recv(this.#sock, 8, 0, ms).bytes.buffer).getBigUint64(0, true)
   }
 
-  /** As `answer`, for an operation that waits for events of its own to be read after the first one. */
+  /** Like `answer`, for an operation whose own events must be read after the first one. */
   answerWhileReading(): bigint {
     for (const end = Date.now() + timeoutMs; ; ) {
       uffd.readEvents(this.uffd)

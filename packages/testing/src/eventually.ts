@@ -1,15 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 
 export interface Patience {
-  /** Default 10,000: a thousand times what most conditions take, for a busy machine. */
+  /** Default 10,000: a thousand times as long as most conditions take, for a busy machine. */
   timeoutMs?: number
   /** Default 5. Asking a service costs processor time that a migration needs as well. */
   everyMs?: number
 }
 
 /**
- * Waits until `check` answers something other than undefined, null and false, and answers that.
- * @param what the condition, for the error: a test that waits in vain says for what
+ * Waits until `check` returns a value other than undefined, null and false, and returns that.
+ * @param what the condition, for the error of a test that waits in vain
  */
 export async function eventually<T>(
   what: string | (() => string),

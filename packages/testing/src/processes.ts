@@ -8,14 +8,14 @@ const directory = processDirectory('processes')
 const started = new Set<number>()
 let nrStarted = 0
 
-// Processes that a failing test leaves behind go away with the test process.
+// Processes that a failing test leaves behind end with the test process.
 process.on('exit', () => {
   for (const pid of started) kill(pid)
 })
 
 /**
- * Starts a command as an orphan: a child of Node could not be traced from here, because libuv reaps its children
- * with waitpid and would take ptrace stops for exits. Its output goes to the file that is returned.
+ * Starts a command as an orphan. A child of Node could not be traced from here, because libuv reaps its children with
+ * waitpid and would take ptrace stops for exits. Its output goes to the returned file.
  */
 export function startOrphan(command: string, ...args: string[]): { pid: number; output: string } {
   const output = join(directory, `output-${nrStarted++}`)
@@ -27,7 +27,7 @@ export function startOrphan(command: string, ...args: string[]): { pid: number; 
   return { pid, output }
 }
 
-/** An orphan in a session of its own, and what it has written. */
+/** An orphan in a session of its own, and its output. */
 export interface Subject {
   pid: number
   output(): string
@@ -66,12 +66,12 @@ export function kill(pid: number): void {
   kill9(pid)
 }
 
-/** `kill` at the end of this process also for one that was not started here. */
+/** Kills a process at the end of this one even if it was not started here. */
 export function adopt(pid: number): void {
   started.add(pid)
 }
 
-/** False when there is no such process (any more). */
+/** Returns false when there is no such process (any more). */
 export function kill9(pid: number | undefined): boolean {
   if (pid === undefined) return false
   try {

@@ -1,7 +1,7 @@
-// What is random in a test, and how much of it there is.
+// Random values of a test, and how many of them it uses.
 
 /** `PAGEFERRY_SEED` repeats a run that failed; every run of the tests prints its seed. */
 export const baseSeed = Number(process.env.PAGEFERRY_SEED ?? Date.now() % 1_000_000)
 
-/** The long form of the tests: hours of CI are not spent on every change. */
+/** The long form of the tests, which is not run for every change: it takes hours of CI. */
 export const soak = process.env.PAGEFERRY_SOAK === '1'

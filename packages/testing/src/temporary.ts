@@ -2,7 +2,7 @@ import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-/** A directory that goes away with this process; every user may enter it. */
+/** Makes a directory that is removed at the end of this process; every user may enter it. */
 export function processDirectory(name: string): string {
   const directory = mkdtempSync(join(tmpdir(), `pageferry-${name}-`))
   chmodSync(directory, 0o755)

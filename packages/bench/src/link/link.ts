@@ -4,8 +4,8 @@ import { shapeCable } from './qdisc.js'
 import { withRelay } from './relay.js'
 
 /**
- * Runs `use` while the hosts of a lab are connected by a slower link: by the kernel where it has what that needs, else
- * through a relay in user space, which `via` (an option of migrate) puts in front of the source's data address.
+ * Runs `use` while a slower link connects the hosts of a lab. The kernel provides it if it can. Otherwise a relay in
+ * user space does, which `via` (an option of migrate) puts in front of the source's data address.
  */
 export async function withLink<T>(
   lab: Lab,

@@ -11,7 +11,7 @@ const { address, ports, roundTrips, warmUpRoundTrips, throughputBytes, throughpu
 
 const messageSizes = [256 * 1024, 1024 * 1024]
 const connectTimeoutMs = 10_000
-/** What Node itself reads at once. */
+/** The size of Node's own reads. */
 const readBytes = 64 * 1024
 
 interface Connection {
@@ -19,7 +19,7 @@ interface Connection {
   close(): void
 }
 
-/** Opens a connection that gets messages of one size, and hears of each; waits for the server to come up. */
+/** Opens a connection that gets messages of one size and calls back for each. Waits for the server to come up. */
 async function open(transport: Transport, messageBytes: number, onMessage: () => void): Promise<Connection> {
   for (const deadline = Date.now() + connectTimeoutMs; ; await sleep(50)) {
     try {
@@ -31,8 +31,8 @@ async function open(transport: Transport, messageBytes: number, onMessage: () =>
 }
 
 /**
- * Reads into one small buffer, which stays in the processor's cache: who keeps what comes can only be slower. With
- * 'data' events each read gets new memory instead, whose page faults would be measured here.
+ * Reads into one small buffer, which stays in the processor's cache: a reader that keeps the data can only be slower.
+ * With 'data' events each read would get new memory instead, and its page faults would be measured here.
  */
 async function openTcp(messageBytes: number, onMessage: () => void): Promise<Connection> {
   let got = 0
@@ -77,7 +77,7 @@ async function roundTrip(transport: Transport): Promise<string> {
   return encode(fromSamples(samples.slice(warmUpRoundTrips)))
 }
 
-/** Gigabytes (10^9) a second, from the request to the last byte. */
+/** Gigabytes (10^9) per second, from the request to the last byte. */
 async function throughput(transport: Transport, messageBytes: number, totalBytes: number): Promise<number> {
   const count = Math.ceil(totalBytes / messageBytes)
   let left = count
@@ -97,8 +97,8 @@ async function throughput(transport: Transport, messageBytes: number, totalBytes
 }
 
 /**
- * The transports take turns: what warms up only slowly (memory that is new to a process, V8) and what else runs on the
- * machine is then the same for both, and they can be compared.
+ * The transports take turns. Slow warm-up (memory that is new to a process, V8) and other load of the machine then
+ * affect both alike, and they can be compared.
  */
 async function measure(): Promise<LinkMeasurement> {
   const result: LinkMeasurement = {

@@ -1,6 +1,6 @@
 /** A link that is slower than the lab's. */
 export interface LinkOptions {
-  /** Added to the lab's own, half of it in each direction. */
+  /** Delay added to the lab's own, half of it in each direction. */
   rttMs: number
   /** Each half of the round trip is up to half of this longer or shorter. */
   jitterMs: number
@@ -17,7 +17,7 @@ export function describeLink({ rttMs, jitterMs, rateMbit }: LinkOptions): string
   return parts.length > 0 ? parts.join(', ') : 'relay alone'
 }
 
-/** Bytes a second, 0 without a limit. */
+/** Bytes per second, 0 without a limit. */
 export function rateBytes({ rateMbit }: LinkOptions): number {
   return Math.round((rateMbit * 1e6) / 8)
 }

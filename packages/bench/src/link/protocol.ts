@@ -1,6 +1,6 @@
 /**
- * What the two ends of the link measurement have agreed on. A connection begins with one request; then the server
- * sends `count` messages of `messageBytes`, or, if count is 0, sends everything back that it gets.
+ * The protocol between the two ends of the link measurement. A connection begins with one request. Then the server
+ * sends `count` messages of `messageBytes`; if count is 0, it returns everything that it receives.
  */
 export interface LinkRequest {
   messageBytes: number
@@ -23,24 +23,24 @@ export function decodeRequest(bytes: Buffer): LinkRequest {
   return { messageBytes: bytes.readUInt32LE(0), count: bytes.readUInt32LE(4) }
 }
 
-/** How much is measured: less on a slow link. */
+/** Amount of data to measure: less on a slow link. */
 export interface LinkPlan {
   address: string
   ports: Record<Transport, number>
   roundTrips: number
-  /** Until then V8 and the caches get to know the path. */
+  /** Round trips that V8 and the caches need to warm up. */
   warmUpRoundTrips: number
   throughputBytes: number
   throughputRounds: number
 }
 
-/** As much as a bulk lane has on its way before it waits for the destination. */
+/** Bytes that a bulk lane has in flight before it waits for the destination. */
 export const windowBytes = 4 * 1024 * 1024
 
-/** What a small message of the fault lane takes. */
+/** Size of a small message of the fault lane. */
 export const smallBytes = 64
 
-/** What the measuring end prints. */
+/** Output of the measuring end. */
 export type LinkMeasurement = Record<
   Transport,
   {

@@ -2,13 +2,16 @@ import { PageferryError } from '@pageferry/base'
 import type { Lab, LabHost } from '@pageferry/lab'
 import { type LinkOptions, rateBytes } from './options.js'
 
-/** A slower cable in the kernel: delay by netem, rate by TBF, on what each host sends (tc-netem(8), tc-tbf(8)). */
+/**
+ * A slower cable in the kernel: delay by netem, rate by TBF, for the packets that each host sends (tc-netem(8),
+ * tc-tbf(8)).
+ */
 
-/** Packets that may be on their way: 100 ms of 10 Gbit/s. */
+/** Packets in flight: 100 ms of 10 Gbit/s. */
 const limitPackets = 100_000
-/** What waits in front of a narrow link, as in a router. */
+/** Length of the queue in front of a narrow link, as in a router. */
 const queueMs = 50
-/** At least one segment of TCP as the kernel hands it down, and a hundredth of a second. */
+/** At least one TCP segment as the kernel passes it down, and a hundredth of a second. */
 const minBurstBytes = 128 * 1024
 
 /** Queueing disciplines from the outside in. */
@@ -22,7 +25,7 @@ export function qdiscsOf(link: LinkOptions): string[][] {
     ...(isLater ? [['netem', 'delay', us(rttMs), us(jitterMs), ...limit]] : []),
     ...(rateMbit > 0
       ? [['tbf', 'rate', `${rateMbit}mbit`, 'burst', String(burst), 'latency', `${queueMs}ms`]]
-      : // Alone netem lets a packet with a shorter delay overtake.
+      : // Without it netem lets a packet with a shorter delay overtake.
         jitterMs > 0
         ? [['pfifo', ...limit]]
         : []),
@@ -43,14 +46,14 @@ async function add(host: LabHost, qdiscs: string[][]): Promise<'done' | 'lacking
   return 'done'
 }
 
-/** Fails where there is nothing, which is as well. */
+/** Fails if there is no queueing discipline, which does not matter. */
 async function remove(host: LabHost): Promise<void> {
   await host.run(['tc', 'qdisc', 'del', 'dev', device, 'root'], { cwd: '/' })
 }
 
 /**
- * Makes the cable between the hosts a slower one. Answers what makes it fast again; null: this kernel lacks one of the
- * queueing disciplines that are needed, and the cable is as it was.
+ * Makes the cable between the hosts slower. Returns a function that makes it fast again. null: this kernel lacks a
+ * required queueing discipline, and the cable is as it was.
  */
 export async function shapeCable(lab: Lab, link: LinkOptions): Promise<(() => Promise<void>) | null> {
   const qdiscs = qdiscsOf(link)

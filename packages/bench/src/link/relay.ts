@@ -6,20 +6,20 @@ import { nativeProgram } from '../native.js'
 import { type LinkOptions, rateBytes } from './options.js'
 
 /**
- * All that passes between the two hosts goes through programs/link-relay.c: for kernels without netem (link/qdisc.ts), and
- * for tests, which find the same link everywhere.
+ * All traffic between the two hosts goes through programs/link-relay.c. It serves kernels without netem
+ * (link/qdisc.ts), and tests, which get the same link everywhere.
  */
 
-/** The relay alone: what it costs by itself. */
+/** The relay without delay and limit, to measure its own cost. */
 export const bareRelay: Readonly<LinkOptions> = { rttMs: 0, jitterMs: 0, rateMbit: 0 }
 
 const listenTimeoutMs = 10_000
 const pollMs = 5
 
 export interface RelayPlan {
-  /** Where it listens. Default: the host's own address. */
+  /** Its listening address. Default: the host's own address. */
   address?: string
-  /** `PORT` or `PORT:TARGET-PORT` of the host each. They share the rate of the link, as connections on one cable do. */
+  /** `PORT` or `PORT:TARGET-PORT` of the host each. They share the rate of the link, like connections on one cable. */
   ports: (number | string)[]
 }
 
@@ -49,13 +49,13 @@ export async function startRelay(
   }
 }
 
-/** What a host's second address has more than its own, in the last number. */
+/** Difference between a host's second address and its own, in the last number. */
 const secondAddressOffset = 100
 
 /**
- * Puts a relay in front of all ports of the source while `use` runs: it gives the host a second address, at which each
- * port that is open at its own address is reached over the link. So a source may say which of its ports to dial, and what
- * is dialled there goes over the link too. `via` is an option of migrate.
+ * Puts a relay in front of all ports of the source while `use` runs. It gives the host a second address, at which each
+ * port that is open at its own address is reached over the link. So the source may name a port to dial, and that
+ * connection goes over the link, too. `via` is an option of migrate.
  */
 export async function withRelay<T>(
   host: LabHost,
@@ -83,7 +83,7 @@ export async function withRelay<T>(
   }
 }
 
-/** TCP ports that something listens on at the host's address (/proc/net/tcp, see proc_net_tcp.rst of the kernel). */
+/** TCP ports with a listener at the host's address (/proc/net/tcp, see proc_net_tcp.rst of the kernel). */
 async function openPorts(host: LabHost): Promise<number[]> {
   const { stdout } = await host.run(['cat', '/proc/net/tcp'], { cwd: '/' })
   const own = host.address

@@ -1,11 +1,11 @@
-/** Program: the sending end of the link measurement, `serve.js ADDRESS`. It ends with the lab it runs in. */
+/** Program: the sending end of the link measurement, `serve.js ADDRESS`. It ends with its lab. */
 import { createServer, type Socket } from 'node:net'
 import { type WebSocket, WebSocketServer } from 'ws'
 import { decodeRequest, type LinkRequest, linkPorts, requestBytes, windowBytes } from './protocol.js'
 
 const [address] = process.argv.slice(2)
 
-/** Sends from the same buffer over and over, up to a window ahead, as the data plane's pooled buffers are. */
+/** Sends from the same buffer over and over, up to a window ahead, like the data plane's pooled buffers. */
 function stream({ messageBytes, count }: LinkRequest, send: (bytes: Buffer, sent: () => void) => void): void {
   const message = Buffer.alloc(messageBytes, 1)
   let left = count

@@ -9,7 +9,7 @@ export interface Tick {
   label: string
 }
 
-/** Places of a scale from 0 to 1. */
+/** Maps a value to a place from 0 to 1. */
 export type Scale = (value: number) => number
 
 export const plotX = (at: number): number => frame.left + at * (frame.width - frame.left - frame.right)

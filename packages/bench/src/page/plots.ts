@@ -4,11 +4,11 @@ import { formatNumber } from '../table.js'
 import { drawFrame, fixed, frame, linearAxis, logAxis, plotX, plotY, type Scale, type Tick } from './axis.js'
 import { escapeHtml } from './escape.js'
 
-/** Classes of the page's style sheet, one a colour. */
+/** Classes of the page's style sheet, one per colour. */
 const nrColours = 6
 const colour = (index: number): string => `c${index % nrColours}`
 
-/** "a legend": what the colours mean. */
+/** A legend with the meaning of the colours. */
 function legend(names: readonly string[]): string {
   const items = names.map(
     (name, index) => `<li><span class="${colour(index)}"></span>${escapeHtml(name)}</li>`,
@@ -21,7 +21,7 @@ function time(us: number): string {
   return us >= 1000 ? `${us / 1000} ms` : `${us} µs`
 }
 
-/** Latency by percentile, all runs together; both axes are logarithmic, because the tail is what matters. */
+/** Latency by percentile, all runs together. Both axes are logarithmic, because the tail matters. */
 export function percentilePlot(histograms: readonly HistogramResult[]): string {
   const curves = histograms.map(({ runs }) => percentileCurve(merge(runs)))
   const all = curves.flat()
@@ -69,7 +69,7 @@ export function seriesPlot(series: SeriesResult, run: number): string {
   )
 }
 
-/** A bar a run, its parts in their order. */
+/** One bar per run, with its parts in order. */
 export function partsPlot({ name, unit, runs }: PartsResult): string {
   const names = Object.keys(runs[0] ?? {})
   const sums = runs.map((run) => names.reduce((sum, part) => sum + (run[part] ?? 0), 0))

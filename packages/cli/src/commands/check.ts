@@ -3,7 +3,7 @@ import { preflight, probeHost } from '@pageferry/checkpoint'
 import Table from 'cli-table3'
 import pc from 'picocolors'
 
-/** `check PID`: everything that keeps a process from being moved. `check`: what this host's kernel offers. */
+/** `check PID`: everything that prevents the move of a process. `check`: the features of this host's kernel. */
 export async function check(pid: number | undefined): Promise<void> {
   if (pid === undefined) await checkHost()
   else await checkProcess(pid)

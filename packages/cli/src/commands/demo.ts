@@ -16,12 +16,12 @@ import { conclude } from './migrate.js'
 const program = fileURLToPath(new URL('../../../assets/demo.py', import.meta.url))
 const memoryMiB = 256
 
-/** Filling the memory takes about a second; memory that a virtual machine never used costs more. */
+/** Filling the memory takes about a second. Memory that a virtual machine never used takes longer. */
 const fillTimeoutMs = 60_000
 /** Log lines before the migration and after it: enough to see that both hosts ran it. */
 const runMs = 2_000
 
-/** What `npm start` runs. */
+/** The program behind `npm start`. */
 export async function demo(): Promise<void> {
   await interruptible('Interrupted; the lab and everything in it is gone.', async (signal) => {
     say('Two hosts on this machine, a and b, each with its own network, processes and clock.')

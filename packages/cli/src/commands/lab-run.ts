@@ -15,15 +15,15 @@ interface LabRunFlags extends MigrationFlags {
   newLab?: string
 }
 
-/** As a shell would report it; 1 when nobody saw how it ended. */
+/** Exit status as a shell would report it; 1 when the end of the process is unknown. */
 export function statusOf({ kind, value }: WorkloadExit): number {
   if (value === undefined) return 1
   return kind === 'exited' ? value : 128 + value
 }
 
 /**
- * `lab run -- CMD`: the exit status is CMD's, who exits on host b; 3 or 4 when the migration failed. CMD's output is
- * all of standard output.
+ * `lab run -- CMD`: the exit status is that of CMD, which exits on host b; 3 or 4 when the migration failed. CMD's
+ * output is all of standard output.
  */
 export async function labRun(command: string[], flags: LabRunFlags): Promise<void> {
   if (command.length === 0) throw new PageferryError('BAD_REQUEST', 'A command is needed after "--".')

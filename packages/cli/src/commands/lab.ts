@@ -55,7 +55,7 @@ export async function exec(
   }
   if (options.terminal) throw new ExitWith(await passThrough(state, where, command))
   const { pid, output, exit } = await superviseInHost(state, where, command)
-  // The command has no terminal, so what a terminal would have sent to it is passed on.
+  // The command has no terminal, so signals that a terminal would send are passed on.
   const passOn = (signal: NodeJS.Signals): void => {
     void startInHost(state, where, ['kill', `-${signal.slice(3)}`, String(pid)], { output: '/dev/null' })
   }

@@ -30,7 +30,7 @@ export function migrationOptions(flags: MigrationFlags): MigrationOptions {
   return imagesDir === undefined ? settings : { ...settings, imagesDir: resolve(imagesDir) }
 }
 
-/** `migrate`: progress and report while and after it, a last sentence that says where the process is. */
+/** `migrate`: shows progress, then the report, then a last sentence that says where the process is. */
 export async function migrateCommand(flags: MigrateFlags): Promise<void> {
   requireWritable(flags.report)
   const progress = new Progress()
@@ -54,7 +54,9 @@ export async function migrateCommand(flags: MigrateFlags): Promise<void> {
   conclude(result, flags.report, process.stdout)
 }
 
-/** Report, file, sentence. Throws the exit status of a migration that did not succeed. */
+/**
+ * Prints the report, writes the file, prints the sentence. Throws the exit status of a migration that did not succeed.
+ */
 export function conclude(
   result: MigrationResult,
   reportFile: string | undefined,
@@ -63,7 +65,7 @@ export function conclude(
   const report = reportOf(result)
   if (report !== null) {
     if (reportFile !== undefined) writeReport(reportFile, report)
-    // Of a migration that failed there is one thing to read, and that is why.
+    // For a failed migration only the reason matters.
     if (result.migrated || result.kept || result.unwatched) printReport(report, out)
   }
   if (result.migrated) {

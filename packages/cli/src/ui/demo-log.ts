@@ -1,4 +1,4 @@
-/** What the log of assets/demo.py shows. */
+/** Facts from the log of assets/demo.py. */
 export interface DemoLog {
   lines: number
   hosts: { host: string; lines: number }[]
@@ -6,11 +6,11 @@ export interface DemoLog {
   clockS: number
   longestPauseMs: number
   usualPauseMs: number
-  /** Sentences; none when the log is as if the program had never moved. */
+  /** Sentences; empty when the log looks as if the program had never moved. */
   problems: string[]
 }
 
-/** More than the pause of a migration and less than the difference between two hosts' uptimes. */
+/** More than the downtime of a migration and less than the difference between two hosts' uptimes. */
 const clockJumpS = 60
 
 /** Reads `COUNTER PID HOST MONOTONIC CHECKSUM` lines. */

@@ -2,9 +2,9 @@ import { pageBytes } from '@pageferry/base'
 import type { Status } from '@pageferry/service/client'
 import { MultiBar, type SingleBar } from 'cli-progress'
 
-/** What a status says about the piece of work that is under way. */
+/** The work under way, as a status describes it. */
 interface Work {
-  /** The same for all statuses of one piece: one bar. */
+  /** The same for all statuses of one piece of work, which share a bar. */
   key: string
   label: string
   done: number
@@ -22,8 +22,8 @@ const states: Record<Status['role'], Record<string, string>> = {
 }
 
 /**
- * Live view of a migration: on a terminal a bar per round and one for the lazy phase; elsewhere, and in a log file, a
- * line when something ends. Everything goes to standard error; standard output belongs to the result.
+ * Live view of a migration. On a terminal it shows a bar per round and one for the lazy phase; elsewhere, and in a log
+ * file, a line when something ends. Everything goes to standard error; standard output belongs to the result.
  */
 export class Progress {
   readonly #bars: MultiBar | null
@@ -42,7 +42,7 @@ export class Progress {
           barCompleteChar: '█',
           barIncompleteChar: '░',
           hideCursor: true,
-          // cli-progress catches SIGINT to restore the cursor, and would keep it from the command.
+          // cli-progress catches SIGINT to restore the cursor. Then the command would not get it.
           gracefulExit: false,
           stream: out as NodeJS.WriteStream,
           emptyOnZero: true,
@@ -69,7 +69,7 @@ export class Progress {
     }
   }
 
-  /** May be called again: whoever cleans up need not know whether it was. */
+  /** May be called again, so that cleanup code need not track it. */
   stop(): void {
     if (this.#stopped) return
     this.#stopped = true
@@ -77,13 +77,13 @@ export class Progress {
     this.#bars?.stop()
   }
 
-  /** A line of its own, above the bars. */
+  /** Prints a line of its own, above the bars. */
   line(text: string): void {
     if (this.#bars === null || !this.#bars.isActive) this.#out.write(`${text}\n`)
     else this.#bars.log(`${text}\n`)
   }
 
-  /** States without pages of their own are worth a line where no bar shows that things go on. */
+  /** Prints a line for a state without pages, since no bar shows progress there. */
   #noteState({ role, state }: Status): void {
     const text = states[role][state]
     if (text === undefined || this.#states.has(`${role} ${state}`)) return
@@ -94,7 +94,7 @@ export class Progress {
     }
   }
 
-  /** `complete`: something else has begun, so it is, even if its last status was skipped for a newer one. */
+  /** `complete`: other work has begun, so this is done, even if its last status was skipped for a newer one. */
   #finishCurrent(complete = true): void {
     const seen = this.#current === undefined ? undefined : this.#seen.get(this.#current)
     this.#current = undefined
@@ -116,7 +116,7 @@ function size(pages: number): string {
   return `${((pages * pageBytes) / 1048576).toFixed(1)} MiB`
 }
 
-/** Rounds are told by the source, the lazy phase by the destination: each pages it knows best. */
+/** The source reports the rounds, the destination the lazy phase: each knows its pages best. */
 function workOf({ role, progress }: Status): Work | null {
   if (progress === undefined) return null
   const { phase, round, pages = 0, totalPages, pendingPages } = progress

@@ -7,13 +7,13 @@ export function writeReport(path: string, report: MigrationReport): void {
   try {
     writeFileSync(path, `${JSON.stringify(report, null, 2)}\n`)
   } catch (error) {
-    // The migration is over and must not look failed; whoever wanted the file learns why it is not there.
+    // The migration is over and must not look failed. The user still learns why the file is missing.
     const reason = error instanceof Error ? error.message : String(error)
     process.stderr.write(`pageferry: the report could not be written: ${reason}\n`)
   }
 }
 
-/** Finds out before a migration, not after it, that the report has nowhere to go. */
+/** Checks before a migration, and not after it, that the report can be written. */
 export function requireWritable(path: string | undefined): void {
   if (path === undefined) return
   try {
