@@ -40,7 +40,7 @@ export async function waitForExit(
     const { workload } = await client.get(id)
     if (workload?.exit !== undefined) return workload.exit
     if (workload?.where === 'gone') {
-      throw new PageferryError('WORKLOAD_EXITED', `Process ${workload.pid} has ended with an unknown exit status.`)
+      throw new PageferryError('WORKLOAD_EXITED', `Process ${workload.pid} has ended in an unknown way.`)
     }
     await sleep(exitPollMs, undefined, { signal })
   }
