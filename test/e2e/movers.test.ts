@@ -6,7 +6,7 @@ import { killsOfWorker } from '../support/driver.js'
 import { inOneWayLab } from '../support/in-lab.js'
 import { Workload } from '../support/workload.js'
 
-/** The kernel lets nobody install a page while a change is under way: with more threads there is hardly a moment. */
+/** The kernel installs no page while a change is under way. With more threads there is hardly a moment without one. */
 const cases = [
   { nrThreads: 1, nrKills: 0 },
   { nrThreads: 8, nrKills: 0 },

@@ -1,4 +1,4 @@
-// Wrong usage, as somebody tries who does not know pageferry: each time one clear sentence and the right exit status.
+// Wrong usage, as a newcomer tries it: each time one clear sentence and the right exit status.
 
 import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'

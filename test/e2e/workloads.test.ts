@@ -1,5 +1,5 @@
 // test-timeout-s: 900
-// Every kind of state, in every mode, as root and as somebody else: a program that checks itself is moved and goes on.
+// Every kind of state, in every mode, as root and as another user: a program that checks itself is moved and goes on.
 // PAGEFERRY_SOAK=1 for all combinations.
 
 import { readFileSync } from 'node:fs'

@@ -23,7 +23,7 @@ const rounds = Number(process.env.PAGEFERRY_ROUNDS ?? (soak ? 20 : 1))
 
 interface Victim {
   name: string
-  /** What it takes to kill it once, and to bring back what nobody else restarts. */
+  /** Kills it once, and restarts what does not restart by itself. */
   strike(lab: Lab, driver: Driver, started: Started): Promise<void>
 }
 

@@ -5,7 +5,7 @@ import { baseSeed, soak } from '@pageferry/testing/seeds'
 export const modes = MODES
 export type Mode = (typeof modes)[number]
 
-/** Every workload runs as root and as somebody else: much of restoring is about privileges. */
+/** Every workload runs as root and as another user: much of restoring is about privileges. */
 export const users = [
   { name: 'root', uid: undefined },
   { name: 'uid 1000', uid: 1000 },

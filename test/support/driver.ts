@@ -70,7 +70,7 @@ export class Driver {
 
 /**
  * kill -9 of the restore worker, some times within so many milliseconds after the handover.
- * @returns `onStatus` is for whoever watches the migration; `nrKilled` says how often there was one to kill
+ * @returns `onStatus`, to be called with every status; `nrKilled`, which counts the kills that hit a worker
  */
 export function killsOfWorker(
   lab: Lab,

@@ -242,7 +242,7 @@ static void *passer(void *arg)
 	return NULL;
 }
 
-/* Children inherit lazy memory: what belongs to nobody else (the last chunks) must read the same there. */
+/* Children inherit lazy memory: chunks that no other thread uses (the last ones) must read the same there. */
 static void *forker(void *arg)
 {
 	(void)arg;

@@ -95,8 +95,8 @@ static bool is_mapped(struct arena *arena, size_t page)
 
 /*
  * mremap over several areas is refused by some kernels, and by others in the middle, where areas differ in what tracks
- * them (that is documented). What was moved must then be found out page by page; whether the target was unmapped before
- * the refusal is anybody's guess.
+ * them (that is documented). The moved pages must then be found out one by one. The target may or may not
+ * have been unmapped before the refusal.
  *
  * With `keep` the old place stays mapped and is empty then, so the target tells what has come: it is unmapped first.
  */

@@ -1,6 +1,6 @@
 /*
  * Locked memory that is enlarged and has to move for it, while other memory is still to come. mremap(2) fills the new part
- * before it tells a userfaultfd of the move, and until then nobody can install a page: it must not wait for one itself.
+ * before it tells a userfaultfd of the move, and until then no page can be installed: it must not wait for one itself.
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>

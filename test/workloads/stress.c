@@ -7,7 +7,7 @@
  *
  * An operation of a thread is a function of the seed and its number alone. Operation n takes place in the first
  * n / (SECONDS * OPERATIONS_PER_S) of the PAGES of each thread, and not before its time, so that memory that was not
- * touched yet lasts for SECONDS. With 0 SECONDS all of it is within reach at once, and nobody waits.
+ * touched yet lasts for SECONDS. With 0 SECONDS all of it is within reach at once, and no thread waits.
  *
  * dirty     pages are also written before the move, so that rounds have something to do
  * roaming   nomads move to wherever the kernel puts them, often where another thread has just made room, instead of

@@ -55,11 +55,11 @@ async function faults(flags: FaultsFlags, command: Command, interruptible: Inter
 function addFaults(bench: Command, interruptible: Interruptible): void {
   addSettings(addRunOptions(addMode(addProbeOptions(bench.command('faults')), 'postcopy')), ['prefetch'])
     .description('how long a process waits for its pages after the move, in a lab or between two machines')
-    .option('--no-push', 'pages travel only when they are asked for')
+    .option('--no-push', 'send pages only on request')
     .option('--source <url>', 'dump-service of the machine where "bench probe" was started')
     .option('--destination <url>', 'restore-service of this machine')
     .option('--pid <pid>', 'the probe, as the source sees it', integer(1, 4_194_304))
-    .option('--result <file>', 'the --result that the probe was given')
+    .option('--result <file>', 'the --result of the probe')
     .action((flags, command) => faults(flags, command, interruptible))
   addProbeOptions(bench.command('probe'))
     .description('start a probe on this machine and leave it there, to be moved by "bench faults --source"')
@@ -76,7 +76,7 @@ function addFaults(bench: Command, interruptible: Interruptible): void {
 
 function addBlackout(bench: Command, interruptible: Interruptible): void {
   addRunOptions(addMode(bench.command('blackout'), 'hybrid'))
-    .description('the pause, and its parts')
+    .description('the downtime and its parts')
     .option('--sizes <MiB,MiB,…>', 'memory of the probes', sizes, [64, 512, 2048])
     .option('--dirty-rate <pages/s>', 'pages written at random before the move', pagesPerS, 2000)
     .action(async (flags: RunFlags & { sizes: number[]; mode: BlackoutOptions['mode'] }) => {
@@ -115,7 +115,7 @@ function addRounds(bench: Command, interruptible: Interruptible): void {
       )
     })
   addRunOptions(bench.command('slowdown'))
-    .description('what a computing and writing process loses while rounds run')
+    .description('slowdown of a computing and writing process during rounds')
     .option('--size <MiB>', 'memory of the probe', sizeMiB, 1024)
     .option('--dirty-rate <pages/s>', 'pages written at random', pagesPerS, 10_000)
     .action(async (flags: RunFlags) => {
@@ -138,7 +138,7 @@ export function addBenchCommands(program: Command, interruptible: Interruptible)
     .command('bench')
     .description('load test: measure migrations against what this machine can do')
   addOutputOptions(addLinkOptions(bench.command('limits')))
-    .description('what this machine can do without pageferry')
+    .description('limits of this machine without pageferry')
     .action(async (flags) => {
       const { runInLab } = await import('./index.js')
       const link = linkOf(flags)
@@ -149,8 +149,8 @@ export function addBenchCommands(program: Command, interruptible: Interruptible)
   addRounds(bench, interruptible)
   bench
     .command('all')
-    .description('a selection of everything')
-    .option('--output <dir>', 'where result.json and index.html go', 'bench-results')
+    .description('a selection of the benchmarks')
+    .option('--output <dir>', 'directory of result.json and index.html', 'bench-results')
     .action(async ({ output }) => {
       const { benchAll } = await import('./index.js')
       await interruptible(interrupted, (signal) => benchAll(output, signal))
@@ -159,7 +159,7 @@ export function addBenchCommands(program: Command, interruptible: Interruptible)
     .command('compare')
     .argument('<a>', 'a file of --json')
     .argument('<b>', 'another one')
-    .description('ratios of what both have measured')
+    .description('ratios of the results in both files')
     .action(async (a, b) => {
       const { compareFiles } = await import('./index.js')
       process.stdout.write(compareFiles(a, b))

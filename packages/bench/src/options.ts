@@ -51,7 +51,7 @@ export function addProbeOptions(command: Command): Command {
     .option('--dirty-rate <pages/s>', 'pages written at random before the move', pagesPerS, 0)
     .option(
       '--stall-us <µs>',
-      'a touch that takes so long has waited (3; in a lab at least twice the first touch of a page that is there)',
+      'shortest touch that counts as a stall (3; in a lab at least twice the first touch of a present page)',
       decimal(0.001, 1_000_000),
     )
 }
@@ -75,13 +75,8 @@ export interface LinkFlags {
 export function addLinkOptions(command: Command): Command {
   return command
     .option('--rtt <ms>', 'delay that the link between the hosts adds to a round trip', decimal(0, 10_000), 0)
-    .option('--jitter <ms>', 'by how much a round trip is longer or shorter', decimal(0, 10_000), 0)
-    .option(
-      '--rate <Mbit/s>',
-      'what the link lets through in each direction (0: all)',
-      decimal(0, 100_000),
-      0,
-    )
+    .option('--jitter <ms>', 'largest variation of a round trip', decimal(0, 10_000), 0)
+    .option('--rate <Mbit/s>', 'rate of the link in each direction (0: no limit)', decimal(0, 100_000), 0)
 }
 
 /** undefined: the lab's own link. */
@@ -101,7 +96,7 @@ export function addRunOptions(command: Command): Command {
     addLinkOptions(
       addSettings(command, ['bulkLanes', 'bulkWindowMiB', 'compression', 'maxBandwidthMbit']).option(
         '--runs <n>',
-        'how often; median, minimum and maximum are shown',
+        'number of runs; the result is median, minimum and maximum',
         integer(1, 1000),
         3,
       ),

@@ -24,7 +24,7 @@ function freezerHierarchy(wanted?: 1 | 2): Hierarchy {
   if (found !== undefined) return found
   throw new PageferryError(
     'UNSUPPORTED_HOST',
-    'neither a cgroup v2 nor a v1 freezer hierarchy is mounted: nothing could hold the workload still',
+    'neither a cgroup v2 nor a v1 freezer hierarchy is mounted: the workload could not be frozen',
   )
 }
 
@@ -71,7 +71,7 @@ export class Freezer {
     } catch (cause) {
       throw new PageferryError(
         'UNSUPPORTED_HOST',
-        `no cgroup can be created in ${parent} (${(cause as Error).message}): nothing could hold the workload still`,
+        `no cgroup can be created in ${parent} (${(cause as Error).message}): the workload could not be frozen`,
         { cause },
       )
     }

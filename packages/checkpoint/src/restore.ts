@@ -229,7 +229,7 @@ export class Restorer {
 
   /** Ends the tracing of the skeleton, which its own cgroup keeps frozen. From here only a thaw makes it run. */
   release(freezer: Freezer): void {
-    if (!freezer.isFrozen()) throw new PageferryError('INTERNAL', 'a skeleton is released that is not frozen')
+    if (!freezer.isFrozen()) throw new PageferryError('INTERNAL', 'a skeleton that is not frozen is released')
     const threads = this.#begun?.threads ?? []
     for (const { tid } of threads) ptrace.setOptions(tid, 0)
     for (const { tid } of threads) ptrace.detach(tid, 0)

@@ -88,7 +88,7 @@ t.test('other signals meanwhile', async (t) => {
   const { pid } = subject
   withStopped(pid, (stopped, batch) => {
     checkBatch(t, pid, batch())
-    // By somebody else: the kernel would drop it if we were not here.
+    // From another process: the kernel would drop it without a tracer.
     processes.tgkill(pid, pid, SIGURG)
     checkBatch(t, pid, batch())
     processes.tgkill(pid, pid, SIGURG)

@@ -249,7 +249,7 @@ export class SourceWorker {
     if (lanes.isConnected || records.dumpEnd !== null) {
       const left = lanes.hungUp()
       await listenAgain(this.#source).catch((cause: Error) =>
-        this.#log.warn(`the destination is not answered: ${cause.message}`),
+        this.#log.warn(`the destination gets no answer: ${cause.message}`),
       )
       await left
     }
@@ -269,7 +269,7 @@ export class SourceWorker {
     try {
       this.#source.holds.releaseAll()
     } catch (error) {
-      this.#log.error({ error: (error as Error).message }, 'something of the migration is left on this host')
+      this.#log.error({ error: (error as Error).message }, 'parts of the migration remain on this host')
     }
   }
 }

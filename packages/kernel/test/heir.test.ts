@@ -15,7 +15,7 @@ interface Ancestor {
   process: ChildProcess
   /** Hangs up when it is destroyed. */
   witness: Duplex
-  /** Ends when nobody has the other end any more. */
+  /** Ends when no process has the other end any more. */
   other: Duplex
   heirPid: number
   /** A userfaultfd in the ancestor's table. */
@@ -37,7 +37,7 @@ async function ancestor(test: Test, armed: 'armed' | 'unarmed', held: 'uffd' | '
   return { process: child, witness, other, heirPid: pid, fd }
 }
 
-/** Also when it is a zombie that somebody else has to reap. */
+/** True also for a zombie that another process has to reap. */
 function isGone(pid: number): boolean {
   try {
     return /^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))

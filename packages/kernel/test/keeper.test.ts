@@ -49,7 +49,7 @@ const status = (pid: number, field: string) =>
   new RegExp(`^${field}:\\s+(.*)$`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? ''
 const openFds = (pid: number) =>
   Object.fromEntries(readdirSync(`/proc/${pid}/fd`).map((fd) => [fd, readlinkSync(`/proc/${pid}/fd/${fd}`)]))
-/** Also after it became a zombie that somebody else has to reap. */
+/** True also after it became a zombie that another process has to reap. */
 
 /** Spawns and waits for the skeleton's sign of life. */
 function spawned(test: Test, client: KeeperClient, pid: number, cgroupFd?: number) {

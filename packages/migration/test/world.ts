@@ -427,7 +427,7 @@ export class World {
       one.journal.push(record)
       return
     }
-    // 0: rolled back. 1, 2: nobody can say; a restart may find the record or not.
+    // 0: rolled back. 1, 2: unknown; a restart may find the record or not.
     if (fault === 1) one.journal.push(record)
     one.effects = []
     const written = fault === 0 ? 'no' : 'unknown'

@@ -47,7 +47,7 @@ class Model {
     return pages
   }
 
-  /** Brought by somebody else. */
+  /** Brought by another thread. */
   push(first: number, nr: number): void {
     this.missing.removeRange(first, nr)
   }

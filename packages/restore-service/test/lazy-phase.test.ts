@@ -17,7 +17,7 @@ const round = 5
 const none = new Float64Array(0)
 const features = uffd.UFFD_FEATURE_EVENT_REMOVE | uffd.UFFD_FEATURE_EVENT_REMAP | uffd.UFFD_FEATURE_THREAD_ID
 
-/** Of one worker that nobody takes over from. */
+/** Of one worker without a successor. */
 const keeper: Holder = { hold: () => {}, drop: () => {}, list: () => [], fetch: () => -1 }
 
 /** A child's area in the lazy phase; the test is the source. */
@@ -89,7 +89,7 @@ t.test('asked for ahead, left out because it was pushed, and faulted on before i
   const { child, first, requests, reply, answer } = await setUp(t, lazy, true)
   const ahead: FrameOf<'pageRequest'>[] = []
   let seen = 0
-  /** Answers what somebody waits for, and keeps the rest. */
+  /** Answers requests that a thread waits for, and keeps the others. */
   const answerDemands = (): void => {
     for (; seen < requests.length; seen++) {
       if (requests[seen].ahead) ahead.push(requests[seen])
@@ -157,7 +157,7 @@ t.test('memory that is still to come was moved to where a zero was about to be i
   const target = child.area + half
   ;(map as InterruptedMap).afterLookup = () => {
     process.kill(child.pid, 'SIGUSR1')
-    // Its event waits to be read, which is here, by nobody else.
+    // Its event waits to be read, and only this thread reads it.
     for (const end = Date.now() + 5000; ; ) {
       if (uffd.zeroRuns(space.uffd, Float64Array.of(nowhere, 1), 1, false).state === 'again') break
       if (Date.now() > end) throw new Error('nothing was moved')

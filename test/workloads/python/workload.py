@@ -4,7 +4,7 @@ usage: PROGRAM.py LOG MARKER [SEED]
 
 The program appends "ready" to LOG when it is set up, then "step N" with N = 0, 1, 2, ... until the file MARKER
 exists; then it checks everything once more, appends "done" and exits with status 0. On a wrong observation it appends
-"FAILED reason" and exits with status 1. Nobody should have to kill it: it gives up by itself after two minutes.
+"FAILED reason" and exits with status 1. It need not be killed: it gives up by itself after two minutes.
 """
 
 import os

@@ -141,7 +141,7 @@ export class DestinationLanes {
 
   get #faultUrl(): string {
     if (this.#faultPort === undefined) {
-      throw new PageferryError('PEER_UNREACHABLE', 'the source has not said yet where its fault lane is')
+      throw new PageferryError('PEER_UNREACHABLE', 'the source has not announced its fault lane yet')
     }
     const url = new URL(this.#source.url)
     url.port = String(this.#faultPort)

@@ -40,7 +40,7 @@ export class OriginalHashes {
           this.giveUp(
             new PageferryError(
               'TIMEOUT',
-              `the source has not said what its pages hold for ${answerTimeoutMs / 1000} s`,
+              `the source has not sent the hashes of its pages for ${answerTimeoutMs / 1000} s`,
             ),
           ),
         answerTimeoutMs,

@@ -91,7 +91,7 @@ const defaulted = {
   // auto and zstd compress only if the peer can decompress.
   compression: Type.Enum(['auto', 'off', 'zstd'], {
     default: 'auto',
-    description: 'compress pages where it was measured to gain (auto), never, or always with zstd',
+    description: 'compress pages if a measurement shows a gain (auto), never (off), or always (zstd)',
     commandLine: { flags: '--compression <when>' },
   }),
 }
@@ -100,7 +100,7 @@ const defaulted = {
 const sourceChoices = {
   tracker: Type.Optional(
     Type.Enum(['wp-async', 'soft-dirty', 'page-hash'], {
-      description: 'how written pages are found; without it, the best way that the kernel has',
+      description: 'how to find written pages; without it, the best way of the kernel',
       commandLine: { flags: '--tracker <kind>' },
     }),
   ),
