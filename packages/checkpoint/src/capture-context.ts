@@ -1,12 +1,6 @@
 import type { ProcStatus } from './proc/status.js'
 import type { StoppedProcess } from './remote/stopped-process.js'
 
-/** A reason why something cannot be moved: its name, and what would have to change. */
-export interface Problem {
-  what: string
-  reason: string
-}
-
 /** Input of every kind's dump function: the stopped process with a scratch area mapped. */
 export interface CaptureContext {
   pid: number

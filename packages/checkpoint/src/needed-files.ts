@@ -1,6 +1,6 @@
 import { readlinkSync, type Stats, statSync } from 'node:fs'
-import { PageferryError } from '@pageferry/base'
 import { kindOf } from './kinds/descriptors/registry.js'
+import { refusal } from './problems.js'
 import { readFds } from './proc/fdinfo.js'
 import { readMaps } from './proc/maps.js'
 
@@ -60,11 +60,7 @@ export function checkNeededFiles(files: NeededFile[]): void {
     }
     return []
   })
-  if (problems.length === 0) return
-  const list = problems.map(({ what, reason }) => `${what}: ${reason}`).join('; ')
-  throw new PageferryError('REFUSED', `files that the workload has mapped or open: ${list}`.slice(0, 2000), {
-    details: { problems },
-  })
+  if (problems.length > 0) throw refusal('files that the workload has mapped or open', problems)
 }
 
 function tryStat(path: string): Stats | null {

@@ -2,12 +2,12 @@ import { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSync }
 import { PageferryError } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
 import { requireAreaCount } from '@pageferry/pages'
-import type { Problem } from './capture-context.js'
 import { Freezer } from './freezer.js'
 import { checkDescriptors } from './kinds/descriptors/check.js'
 import { checkFs } from './kinds/fs.js'
 import { dumpMemoryMap } from './kinds/memory-map/read.js'
 import { checkTimers } from './kinds/timers.js'
+import { groupProblems, type Problem, type ProblemGroup, refusal } from './problems.js'
 import { readVmFlags } from './proc/maps.js'
 import { readStat } from './proc/stat.js'
 import { readStatus } from './proc/status.js'
@@ -16,11 +16,9 @@ import { readTids } from './proc/tasks.js'
 export interface Preflight {
   workload: { pid: number; comm: string; threads: number; residentPages: number }
   /** Every problem, not only the first. Empty: the process can move. */
-  problems: Problem[]
+  problems: ProblemGroup[]
 }
 
-/** Limits the sentence for a terminal. All problems are in the details. */
-const maxRefusalChars = 2000
 const kernelThreadFlag = 0x0020_0000 // PF_KTHREAD
 const namespaces = ['cgroup', 'ipc', 'mnt', 'net', 'pid', 'user', 'uts'] as const
 
@@ -58,12 +56,7 @@ export function preflight(pid: number): Preflight {
 export function requireMovable(pid: number): Preflight['workload'] {
   const { workload, problems } = preflight(pid)
   if (problems.length === 0) return workload
-  const reasons = problems.map(({ what, reason }) => `${what}: ${reason}`).join('; ')
-  throw new PageferryError(
-    'REFUSED',
-    `process ${pid} (${workload.comm}) cannot be moved: ${reasons}`.slice(0, maxRefusalChars),
-    { details: { problems } },
-  )
+  throw refusal(`process ${pid} (${workload.comm}) cannot be moved`, problems)
 }
 
 function inspect(pid: number): Preflight {
@@ -76,13 +69,10 @@ function inspect(pid: number): Preflight {
     residentPages: Number(readFileSync(`/proc/${pid}/statm`, 'utf8').split(' ')[1]),
   }
   if ((stat.flags & kernelThreadFlag) !== 0) {
-    return { workload, problems: [{ what: `process ${pid}`, reason: 'it is a kernel thread' }] }
+    return { workload, problems: [only(pid, 'it is a kernel thread')] }
   }
   if (stat.state === 'Z' || stat.state === 'X') {
-    return {
-      workload,
-      problems: [{ what: `process ${pid}`, reason: 'it has exited and waits to be reaped' }],
-    }
+    return { workload, problems: [only(pid, 'it has exited and waits to be reaped')] }
   }
   const problems = [
     ...checkTask(pid, stat, status),
@@ -95,7 +85,11 @@ function inspect(pid: number): Preflight {
     ...checkFreezer(pid),
     ...checkTimers(pid),
   ]
-  return { workload, problems }
+  return { workload, problems: groupProblems(problems) }
+}
+
+function only(pid: number, reason: string): ProblemGroup {
+  return { what: `process ${pid}`, reason, count: 1 }
 }
 
 function checkMemoryMap(pid: number): Problem[] {
@@ -122,7 +116,6 @@ function checkTask(
     status.tracerPid !== 0,
     `it is traced by process ${status.tracerPid} (a debugger, strace?): detach that first`,
   )
-  add(stat.state === 'T' || stat.state === 't', 'it is stopped: send it SIGCONT first')
   add(
     stat.session !== pid || stat.pgrp !== pid,
     `it belongs to session ${stat.session} of another process: start it with setsid`,

@@ -11,7 +11,13 @@ import { restoreFs } from './kinds/fs.js'
 import { guardsFromVmas } from './kinds/guard-regions.js'
 import { SkeletonMap } from './kinds/memory-map/apply.js'
 import { areasFromVmas } from './kinds/memory-map/vmas.js'
-import { restoreComm, restoreFromOutside, restoreLimits, restoreProcessState } from './kinds/process-state.js'
+import {
+  restoreComm,
+  restoreFromOutside,
+  restoreLimits,
+  restoreProcessState,
+  restoreStop,
+} from './kinds/process-state.js'
 import { restorePendingSignals, restoreSignalActions } from './kinds/signals.js'
 import {
   restoreDeathSignal,
@@ -166,6 +172,7 @@ export class Restorer {
    *   pending signals           after everything that a signal could interrupt
    *   timers                    last of the calls: the time of the restore counts against none
    *   registers                 after the last call that a thread makes
+   *   job control's stop        last of all: a thread with a pending SIGSTOP can do nothing more
    */
   finishState(images: ProcessImages): void {
     const { skeleton } = this
@@ -198,6 +205,11 @@ export class Restorer {
     for (const { tid, core } of threads) restoreScheduling(tid, core)
     restoreFromOutside(this.pid, task)
     for (const { tid, core } of threads) restoreRegisters(tid, core)
+    restoreStop(
+      this.pid,
+      threads.map(({ tid }) => tid),
+      task,
+    )
   }
 
   /** Unmaps the scratch area last. The call that unmaps it runs in the vdso. */

@@ -1,6 +1,7 @@
 import { readlinkSync, statSync } from 'node:fs'
 import type { FileEntry, FsEntry } from '@pageferry/images'
-import type { CaptureContext, Problem } from '../capture-context.js'
+import type { CaptureContext } from '../capture-context.js'
+import type { Problem } from '../problems.js'
 import { isText } from '../proc/text.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import { type FileTable, requiredPath } from './file-table.js'

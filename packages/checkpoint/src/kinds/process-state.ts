@@ -1,6 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import { type RlimitEntry, TASK_STATE, type TaskCoreEntry, type TaskTimersEntry } from '@pageferry/images'
+import { processes } from '@pageferry/kernel'
 import type { CaptureContext } from '../capture-context.js'
 import { readComm } from '../proc/comm.js'
 import { readLimits } from '../proc/limits.js'
@@ -12,6 +13,7 @@ import { askIntervalTimers, dumpPosixTimers } from './timers.js'
 
 /** State of the process as a whole: limits, scores, names, signal actions, timers. */
 
+const SIGSTOP = 19
 const prGetChildSubreaper = 37
 const prSetChildSubreaper = 36
 const prSetName = 15
@@ -41,7 +43,8 @@ export function dumpProcessState(
   const { pid, process } = context
   const { childSubreaper, sigactions, ...timers } = answers
   return {
-    taskState: TASK_STATE.ALIVE,
+    taskState: process.stopSignal === 0 ? TASK_STATE.ALIVE : TASK_STATE.STOPPED,
+    stopSigno: process.stopSignal,
     exitCode: 0,
     personality: Number.parseInt(readFileSync(`/proc/${pid}/personality`, 'utf8'), 16),
     flags: stat.flags,
@@ -85,6 +88,18 @@ export function restoreProcessState(skeleton: SkeletonProcess, state: TaskCoreEn
 /** Sets state from outside that needs no cooperation. */
 export function restoreFromOutside(pid: number, state: TaskCoreEntry): void {
   if (state.oomScoreAdj !== undefined) writeFileSync(`/proc/${pid}/oom_score_adj`, String(state.oomScoreAdj))
+}
+
+/**
+ * A process that job control had stopped (SIGSTOP, SIGTSTP) stays stopped until SIGCONT. Each thread gets a signal of its own:
+ * with one for the process, the others could run for a moment until the first thread has stopped them. It is always
+ * SIGSTOP, because the workload may catch or block the others by now; only its parent's waitid could tell.
+ *
+ * The threads are in a ptrace stop: the signal waits, and is the first thing that each of them sees.
+ */
+export function restoreStop(pid: number, tids: Iterable<number>, { taskState }: TaskCoreEntry): void {
+  if (taskState !== TASK_STATE.STOPPED) return
+  for (const tid of tids) processes.tgkill(pid, tid, SIGSTOP)
 }
 
 /** PR_SET_NAME names the calling thread. /proc/PID/comm can be written only from within the process. */

@@ -1,5 +1,6 @@
 import type { ItimerEntry, PosixTimerEntry, TaskTimersEntry } from '@pageferry/images'
-import type { CaptureContext, Problem } from '../capture-context.js'
+import type { CaptureContext } from '../capture-context.js'
+import type { Problem } from '../problems.js'
 import { readTimers } from '../proc/timers.js'
 import { CallBatch, maxBatchCalls } from '../remote/call-batch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'

@@ -12,6 +12,7 @@ import { type InjectionSite, stopTimeoutMs, WorkloadThread } from './workload-th
 
 /** TRACESYSGOOD marks syscall stops; SUSPEND_SECCOMP lets injected calls pass a filter (CAP_SYS_ADMIN). */
 const seizeOptions = ptrace.PTRACE_O_TRACESYSGOOD
+const SIGTRAP = 5
 /** Threads may be born while we stop the others. Each pass stops all that the last one found. */
 const maxStopPasses = 64
 
@@ -35,6 +36,7 @@ export class StoppedProcess {
   readonly preStop = new Map<number, PreStop>()
   #injection: InjectionSite | null = null
   #scratch = 0n
+  #stopSignal = 0
 
   private constructor(pid: number) {
     this.pid = pid
@@ -74,7 +76,9 @@ export class StoppedProcess {
           if (seize(tid)) interrupted.push(tid)
         }
         for (const tid of interrupted) {
-          if (!waitForStop(tid)) continue
+          const stopSignal = waitForStop(tid)
+          if (stopSignal === null) continue
+          stopped.#stopSignal ||= stopSignal
           seized.push(tid)
           stopped.#checkPreStop(tid)
           stopped.threads.push(new WorkloadThread(site, tid, stopped.elapsedNs(tid)))
@@ -89,6 +93,14 @@ export class StoppedProcess {
       stopped.#closeFds()
       throw error
     }
+  }
+
+  /**
+   * The signal that had stopped the process before we did (job control), 0 when it ran. It stays stopped when it is let go:
+   * the kernel reinstates the stop when its tracer leaves (__ptrace_unlink).
+   */
+  get stopSignal(): number {
+    return this.#stopSignal
   }
 
   get leader(): WorkloadThread {
@@ -284,12 +296,16 @@ function seize(tid: number): boolean {
   }
 }
 
-/** Waits for the stop that PTRACE_INTERRUPT requested; false when the thread exited first. */
-function waitForStop(tid: number): boolean {
+/**
+ * Waits for the stop that PTRACE_INTERRUPT asked for.
+ * @returns the signal of the group stop that the thread is in, 0 without one; null when it exited first
+ */
+function waitForStop(tid: number): number | null {
   for (;;) {
     const status = ptrace.wait(tid, stopTimeoutMs)
-    if (status.kind !== 'stopped') return false
-    if (status.event === ptrace.PTRACE_EVENT_STOP) return true
+    if (status.kind !== 'stopped') return null
+    // ptrace(2), "Group-stop": with PTRACE_SEIZE the stop names its signal, and SIGTRAP is our own.
+    if (status.event === ptrace.PTRACE_EVENT_STOP) return status.signal === SIGTRAP ? 0 : status.signal
     // A signal came first: deliver it. The interrupt stays pending behind it.
     ptrace.resume(tid, 'cont', status.event === 0 ? status.signal : 0)
   }
@@ -298,7 +314,7 @@ function waitForStop(tid: number): boolean {
 /** Only a stopped thread can be detached. One that does not stop in time is released when this process ends. */
 function abandonStop(tid: number): void {
   try {
-    if (waitForStop(tid)) tryDetach(tid)
+    if (waitForStop(tid) !== null) tryDetach(tid)
   } catch {
     // The thread is gone, or hangs in the kernel.
   }

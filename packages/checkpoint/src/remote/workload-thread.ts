@@ -160,6 +160,8 @@ export class WorkloadThread {
       ptrace.resume(this.tid, 'cont', 0)
       const stop = ptrace.wait(this.tid, syscallTimeoutMs)
       if (stop.kind !== 'stopped') throw new PageferryError('WORKLOAD_EXITED', `thread ${this.tid} exited`)
+      // Of a process in a group stop, see #step.
+      if (stop.event === ptrace.PTRACE_EVENT_STOP) continue
       // SIGSTOP may come before the mark, which then is still to come.
       if (stop.signal === SIGSTOP) {
         this.#heldStop = SIGSTOP
@@ -200,10 +202,12 @@ export class WorkloadThread {
       try {
         return ptrace.syscallStep(this.tid, syscallTimeoutMs).result
       } catch (error) {
+        if (!isKernelError(error, 'EINTR') || !ptrace.isUnexpectedStop(error)) throw error
+        // A thread of a stopped process tells once more that it takes part in the group stop (do_jobctl_trap).
+        if (error.stopEvent === ptrace.PTRACE_EVENT_STOP) continue
         // SIGSTOP cannot be blocked. It is held until the thread has its own state again.
-        const stop = (error as { stopSignal?: number }).stopSignal
-        if (!isKernelError(error, 'EINTR') || stop === undefined || this.#heldStop !== 0) throw error
-        this.#heldStop = stop
+        if (error.stopSignal !== SIGSTOP || this.#heldStop !== 0) throw error
+        this.#heldStop = SIGSTOP
       }
     }
   }

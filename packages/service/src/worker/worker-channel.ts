@@ -38,8 +38,15 @@ export function runWorker<Request>(program: WorkerProgram<Request>): void {
   let isRehearsed = false
   let rehearsal: Promise<void> = Promise.resolve()
   const migrationWaits = new AbortController()
+  /** Messages that the pipe has not taken yet. */
+  let nrUnsent = 0
+  let onSent = (): void => {}
   const send = (message: WorkerMessage): void => {
-    process.send?.(message)
+    nrUnsent++
+    process.send?.(message, undefined, undefined, () => {
+      nrUnsent--
+      onSent()
+    })
   }
   const channel: WorkerChannel = {
     get isRehearsed() {
@@ -58,9 +65,13 @@ export function runWorker<Request>(program: WorkerProgram<Request>): void {
       if (cancelled) handler()
     },
     exit(code) {
-      if (process.connected) process.disconnect()
       process.exitCode = code
-      setImmediate(() => process.exit(code))
+      onSent = () => {
+        if (nrUnsent > 0) return
+        if (process.connected) process.disconnect()
+        setImmediate(() => process.exit(code))
+      }
+      onSent()
     },
   }
   const rehearse = async (directory: string): Promise<void> => {

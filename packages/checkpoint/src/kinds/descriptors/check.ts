@@ -1,6 +1,6 @@
 import { closeSync } from 'node:fs'
 import { fds } from '@pageferry/kernel'
-import type { Problem } from '../../capture-context.js'
+import type { Problem } from '../../problems.js'
 import { type FdInfo, readFds } from '../../proc/fdinfo.js'
 import type { OpenFile } from './kind.js'
 import { kernelNameOf, kindOf } from './registry.js'

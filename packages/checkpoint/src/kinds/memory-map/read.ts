@@ -1,7 +1,7 @@
 import { pageBytes } from '@pageferry/base'
 import { fds, memory } from '@pageferry/kernel'
 import { type Area, type AreaKind, AreaMap } from '@pageferry/pages'
-import type { Problem } from '../../capture-context.js'
+import type { Problem } from '../../problems.js'
 import { type MapsLine, readMaps, type VmFlags } from '../../proc/maps.js'
 import { isText } from '../../proc/text.js'
 import { adviceOf } from './advice.js'
