@@ -8,9 +8,8 @@ import { PageferryError } from './errors.js'
  *     u32 LE payload bytes | u32 LE CRC-32 of the payload | payload (JSON, UTF-8) | next record ...
  *
  * Appends are synchronised one by one, so only the last record can be torn. A torn record runs past the end of the
- * file, or ends at it with a wrong checksum, or consists of zeros up to the end (blocks that never reached the disk).
- * Such a tail is cut off. Any other mismatch is damage. A decision may stand behind it, so it is reported and never cut
- * off.
+ * file, or ends at it with a wrong checksum. Blocks that never reached the disk show as zeros up to the end. Such a
+ * tail is cut off. Any other mismatch is damage. A decision may stand behind it, so it is reported and never cut off.
  *
  * Room behind the records is written as zeros when the file is opened. An append that makes the file longer waits for
  * the file system's journal and for other writers in it (1 to 2 ms were seen in a freeze). If a machine then loses its

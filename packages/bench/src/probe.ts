@@ -133,8 +133,8 @@ export async function waitUntilReady(output: string, signal?: AbortSignal): Prom
 }
 
 /**
- * `bench probe`: starts a probe on this machine, in a session of its own and without pipes or a terminal, so that it
- * can be moved, and leaves it there. Its output goes to a file beside the result.
+ * `bench probe`: starts a probe on this machine and leaves it there. It has a session of its own, no pipes and no
+ * terminal, so that it can be moved. Its output goes to a file beside the result.
  */
 export async function startProbe(options: ProbeOptions, result: string): Promise<number> {
   const [program, ...args] = probeCommand(options, result) as [string, ...string[]]

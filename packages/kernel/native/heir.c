@@ -12,9 +12,9 @@
  * A signal arms it. The signal carries the number of the witness's descriptor and stays pending until the heir looks
  * for it.
  *
- * The heir does not need the memory of the process and drops its copy, so that the process need not copy every page
- * that it writes from then on. The code that runs after that has no data, no libc and no thread-local storage, only the
- * code, its constants and the stack.
+ * The heir does not need the memory of the process and drops its copy. So the process need not copy every page that it
+ * writes from then on. The code that runs after that has no data, no libc and no thread-local storage, only the code,
+ * its constants and the stack.
  */
 #include "common.h"
 

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { HostName } from './paths.js'
 
 /**
- * Every lab host has a cgroup of its own in each hierarchy that can freeze (v1 freezer, v2), and sees it as the root
+ * Every lab host has a cgroup of its own in each hierarchy that can freeze (v1 freezer, v2). It sees it as the root
  * through a cgroup namespace. Everything that the host's services create lies below it. So `lab down` finds every
  * process and every cgroup of the lab, and nothing else.
  */

@@ -6,9 +6,9 @@ import { PageSet } from './page-set.js'
  *
  * The destination holds a skeleton with the map of the last round. Before it applies the next round it changes that map
  * to the new one. The plan is page-exact and keeps every mapping that is the same in both, because an installed page
- * lives only as long as its mapping. **The destination loses every page that the plan unmaps.** So the source computes
- * the same plan from the same two maps and forgets that it sent those pages (SourcePages.noteAreas). Both sides use
- * this one function, which keeps them in step.
+ * lives only as long as its mapping. **The destination loses every page that the plan unmaps.** The source computes the
+ * same plan from the same two maps and forgets that it sent those pages (SourcePages.noteAreas). Both sides use this
+ * one function, which keeps them in step.
  *
  * The kernel merges, splits and relabels areas at will (an anonymous area next to the brk area becomes [heap]). A plan
  * must not depend on that. So it compares by page and by the identity of the mapping, not by area.

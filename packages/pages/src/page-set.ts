@@ -30,9 +30,9 @@ export interface FilledRuns {
  * A set of page numbers (0 .. 2^36) as a chunked bitmap.
  *
  * 32768 pages (128 MiB of memory) share one chunk of 4 KiB. Chunks exist only where pages are, and all full chunks are
- * one shared constant. So 8 GiB of resident memory cost 256 KiB, a reservation of 1 TiB costs a few thousand map
- * entries, and set operations work on 32 pages at a time. Every chunk knows its count, so `count` is free and ranges
- * skip whole chunks.
+ * one shared constant. So 8 GiB of resident memory cost 256 KiB, and a reservation of 1 TiB costs a few thousand map
+ * entries. Set operations work on 32 pages at a time. Every chunk knows its count, so `count` is free and ranges skip
+ * whole chunks.
  *
  * Page numbers do not fit 32-bit integer arithmetic: they are split into chunk and bit by division before any shift is
  * used. A set must not be changed while it is iterated.

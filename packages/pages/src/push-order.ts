@@ -9,8 +9,8 @@ import type { WriteHistory } from './write-history.js'
  *   2. the surroundings of recent faults, the latest fault first,
  *   3. the rest, ascending.
  *
- * The cost of a batch depends on its own size, not on the pending pages: the groups and the rest are each walked once
- * with a cursor, and pages that were taken or removed meanwhile are skipped by asking the bitmap.
+ * The cost of a batch depends on its own size, not on the pending pages. A cursor walks the groups and the rest once
+ * each. The bitmap tells which pages were taken or removed meanwhile.
  */
 export const maxBatchPages = 256
 /**

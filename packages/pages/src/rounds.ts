@@ -3,10 +3,10 @@ import { pageBytes } from '@pageferry/base'
 /**
  * When to stop pre-copying and freeze, and how many pages may travel inside the freeze.
  *
- * CRIU leaves this to its caller. QEMU estimates, after each pass over the dirty bitmap, how long the rest would take
- * at the measured bandwidth, and stops when that is below the allowed downtime. A guest that writes faster than the
- * link never gets there. Here the same estimate is the first rule. In hybrid mode the rest can follow lazily, so giving
- * up is cheap and comes early:
+ * CRIU leaves this to its caller. After each pass over the dirty bitmap QEMU estimates how long the rest would take at
+ * the measured bandwidth. It stops when that is below the allowed downtime. A guest that writes faster than the link
+ * never gets there. Here the same estimate is the first rule. In hybrid mode the rest can follow lazily, so giving up
+ * is cheap and comes early:
  *
  *   1. nothing was written during the round                  -> freeze, 'idle'
  *   2. the predicted downtime is at most maxDowntimeMs       -> freeze, 'downtime-goal'

@@ -27,8 +27,8 @@ export interface RestoreServiceOptions {
 }
 
 /**
- * Starts the destination's service. Its workers are programs of their own, so that tracing, the addon and the data
- * lanes are never loaded into the process that answers the API.
+ * Starts the destination's service. Its workers are programs of their own. So the process that answers the API never
+ * loads tracing, the addon or the data lanes.
  * @throws as createService does; nothing is left running then.
  */
 export function startRestoreService(options: RestoreServiceOptions): Promise<Service> {

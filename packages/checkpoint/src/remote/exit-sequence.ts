@@ -17,9 +17,9 @@ import { ptrace } from '@pageferry/kernel'
  * The flags are the thread's own, and nothing restores them. System calls keep them, and so must every instruction here
  * (jrcxz and lea, not test and add).
  *
- * When its tracer dies, a tracee goes on from wherever it is. It finishes the current call, restores its own registers
- * and mask, and continues as if nothing had happened. While the tracer lives it stops the thread at the exit of each
- * system call (PTRACE_SYSCALL), and the exit part never runs.
+ * When its tracer dies, a tracee continues from wherever it is. It finishes the current call, restores its own
+ * registers and mask, and continues as if nothing had happened. While the tracer lives it stops the thread at the exit
+ * of each system call (PTRACE_SYSCALL), and the exit part never runs.
  *
  * A table has two stops in all (PTRACE_CONT). It must end in a stop that is harmless without a tracer: an int3 would
  * kill, SIGSTOP would stop. So its last call sends the thread a signal that is not blocked and would be ignored

@@ -37,7 +37,7 @@ interface Parts extends Waiting {
   journal: EventJournal
   /** Gate of the bulk lanes; null: only the worker itself installs there. */
   gate: InstallGate | null
-  /** The first so many of `unsettled` happened to the parent, before the fork. */
+  /** Number of leading `unsettled` changes that happened to the parent, before the fork. */
   nrInherited?: number
 }
 

@@ -41,7 +41,7 @@ export class Demand {
   #requestId = 0
   /** Demands under way, with the time of the fault. */
   readonly #requested = new Map<number, number>()
-  /** Demands beyond `maxDemands`, asked for when there is room. */
+  /** Demands beyond `maxDemands`, requested when there is room. */
   readonly #backlog = new Set<number>()
   /** Pages left to pull; null: no pull has begun. */
   #toPull: PageSet | null = null

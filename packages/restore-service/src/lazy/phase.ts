@@ -26,7 +26,7 @@ export interface LazyMember {
 }
 
 export interface LazyPhaseOptions {
-  /** By as_id. */
+  /** The address spaces by as_id. */
   members: ReadonlyMap<number, LazyMember>
   /** Another worker served them before: part of the pages that the source has sent is lost. */
   takenOver: boolean

@@ -37,8 +37,8 @@ export function verifierFor(
 
 /**
  * --verify on the destination. Every installed page is hashed. Pages of rounds are read back from the stopped skeleton
- * by the thread that installed them; lazy pages are hashed before they are installed. The source is asked for the
- * hashes of the frozen original when no page is lazy any more, so neither faults nor the push wait for it.
+ * by the thread that installed them; lazy pages are hashed before they are installed. When no page is lazy any more,
+ * the source is asked for the hashes of the frozen original. So neither faults nor the push wait for it.
  *
  *   final pagemap    `checkAbsent`: which pages must be absent, and which present. Costs one look at the page tables
  *   before Ready     `checkSkeleton`, only before-resume: reads everything back and compares it
