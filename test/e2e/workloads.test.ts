@@ -9,7 +9,18 @@ import { combinations, users } from '../support/combinations.js'
 import { inLab } from '../support/in-lab.js'
 import { moveOnce, Workload } from '../support/workload.js'
 
-const programs = ['memory', 'threads', 'signals', 'sleepers', 'files', 'eventfd', 'identity', 'lazy-storm']
+const programs = [
+  'memory',
+  'threads',
+  'signals',
+  'sleepers',
+  'files',
+  'eventfd',
+  'identity',
+  'onfault',
+  'arguments.py',
+  'lazy-storm',
+]
 
 await inLab('self-checking programs', async (t, lab) => {
   for (const { name, mode, user, uid } of combinations(programs)) {

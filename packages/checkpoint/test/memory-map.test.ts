@@ -58,7 +58,7 @@ const area = fc
     nrPages: fc.integer({ min: 1, max: 1 << 20 }),
     kind: fc.constantFrom('anon', 'heap', 'stack', 'file-private', 'file-shared', 'shared-anon'),
     prot: fc.integer({ min: 0, max: 7 }),
-    locked: fc.boolean(),
+    locked: fc.constantFrom('no', 'full', 'on fault'),
     madv: fc.constantFrom(0, 1 << 10, 1 << 14, (1 << 16) | (1 << 18)),
     offset: fc.integer({ min: 0, max: 1 << 30 }),
     file: fc.integer({ min: 0, max: 3 }),
@@ -71,7 +71,7 @@ const area = fc
     const flags =
       (shared ? mapShared : mapPrivate) |
       (isFile ? 0 : mapAnonymous) |
-      (locked ? mapLocked : 0) |
+      (locked === 'no' ? 0 : mapLocked) |
       (growsDown ? mapGrowsDown : 0)
     return {
       gap,
@@ -79,8 +79,10 @@ const area = fc
         ...rest,
         kind: kind as Area['kind'],
         flags,
+        ...(locked === 'on fault' && { lockOnFault: true }),
         growsDown,
-        lazyEligible: ['anon', 'heap', 'stack'].includes(kind) && !locked && (rest.madv & (1 << 18)) === 0,
+        lazyEligible:
+          ['anon', 'heap', 'stack'].includes(kind) && locked === 'no' && (rest.madv & (1 << 18)) === 0,
         path: isFile ? `/lib/file ${file}\n` : undefined,
         fileFlags: isFile ? (kind === 'file-shared' && writable ? 2 : 0) : undefined,
         backingId: isFile || kind === 'shared-anon' ? `fe:0${isFile ? file : file + 4}` : undefined,
@@ -327,6 +329,7 @@ t.test('locks and protections come last', async (t) => {
     new AreaMap([
       anon(0, 2, { flags, lazyEligible: false }),
       anon(2, 1, { flags, prot: 0, lazyEligible: false }),
+      anon(4, 4, { flags, lockOnFault: true, lazyEligible: false }),
       anon(10, 2, { ...shared, prot: protRead }),
     ]),
   )
@@ -336,6 +339,11 @@ t.test('locks and protections come last', async (t) => {
   t.equal(prot(10), 'r-s')
   const vmFlags = readVmFlags(restorer.pid)
   t.ok(vmFlags.get(base)?.has('lo') && vmFlags.get(base + 2)?.has('lo'))
+  t.notOk(vmFlags.get(base)?.has('lf'))
+  t.ok(vmFlags.get(base + 4)?.has('lo') && vmFlags.get(base + 4)?.has('lf'), 'locked on fault')
+  const present = restorer.presentPages()
+  t.equal(present.countRange(base, 2), 2, 'a plain lock fills')
+  t.equal(present.countRange(base + 4, 4), 0, 'one on fault does not')
   t.equal(Buffer.from(restorer.skeleton.read(addressOf(base + 10), 1)).toString(), 's')
 })
 

@@ -39,6 +39,7 @@ const refused: Record<string, RegExp> = {
   sysv: /System V shared memory/,
   'deleted-mapping': /mapped file is deleted/,
   'shared-twice': /mapped twice/,
+  'shared-shrunk': /only a part of this shared memory is mapped/,
   aio: /asynchronous I\/O context/,
   io_uring: /^descriptor 3 \(anon_inode:\[io_uring\]\): descriptors of the kind io_uring/,
   mseal: /sealed/,

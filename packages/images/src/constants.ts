@@ -33,4 +33,6 @@ export const VMA_STATUS = {
   MEMFD: 1 << 14,
   SHADOW_STACK: 1 << 15,
   GUARD: 1 << 16,
+  /** Ours, not CRIU's: locked with MLOCK_ONFAULT. */
+  LOCK_ON_FAULT: 1 << 29,
 } as const

@@ -34,6 +34,8 @@ export interface Area {
   readonly prot: number
   /** MAP_* bits as in CRIU's VmaEntry. MAP_LOCKED may change in place; every other bit is identity. */
   readonly flags: number
+  /** Of a locked area: pages are locked when they are touched, and not filled before (mlock2(2), MLOCK_ONFAULT). */
+  readonly lockOnFault?: boolean
   /** Bits 1 << MADV_*: lasting advice (huge pages, fork, dump); changes in place. */
   readonly madv: number
   readonly growsDown: boolean

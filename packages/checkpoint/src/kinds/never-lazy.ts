@@ -1,4 +1,4 @@
-import { pageOf } from '@pageferry/base'
+import { pageBytes, pageOf } from '@pageferry/base'
 import type { CoreEntry } from '@pageferry/images'
 import { type AreaMap, carriesPages, PageSet } from '@pageferry/pages'
 import type { CaptureContext } from '../capture-context.js'
@@ -71,8 +71,8 @@ function robustListAddresses(read: (address: bigint, length: number) => Buffer, 
   return addresses
 }
 
-/** Limits for arguments and for environment that travel in the freeze; both may be megabytes. */
-const maxShownPages = 64
+/** Limit for arguments and for environment: exec allows 6 MiB for both together (3/4 of _STK_LIM, fs/exec.c). */
+const maxShownPages = (6 << 20) / pageBytes
 
 /**
  * Arguments and environment, as [first page, number of pages]. A reader of /proc/PID/cmdline or environ (ps, or the

@@ -9,6 +9,9 @@ import { isKernelArea, moveKernelAreas } from './kernel-areas.js'
 
 const ENOMEM = 12n
 
+/** linux/mman.h */
+const MLOCK_ONFAULT = 1
+
 /**
  * Changes a skeleton's map to that of a round. Every eligible area is registered with userfaultfd before anything is
  * installed in it: a huge page could fill its neighbours. It is unregistered before we change it ourselves. Otherwise
@@ -101,14 +104,17 @@ export class SkeletonMap {
     this.#skeleton.all(guardCalls(guards))
     const locked = areas.filter((area) => (area.flags & memory.MAP_LOCKED) !== 0)
     const results = this.#skeleton.batch(
-      locked.map((area) => ({ name: 'mlock', args: [addressOf(area.start), area.nrPages * pageBytes] })),
+      locked.map(({ start, nrPages, lockOnFault }) => ({
+        name: 'mlock2',
+        args: [addressOf(start), nrPages * pageBytes, lockOnFault === true ? MLOCK_ONFAULT : 0],
+      })),
     )
     for (const [i, result] of results.entries()) {
       // An area that is unreadable, even in parts, is locked all the same, but not filled (mlock(2): ENOMEM).
       const { prot, start, nrPages } = locked[i]
       const unreadable = prot === 0 || guards.countRange(start, nrPages) > 0
       if (result < 0n && !(result === -ENOMEM && unreadable)) {
-        throw remoteError('mlock', Number(-result), this.#skeleton.pid)
+        throw remoteError('mlock2', Number(-result), this.#skeleton.pid)
       }
     }
   }

@@ -1,4 +1,5 @@
-import { pageBytes } from '@pageferry/base'
+import { statSync } from 'node:fs'
+import { addressOf, pageBytes } from '@pageferry/base'
 import { fds, memory } from '@pageferry/kernel'
 import { type Area, type AreaKind, AreaMap } from '@pageferry/pages'
 import type { Problem } from '../../problems.js'
@@ -54,7 +55,7 @@ export function dumpMemoryMap(
     }
     if (typeof kind === 'string') areas.push(areaOf(line, kind, flags))
   }
-  problems.push(...checkAliases(areas))
+  problems.push(...checkAliases(areas), ...checkObjects(pid, areas))
   return { map: new AreaMap(areas), problems }
 }
 
@@ -84,6 +85,29 @@ function checkAliases(areas: Area[]): Problem[] {
     }
   }
   return problems
+}
+
+/**
+ * Refuses shared memory of which a part is in no area, for example after it was shrunk with mremap(2). That part has contents,
+ * too, and comes back when the area grows again.
+ */
+function checkObjects(pid: number, areas: Area[]): Problem[] {
+  const mappedBytes = new Map<string, number>()
+  const shared = areas.filter(({ kind }) => kind === 'shared-anon')
+  for (const { backingId = '', nrPages } of shared) {
+    mappedBytes.set(backingId, (mappedBytes.get(backingId) ?? 0) + nrPages * pageBytes)
+  }
+  return shared.flatMap((area) => {
+    const [from, to] = [area.start, area.start + area.nrPages].map((page) => addressOf(page).toString(16))
+    const stat = statSync(`/proc/${pid}/map_files/${from}-${to}`, { throwIfNoEntry: false })
+    if (stat === undefined || stat.size <= (mappedBytes.get(area.backingId ?? '') ?? 0)) return []
+    return [
+      {
+        what: `memory area ${area.start.toString(16)}000`,
+        reason: 'only a part of this shared memory is mapped',
+      },
+    ]
+  })
 }
 
 function kindOf(line: MapsLine, flags: Set<string>): AreaKind | { reason: string } {
@@ -140,6 +164,7 @@ function areaOf(line: MapsLine, kind: AreaKind, vmFlags: Set<string>): Area {
       (line.write ? memory.PROT_WRITE : 0) |
       (line.exec ? memory.PROT_EXEC : 0),
     flags,
+    ...(vmFlags.has('lf') && { lockOnFault: true }),
     madv,
     growsDown,
     lazyEligible: isLazyEligible(kind, flags, madv),
