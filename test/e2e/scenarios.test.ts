@@ -93,7 +93,10 @@ await inOneWayLab('scenarios', async (t, lab) => {
       })
       const result = await moved
       t.notOk(result.migrated)
-      t.match(failureOf(result), { code: 'WORKLOAD_EXITED' })
+      t.match(failureOf(result), {
+        code: 'WORKLOAD_EXITED',
+        message: /exited with status 7 during the migration/,
+      })
       await workload.ended(7)
       workload.remove()
     })

@@ -1,6 +1,7 @@
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { KernelErrorLike } from '@pageferry/base'
+import { fds } from '@pageferry/kernel'
 import { readStat } from './proc/stat.js'
 
 /** Whether a process or thread is gone or a zombie: it can no longer be read or stopped. */
@@ -9,6 +10,29 @@ export function hasExited(id: number): boolean {
     return ['Z', 'X'].includes(readStat(id).state)
   } catch {
     return true
+  }
+}
+
+/** How a process ended: `value` is its exit code or the number of the signal. */
+export type ExitOfProcess = { kind: 'exited' | 'signaled'; value: number } | { kind: 'unknown' }
+
+/**
+ * How a process that is no child of ours has ended. /proc knows it until the parent has reaped the zombie, the pidfd afterwards
+ * (Linux 6.15). unknown: it was reaped, and the kernel does not tell.
+ */
+export function exitOf(pid: number, pidfd: number): ExitOfProcess {
+  const status = exitCodeOfZombie(pid) ?? fds.pidfdExitCode(pidfd)
+  if (status < 0) return { kind: 'unknown' }
+  const signal = status & 0x7f
+  return signal === 0 ? { kind: 'exited', value: (status >> 8) & 0xff } : { kind: 'signaled', value: signal }
+}
+
+function exitCodeOfZombie(pid: number): number | null {
+  try {
+    const { state, exitCode } = readStat(pid)
+    return state === 'Z' ? exitCode : null
+  } catch {
+    return null
   }
 }
 

@@ -1,7 +1,7 @@
 export * from './capabilities.js'
 export * from './capture.js'
 export type { CaptureContext } from './capture-context.js'
-export { exits, hasExited } from './exited.js'
+export { type ExitOfProcess, exitOf, exits, hasExited } from './exited.js'
 export { cgroupHold, Freezer, type FreezerRecord } from './freezer.js'
 export * from './host-facts.js'
 export { mmOfRound } from './kinds/address-space.js'

@@ -72,7 +72,11 @@ function inspect(pid: number): Preflight {
     return { workload, problems: [only(pid, 'it is a kernel thread')] }
   }
   if (stat.state === 'Z' || stat.state === 'X') {
-    return { workload, problems: [only(pid, 'it has exited and waits to be reaped')] }
+    const leaderOnly = stat.state === 'Z' && stat.nrThreads > 1
+    const reason = leaderOnly
+      ? 'its main thread has ended while others run on, which cannot be rebuilt yet'
+      : 'it has exited and waits to be reaped'
+    return { workload, problems: [only(pid, reason)] }
   }
   const problems = [
     ...checkTask(pid, stat, status),

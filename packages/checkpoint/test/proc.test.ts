@@ -98,6 +98,7 @@ t.test('stat: a name with spaces, parentheses and a newline', async (t) => {
     argEnd: 49n,
     envStart: 50n,
     envEnd: 51n,
+    exitCode: 52,
   })
   t.equal(readStat(process.pid).ppid, process.ppid)
 })

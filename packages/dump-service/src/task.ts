@@ -1,6 +1,13 @@
 import { closeSync } from 'node:fs'
 import { isKernelError, PageferryError } from '@pageferry/base'
-import { readStat, readStatus, requireMovable, StoppedProcess } from '@pageferry/checkpoint'
+import {
+  type ExitOfProcess,
+  exitOf,
+  readStat,
+  readStatus,
+  requireMovable,
+  StoppedProcess,
+} from '@pageferry/checkpoint'
 import { fds, Poller } from '@pageferry/kernel'
 import type { Holds } from '@pageferry/service/worker'
 import * as holds from './holds.js'
@@ -26,7 +33,7 @@ export interface TaskIdentity {
 export class Task {
   readonly pid: number
   readonly #holds: Holds
-  readonly #onExit: () => void
+  readonly #onExit: (exit: ExitOfProcess) => void
   #facts: TaskFacts | null = null
   #pidfd = none
   #exitPoller: Poller | null = null
@@ -34,7 +41,7 @@ export class Task {
   #stopped: StoppedProcess | null = null
 
   /** @param onExit is called once, when the process that was opened has ended */
-  constructor(pid: number, list: Holds, onExit: () => void) {
+  constructor(pid: number, list: Holds, onExit: (exit: ExitOfProcess) => void) {
     this.pid = pid
     this.#holds = list
     this.#onExit = onExit
@@ -79,7 +86,7 @@ export class Task {
     this.#exitPoller = new Poller(this.#pidfd, () => {
       this.#stopWatching()
       this.#gone = true
-      this.#onExit()
+      this.#onExit(this.exit)
     })
   }
 
@@ -97,6 +104,11 @@ export class Task {
   /** Opened or adopted, and not closed. */
   get isOpen(): boolean {
     return this.#pidfd !== none
+  }
+
+  /** How it ended. It must have been opened. */
+  get exit(): ExitOfProcess {
+    return exitOf(this.pid, this.#pidfd)
   }
 
   get identity(): TaskIdentity {

@@ -9,6 +9,7 @@ import {
 import { exits, readClocks } from '@pageferry/checkpoint'
 import {
   Driver,
+  exitText,
   type FromSource,
   isFrozenForGood,
   type Outcome,
@@ -20,6 +21,7 @@ import {
   sourceWorkloadAt,
   startSource,
   stepSource,
+  type WorkloadExit,
 } from '@pageferry/migration'
 import type { DumpRequest } from '@pageferry/service'
 import {
@@ -63,7 +65,7 @@ export class SourceWorker {
     this.#journal = RecordFile.open(`${spec.stateDir}/journal`)
     const { workload, records, settings, status } = this.#source
     // The machine learns it from the first event. There is no driver to post it to yet.
-    if (takeover && !workload.adopt(records.workload)) queueMicrotask(() => this.#exited())
+    if (takeover && !workload.adopt(records.workload)) queueMicrotask(() => this.#exited({ kind: 'unknown' }))
     if (records.workload.comm === undefined) this.#introduce()
     const first = takeover
       ? sourceStateFromJournal(this.#journal.records as SourceRecord[], settings.mode)
@@ -87,7 +89,7 @@ export class SourceWorker {
     return {
       ...{ spec, settings, log, channel, status, records, holds },
       phases: workerPhases({ role: 'source', log, status, injectFault, takeover }),
-      workload: new Workload(pid, holds, () => this.#exited()),
+      workload: new Workload(pid, holds, (exit) => this.#exited(exit)),
       report: new ReportInProgress(spec, settings.mode, records),
       lanes: this.#openLanes(spec, settings),
       inbox: new Inbox(),
@@ -121,17 +123,20 @@ export class SourceWorker {
     }
   }
 
-  #exited(): void {
-    this.#driver.post({ type: 'workloadExited', exit: { kind: 'unknown' } })
+  #exited(exit: WorkloadExit): void {
+    this.#driver.post({ type: 'workloadExited', exit })
   }
 
   async #execute(effect: SourceEffect, signal: AbortSignal): Promise<void> {
     try {
       await this.#carryOut(effect, signal)
     } catch (error) {
-      const { pid } = this.#source.workload.root
-      if (!isKernelError(error) || !(await exits(pid, error))) throw error
-      throw new PageferryError('WORKLOAD_EXITED', `process ${pid} has exited`, { cause: error })
+      const { root } = this.#source.workload
+      if (!isKernelError(error) || !(await exits(root.pid, error))) throw error
+      const how = exitText(root.exit)
+      throw new PageferryError('WORKLOAD_EXITED', `process ${root.pid} ${how} during the migration`, {
+        cause: error,
+      })
     }
   }
 

@@ -1,4 +1,4 @@
-import { cgroupHold, FileTable, Freezer } from '@pageferry/checkpoint'
+import { cgroupHold, type ExitOfProcess, FileTable, Freezer } from '@pageferry/checkpoint'
 import type { Holds } from '@pageferry/service/worker'
 import { AddressSpace } from './address-space.js'
 import type { ProcessName } from './holds.js'
@@ -37,7 +37,7 @@ export class Workload {
    * @param list holds of this worker; `resume` and `kill` also undo those of the worker before
    * @param onExit is called once, when the root has ended
    */
-  constructor(pid: number, list: Holds, onExit: () => void) {
+  constructor(pid: number, list: Holds, onExit: (exit: ExitOfProcess) => void) {
     this.#holds = list
     this.root = new Task(pid, list, onExit)
     this.spaces.set(rootAsId, new AddressSpace(rootAsId, this.root, this.files, list))

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -60,6 +61,29 @@ static napi_value fd_pidfd_send_signal(napi_env env, napi_callback_info info)
 	if (syscall(SYS_pidfd_send_signal, pidfd, sig, NULL, 0) < 0)
 		return pf_throw(env, "pidfd_send_signal", errno, 0);
 	return pf_undefined(env);
+}
+
+/* linux/pidfd.h of 6.15; Debian 12 has older headers. PIDFD_INFO_SIZE_VER0 is 64 bytes. */
+struct exit_info {
+	uint64_t mask, cgroupid;
+	uint32_t ids[11];
+	int32_t exit_code;
+};
+#define INFO_EXIT (UINT64_C(1) << 3)
+#define GET_INFO _IOWR(0xFF, 11, struct exit_info)
+
+/* (pidfd): the wait status of a process that was reaped; -1 when it was not, or when the kernel does not tell */
+static napi_value fd_pidfd_exit_code(napi_env env, napi_callback_info info)
+{
+	struct exit_info answer = { .mask = INFO_EXIT };
+	napi_value argv[1];
+	int pidfd;
+
+	if (!pf_args(env, info, 1, argv) || !pf_int(env, argv[0], &pidfd))
+		return NULL;
+	if (ioctl(pidfd, GET_INFO, &answer) < 0 || !(answer.mask & INFO_EXIT))
+		return pf_number(env, -1);
+	return pf_number(env, answer.exit_code);
 }
 
 /* kcmp(2) returns 0 equal, 1 less, 2 greater, 3 different; we return 0, -1, 1, 2, so that it can sort. */
@@ -473,6 +497,7 @@ void init_fd(napi_env env, napi_value exports)
 	pf_export(env, fd, "pidfdOpen", fd_pidfd_open);
 	pf_export(env, fd, "pidfdGetfd", fd_pidfd_getfd);
 	pf_export(env, fd, "pidfdSendSignal", fd_pidfd_send_signal);
+	pf_export(env, fd, "pidfdExitCode", fd_pidfd_exit_code);
 	pf_export(env, fd, "kcmp", fd_kcmp);
 	pf_export(env, fd, "socketpair", fd_socketpair);
 	pf_export(env, fd, "listenUnix", fd_listen_unix);

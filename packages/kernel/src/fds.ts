@@ -28,6 +28,7 @@ interface Binding {
   pidfdOpen(pid: number): number
   pidfdGetfd(pidfd: number, fd: number): number
   pidfdSendSignal(pidfd: number, signal: number): void
+  pidfdExitCode(pidfd: number): number
   kcmp(pid1: number, pid2: number, type: number, a: number | bigint, b: number | bigint): -1 | 0 | 1 | 2
   socketpair(type: number): [number, number]
   listenUnix(path: string, type: number): number
@@ -59,6 +60,14 @@ export function pidfdGetfd(pidfd: number, fd: number): number {
 }
 
 /** Sends a signal. Signal 0 only checks whether the process exists (ESRCH). */
+/**
+ * The wait status (wait(2)) of a process that was reaped, by PIDFD_GET_INFO (Linux 6.15). -1: it was not reaped, or the kernel
+ * does not tell.
+ */
+export function pidfdExitCode(pidfd: number): number {
+  return native.pidfdExitCode(pidfd)
+}
+
 export function pidfdSendSignal(pidfd: number, signal: number): void {
   native.pidfdSendSignal(pidfd, signal)
 }

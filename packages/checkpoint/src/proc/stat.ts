@@ -22,6 +22,8 @@ export interface ProcStat {
   argEnd: bigint
   envStart: bigint
   envEnd: bigint
+  /** Of a zombie: its wait status (wait(2)). */
+  exitCode: number
 }
 
 export function parseStat(text: string): ProcStat {
@@ -53,6 +55,7 @@ export function parseStat(text: string): ProcStat {
     argEnd: BigInt(field(49)),
     envStart: BigInt(field(50)),
     envEnd: BigInt(field(51)),
+    exitCode: Number(field(52)),
   }
 }
 
