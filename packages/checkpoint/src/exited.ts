@@ -1,7 +1,7 @@
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { KernelErrorLike } from '@pageferry/base'
-import { fds } from '@pageferry/kernel'
+import { type ExitStatus, fds } from '@pageferry/kernel'
 import { readStat } from './proc/stat.js'
 
 /** Whether a process or thread is gone or a zombie: it can no longer be read or stopped. */
@@ -13,8 +13,7 @@ export function hasExited(id: number): boolean {
   }
 }
 
-/** How a process ended: `value` is its exit code or the number of the signal. */
-export type ExitOfProcess = { kind: 'exited' | 'signaled'; value: number } | { kind: 'unknown' }
+export type ExitOfProcess = ExitStatus | { kind: 'unknown' }
 
 /**
  * How a process that is no child of ours has ended. /proc knows it until the parent has reaped the zombie, the pidfd afterwards

@@ -1,4 +1,4 @@
-import { createLogger, pageBytes } from '@pageferry/base'
+import { createLogger, pageBytes, pagesInRuns } from '@pageferry/base'
 import { PageSet, WriteHistory } from '@pageferry/pages'
 import { eventually } from '@pageferry/testing/eventually'
 import { lanePair, Recorder } from '@pageferry/testing/sockets'
@@ -9,7 +9,6 @@ import {
   type LaneTerms,
   maxBatchPages,
   maxFaultPages,
-  pagesIn,
 } from '@pageferry/wire'
 import type { Lane } from '@pageferry/wire/sockets'
 import { PageDecoder } from '@pageferry/wire/sockets'
@@ -355,7 +354,7 @@ t.test('serving', async (t) => {
     allow()
     await eventually('the rest is pushed', () => receiver.pages.size === nrPages - 50)
     t.equal(bytes, bulk[0].bytesSent)
-    t.ok(receiver.batches.every(({ runs, zeroRuns }) => pagesIn(runs) + pagesIn(zeroRuns) <= 8))
+    t.ok(receiver.batches.every(({ runs, zeroRuns }) => pagesInRuns(runs) + pagesInRuns(zeroRuns) <= 8))
   })
 
   await t.test('until the workload runs at the destination, only what is asked for is sent', async (t) => {

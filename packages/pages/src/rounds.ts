@@ -48,18 +48,12 @@ export type RoundDecision = { estimatedDowntimeMs: number } & (
 export interface StopRuleOptions {
   /** false: mode precopy, where all dirty pages travel inside the freeze. Default true. */
   canFollowLazily?: boolean
-  maxRounds?: number
-  maxDowntimeMs?: number
+  maxRounds: number
+  /** The whole downtime, on loopback. */
+  maxDowntimeMs: number
   patience?: number
 }
 
-/**
- * The first round carries everything, each later one the pages written during the one before. Most settle by the
- * fourth.
- */
-export const defaultMaxRounds = 8
-/** The whole downtime on loopback; see service/api/settings.ts. */
-export const defaultMaxDowntimeMs = 25
 /**
  * Downtime without the pages: stop, capture, restore and resume of a process with some tens of areas and a few threads,
  * on otherwise idle machines. It does not grow with memory, and no round makes it shorter.
@@ -100,9 +94,9 @@ export class StopRule {
   #hasGoodSample = false
   #stalledRounds = 0
 
-  constructor(options: StopRuleOptions = {}) {
-    this.maxRounds = options.maxRounds ?? defaultMaxRounds
-    this.maxDowntimeMs = options.maxDowntimeMs ?? defaultMaxDowntimeMs
+  constructor(options: StopRuleOptions) {
+    this.maxRounds = options.maxRounds
+    this.maxDowntimeMs = options.maxDowntimeMs
     this.#patience = (options.canFollowLazily ?? true) ? (options.patience ?? 1) : Number.POSITIVE_INFINITY
   }
 

@@ -1,7 +1,10 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { defaultMaxRounds, fixedDowntimeMs, maxFreezeBudgetPages, StopRule } from '../src/rounds.js'
+import { fixedDowntimeMs, maxFreezeBudgetPages, StopRule, type StopRuleOptions } from '../src/rounds.js'
 import { fcOptions } from './fc.js'
+
+const defaults = { maxRounds: 8, maxDowntimeMs: 25 }
+const ruleOf = (options: Partial<StopRuleOptions> = {}) => new StopRule({ ...defaults, ...options })
 
 const MiB = 1024 * 1024
 const round = (pagesSent: number, dirtyNow: number, durationMs: number) => ({
@@ -12,7 +15,7 @@ const round = (pagesSent: number, dirtyNow: number, durationMs: number) => ({
 })
 
 t.test('an idle workload freezes after its first round', async (t) => {
-  t.same(new StopRule().decide(round(100_000, 0, 300)), {
+  t.same(ruleOf().decide(round(100_000, 0, 300)), {
     action: 'freeze',
     reason: 'idle',
     estimatedDowntimeMs: fixedDowntimeMs,
@@ -20,7 +23,7 @@ t.test('an idle workload freezes after its first round', async (t) => {
 })
 
 t.test('freezes when what is left fits the goal at the bandwidth seen', async (t) => {
-  const rule = new StopRule({ maxDowntimeMs: fixedDowntimeMs + 10 })
+  const rule = ruleOf({ maxDowntimeMs: fixedDowntimeMs + 10 })
   // 256 MiB in 256 ms: 1 MiB/ms, so 10 ms carry 2560 pages.
   t.match(rule.decide(round(65536, 20000, 256)), { action: 'continue' })
   t.equal(rule.bytesPerMs, MiB)
@@ -37,28 +40,28 @@ t.test('freezes when what is left fits the goal at the bandwidth seen', async (t
 })
 
 t.test('gives up when rounds do not shrink, or after the limit', async (t) => {
-  const stubborn = new StopRule({ maxDowntimeMs: 1 })
+  const stubborn = ruleOf({ maxDowntimeMs: 1 })
   t.match(stubborn.decide(round(100_000, 50_000, 400)), { action: 'continue' })
   t.match(stubborn.decide(round(50_000, 45_000, 200)), { action: 'freeze', reason: 'not-shrinking' })
 
-  const patient = new StopRule({ maxDowntimeMs: 1, patience: 2 })
+  const patient = ruleOf({ maxDowntimeMs: 1, patience: 2 })
   patient.decide(round(100_000, 90_000, 400))
   t.match(patient.decide(round(90_000, 40_000, 400)), { action: 'continue' }, 'one good round forgives')
   t.match(patient.decide(round(40_000, 39_000, 400)), { action: 'continue' })
   t.match(patient.decide(round(39_000, 38_000, 400)), { reason: 'not-shrinking' })
 
-  const slow = new StopRule({ maxDowntimeMs: 0 })
+  const slow = ruleOf({ maxDowntimeMs: 0 })
   let pages = 1_000_000
-  for (let i = 1; i < defaultMaxRounds; i++) {
+  for (let i = 1; i < defaults.maxRounds; i++) {
     t.match(slow.decide(round(pages, pages * 0.7, 1000)), { action: 'continue' })
     pages *= 0.7
   }
   t.match(slow.decide(round(pages, pages * 0.7, 1000)), { action: 'freeze', reason: 'round-limit' })
-  t.equal(slow.rounds, defaultMaxRounds)
+  t.equal(slow.rounds, defaults.maxRounds)
 })
 
 t.test('small rounds do not spoil the estimate', async (t) => {
-  const rule = new StopRule({ maxDowntimeMs: 0 })
+  const rule = ruleOf({ maxDowntimeMs: 0 })
   rule.decide(round(10, 8, 10))
   t.equal(rule.bytesPerMs, 4096, 'better than nothing')
   rule.decide(round(65536, 30000, 256))
@@ -68,18 +71,18 @@ t.test('small rounds do not spoil the estimate', async (t) => {
   t.equal(rule.bytesPerMs, MiB)
   rule.decide(round(65536, 8, 128))
   t.equal(rule.bytesPerMs, 1.5 * MiB, 'the latest weighs half')
-  t.equal(new StopRule().downtimeMs(1), Number.POSITIVE_INFINITY)
+  t.equal(ruleOf().downtimeMs(1), Number.POSITIVE_INFINITY)
 })
 
 t.test('mode precopy does not give up before the limit', async (t) => {
-  const rule = new StopRule({ canFollowLazily: false, maxRounds: 5 })
+  const rule = ruleOf({ canFollowLazily: false, maxRounds: 5 })
   for (let i = 1; i < 5; i++) t.match(rule.decide(round(50_000, 50_000, 200)), { action: 'continue' })
   t.match(rule.decide(round(50_000, 50_000, 200)), { reason: 'round-limit' })
 })
 
 t.test('the budget of a freeze is what the fixed part leaves, and has an end', async (t) => {
   const budget = (maxDowntimeMs: number, bytesPerMs: number) => {
-    const rule = new StopRule({ maxDowntimeMs })
+    const rule = ruleOf({ maxDowntimeMs })
     t.equal(rule.freezeBudgetPages, 0, 'nothing is known of the bandwidth')
     rule.decide({ pagesSent: 1000, dirtyNow: 1000, bytes: bytesPerMs * 1000, durationMs: 1000 })
     return rule.freezeBudgetPages
@@ -119,32 +122,32 @@ function simulate(rule: StopRule, workload: Workload, totalPages: number, bytesP
 t.test('models of workloads', async (t) => {
   const totalPages = 131_072
   t.match(
-    simulate(new StopRule(), () => 0, totalPages, MiB),
+    simulate(ruleOf(), () => 0, totalPages, MiB),
     { rounds: 1, reason: 'idle' },
   )
 
   // 1 MiB/ms are 256 pages/ms. Slower than that: it converges.
-  const slow = simulate(new StopRule(), randomWrites(totalPages, 50), totalPages, MiB)
+  const slow = simulate(ruleOf(), randomWrites(totalPages, 50), totalPages, MiB)
   t.match(slow, { reason: 'downtime-goal' })
   t.ok(slow.rounds <= 5, `${slow.rounds} rounds`)
 
   const fast = randomWrites(10 * totalPages, 400)
-  t.match(simulate(new StopRule(), fast, totalPages, MiB), { reason: 'not-shrinking', rounds: 1 })
-  const precopy = new StopRule({ canFollowLazily: false })
-  t.match(simulate(precopy, fast, totalPages, MiB), { reason: 'round-limit', rounds: defaultMaxRounds })
+  t.match(simulate(ruleOf(), fast, totalPages, MiB), { reason: 'not-shrinking', rounds: 1 })
+  const precopy = ruleOf({ canFollowLazily: false })
+  t.match(simulate(precopy, fast, totalPages, MiB), { reason: 'round-limit', rounds: defaults.maxRounds })
 
   // Writes a small set as fast as it can: only a freeze makes that stand still, and it fits.
-  const hot = simulate(new StopRule(), randomWrites(500, 10_000), totalPages, MiB)
+  const hot = simulate(ruleOf(), randomWrites(500, 10_000), totalPages, MiB)
   t.match(hot, { reason: 'downtime-goal', dirtyNow: 500 })
 
   // The same, larger than what fits: after a round that has shown it nothing more is tried.
-  const large = simulate(new StopRule(), randomWrites(20_000, 10_000), totalPages, MiB)
+  const large = simulate(ruleOf(), randomWrites(20_000, 10_000), totalPages, MiB)
   t.match(large, { reason: 'not-shrinking', rounds: 2 })
 
   // A phase of much writing ends while rounds run.
   const shrinking: Workload = (from, ms) =>
     randomWrites(Math.ceil(60_000 * 0.5 ** (from / 100)), 1000)(from, ms)
-  t.match(simulate(new StopRule(), shrinking, totalPages, MiB), { reason: 'downtime-goal' })
+  t.match(simulate(ruleOf(), shrinking, totalPages, MiB), { reason: 'downtime-goal' })
 })
 
 t.test('whatever the workload does, rounds end, and within the goal when they say so', async () => {
@@ -160,7 +163,7 @@ t.test('whatever the workload does, rounds end, and within the goal when they sa
         canFollowLazily: fc.boolean(),
       }),
       ({ totalPages, workingSet, perMs, bytesPerMs, ...options }) => {
-        const rule = new StopRule(options)
+        const rule = ruleOf(options)
         const workload = randomWrites(Math.min(workingSet, totalPages), perMs)
         const end = simulate(rule, workload, totalPages, bytesPerMs)
         const { rounds, reason, dirtyNow, estimatedDowntimeMs } = end

@@ -41,7 +41,7 @@ export {
   type Route,
 } from './frames/lanes.js'
 export * from './frames/limits.js'
-export { pageBytesOf, pagesIn, payloadBytesOf } from './frames/rules.js'
+export { pageBytesOf, payloadBytesOf } from './frames/rules.js'
 export {
   agree,
   COMPRESSIONS,

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Logger, pageBytes } from '@pageferry/base'
+import { type Logger, pageBytes, sortRuns } from '@pageferry/base'
 import { PageSet, PushOrder, type WriteHistory } from '@pageferry/pages'
 import { maxBatchPages, maxRunsPerBatch } from '@pageferry/wire'
 import { type BatchPages, BulkLane } from '../lanes/bulk-lane.js'
@@ -81,7 +81,7 @@ export class Push {
         const atMost = Math.min(lane.pushPages, pacing?.batchPages ?? maxBatchPages)
         const { nrRuns } = this.#order.next(table, atMost)
         // Leave out pages that the fault lane has sent or the workload has discarded: the order does not know of them.
-        const runs = sent.claim(sorted(table, nrRuns))
+        const runs = sent.claim(sortRuns(table, nrRuns))
         if (runs.length > 0) this.#push(lane, runs)
         // One batch per turn: requests that came in meanwhile are answered first.
         await new Promise((resolve) => setImmediate(resolve))
@@ -106,17 +106,4 @@ export class Push {
       if (signal.aborted) resolve()
     })
   }
-}
-
-/** Sorts the runs, as frames require, and joins neighbours. */
-function sorted(table: Float64Array, nrRuns: number): Float64Array {
-  const pairs = Array.from({ length: nrRuns }, (_, i) => [table[2 * i], table[2 * i + 1]])
-  pairs.sort((a, b) => a[0] - b[0])
-  const runs: number[] = []
-  for (const [first, nr] of pairs) {
-    const last = runs.length - 2
-    if (last >= 0 && runs[last] + runs[last + 1] === first) runs[last + 1] += nr
-    else runs.push(first, nr)
-  }
-  return Float64Array.from(runs)
 }

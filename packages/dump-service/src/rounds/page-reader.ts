@@ -1,5 +1,4 @@
-import type { RunTable } from '@pageferry/base'
-import { hex, PageferryError, pageBytes } from '@pageferry/base'
+import { cutRuns, hex, PageferryError, pageBytes, type RunTable } from '@pageferry/base'
 import type { Tracker } from '@pageferry/checkpoint'
 import { memory } from '@pageferry/kernel'
 import { maxBatchPages } from '@pageferry/wire'
@@ -46,7 +45,7 @@ export class PageReader {
         table.length >> 1,
         out.subarray(nrPages * pageBytes),
       )
-      const { done, rest } = cut(table, got)
+      const { done, rest } = cutRuns(table, got)
       present.push(...done)
       nrPages += got
       if (rest.length === 0) break
@@ -57,7 +56,7 @@ export class PageReader {
         )
       }
       vanished.push(rest[0], 1)
-      table = cut(Float64Array.from(rest), 1).rest
+      table = cutRuns(Float64Array.from(rest), 1).rest
     }
     const taken = Float64Array.from(present)
     this.#tracker?.noteRead(taken, taken.length >> 1, out)
@@ -86,21 +85,4 @@ function append(runs: number[], page: number): void {
   const last = runs.length - 2
   if (last >= 0 && runs[last] + runs[last + 1] === page) runs[last + 1]++
   else runs.push(page, 1)
-}
-
-/** Splits a run table behind its first `nrPages` pages. */
-function cut(table: Float64Array, nrPages: number): { done: number[]; rest: Float64Array } {
-  const done: number[] = []
-  for (let r = 0; r < table.length; r += 2) {
-    if (table[r + 1] > nrPages) {
-      if (nrPages > 0) done.push(table[r], nrPages)
-      const rest = table.slice(r)
-      rest[0] += nrPages
-      rest[1] -= nrPages
-      return { done, rest }
-    }
-    done.push(table[r], table[r + 1])
-    nrPages -= table[r + 1]
-  }
-  return { done, rest: new Float64Array(0) }
 }

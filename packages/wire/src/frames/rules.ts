@@ -1,18 +1,11 @@
-import { pageBytes } from '@pageferry/base'
+import { pageBytes, pagesInRuns } from '@pageferry/base'
 import { WireError } from './errors.js'
 import type { Frame } from './frames.js'
 import { imagePieceBytes, pageLimit } from './limits.js'
 
-/** Pages in a run table. */
-export function pagesIn(runs: Float64Array): number {
-  let pages = 0
-  for (let i = 1; i < runs.length; i += 2) pages += runs[i]
-  return pages
-}
-
 /** Bytes of a frame's pages after decompression. */
 export function pageBytesOf({ runs }: { runs: Float64Array }): number {
-  return pagesIn(runs) * pageBytes
+  return pagesInRuns(runs) * pageBytes
 }
 
 /**
@@ -25,7 +18,7 @@ export function payloadBytesOf(frame: Frame): number {
     case 'pageReply':
       return frame.zstdBytes || pageBytesOf(frame)
     case 'pageHashes':
-      return pagesIn(frame.runs) * BigUint64Array.BYTES_PER_ELEMENT
+      return pagesInRuns(frame.runs) * BigUint64Array.BYTES_PER_ELEMENT
     case 'image':
       return Math.min(imagePieceBytes, frame.totalBytes - frame.offset)
     default:
