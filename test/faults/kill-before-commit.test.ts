@@ -1,4 +1,4 @@
-// test-timeout-s: 1800
+// test-timeout-s: 5400
 import { setTimeout as sleep } from 'node:timers/promises'
 import { seededRandom } from '@pageferry/base'
 import type { ServiceClient } from '@pageferry/service/client'
@@ -29,7 +29,7 @@ const goneMs = 45_000
 
 t.test(
   `kill -9 of the dump worker at ${nrKills} moments before the commit`,
-  { timeout: 1_800_000 },
+  { timeout: 5_400_000 },
   async (t) => {
     await withOneWayLab(async (lab) => {
       const driver = new Driver(lab)
