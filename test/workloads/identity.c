@@ -8,6 +8,7 @@
 #include <linux/capability.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -146,6 +147,12 @@ static void take_snapshot(char *at)
 	at += sprintf(at, "policy %d, priority %d, personality %x\n", sched_getscheduler(0), parameter.sched_priority,
 		      (unsigned int)syscall(SYS_personality, 0xffffffff));
 	at = add_line(at, "directory", getcwd(text, sizeof text));
+	at += sprintf(at, "I/O priority %ld, timer slack %d, machine checks %d, merging %d, registrations %lx\n",
+		      syscall(SYS_ioprio_get, 1, 0), prctl(PR_GET_TIMERSLACK), prctl(PR_MCE_KILL_GET, 0, 0, 0, 0),
+		      prctl(68, 0, 0, 0, 0), syscall(SYS_membarrier, 1 << 9, 0, 0));
+	stack_t stack;
+	MUST(sigaltstack(NULL, &stack));
+	at += sprintf(at, "stack %p, %x\n", stack.ss_sp, stack.ss_flags);
 	read_file("/proc/self/oom_score_adj", text, sizeof text);
 	at = add_line(at, "oom_score_adj", text);
 	read_file("/proc/self/coredump_filter", text, sizeof text);
@@ -212,6 +219,33 @@ static void *be_somebody(void *argument)
 	return NULL;
 }
 
+static void write_file(const char *path, const char *text)
+{
+	int fd = MUST(open(path, O_WRONLY | O_CLOEXEC));
+
+	MUST(write(fd, text, strlen(text)));
+	close(fd);
+}
+
+/* Nothing here may be the default: it would come through a move that forgets it. */
+static void set_attributes(void)
+{
+	static char stack[65536];
+	stack_t autodisarmed = { .ss_sp = stack, .ss_size = sizeof stack, .ss_flags = (int)(1u << 31) };
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(work_seed % sysconf(_SC_NPROCESSORS_ONLN), &one);
+	MUST(sched_setaffinity(0, sizeof one, &one));
+	MUST(syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 6));
+	MUST(prctl(PR_SET_TIMERSLACK, 77777));
+	MUST(prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0));
+	prctl(67, 1, 0, 0, 0); /* PR_SET_MEMORY_MERGE: not in every kernel */
+	MUST(syscall(SYS_membarrier, 1 << 4, 0, 0));
+	MUST(sigaltstack(&autodisarmed, NULL));
+	write_file("/proc/self/coredump_filter", "0x11");
+}
+
 int main(int argc, char **argv)
 {
 	static char before[65536], after[65536];
@@ -230,6 +264,7 @@ int main(int argc, char **argv)
 	limit.rlim_cur = 0;
 	MUST(setrlimit(RLIMIT_CORE, &limit));
 	MUST(setpriority(PRIO_PROCESS, 0, 3));
+	set_attributes();
 	adjustment = MUST(open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
 	MUST(write(adjustment, "321", 3));
 	close(adjustment);

@@ -4,8 +4,17 @@ import { PageferryError } from '@pageferry/base'
 /**
  * Numbers of capabilities(7). Tests that removed each capability showed which ones each side needs (deploy/README.md).
  */
-const source = { CAP_SYS_ADMIN: 21, CAP_SYS_PTRACE: 19, CAP_DAC_OVERRIDE: 1, CAP_KILL: 5 } as const
-const destination = { ...source, CAP_SETUID: 7, CAP_SETGID: 6, CAP_SETPCAP: 8 } as const
+const source = {
+  ...{
+    CAP_SYS_ADMIN: 21,
+    CAP_SYS_PTRACE: 19,
+    CAP_DAC_OVERRIDE: 1,
+    CAP_KILL: 5,
+    CAP_SETUID: 7,
+    CAP_SETGID: 6,
+  },
+} as const
+const destination = { ...source, CAP_SETPCAP: 8 } as const
 
 /** Names of the capabilities that this process lacks for its side of a migration. */
 export function missingCapabilities(side: 'source' | 'destination'): string[] {

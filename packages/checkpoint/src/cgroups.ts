@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs'
  * show the top: in a container it often shows only the container's own cgroup.
  */
 
-export type Controller = 'freezer' | 'memory'
+export type Controller = 'freezer' | 'memory' | 'cpuset'
 
 /** A mounted hierarchy. Version 2 has one for all controllers, each of which may be enabled there or not. */
 export interface Hierarchy {

@@ -1,17 +1,20 @@
 import { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSync } from 'node:fs'
-import { PageferryError } from '@pageferry/base'
+import { PageferryError, pageBytes } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
 import { requireAreaCount } from '@pageferry/pages'
 import { Freezer } from './freezer.js'
+import { checkAttributes } from './kinds/attributes/refused.js'
 import { checkDescriptors } from './kinds/descriptors/check.js'
 import { checkFs } from './kinds/fs.js'
 import { dumpMemoryMap } from './kinds/memory-map/read.js'
 import { checkTimers } from './kinds/timers.js'
 import { groupProblems, type Problem, type ProblemGroup, refusal } from './problems.js'
+import { readLimits } from './proc/limits.js'
 import { readVmFlags } from './proc/maps.js'
 import { readStat } from './proc/stat.js'
 import { readStatus } from './proc/status.js'
 import { readTids } from './proc/tasks.js'
+import { scratchPages } from './remote/scratch.js'
 
 export interface Preflight {
   workload: { pid: number; comm: string; threads: number; residentPages: number }
@@ -82,12 +85,14 @@ function inspect(pid: number): Preflight {
     ...checkTask(pid, stat, status),
     ...checkNamespaces(pid),
     ...checkThreads(pid),
+    ...checkAttributes(pid),
     ...checkFamily(pid),
     ...checkFs(pid),
     ...checkMemoryMap(pid),
     ...checkDescriptors(pid),
     ...checkFreezer(pid),
     ...checkTimers(pid),
+    ...checkRoom(pid),
   ]
   return { workload, problems: groupProblems(problems) }
 }
@@ -189,6 +194,17 @@ function checkFreezer(pid: number): Problem[] {
     if (!(error instanceof PageferryError) || error.code !== 'UNSUPPORTED_HOST') throw error
     return [{ what: 'cgroup freezer', reason: error.message }]
   }
+}
+
+const rlimitAs = 9 // RLIMIT_AS
+
+/** The freeze maps a scratch area into the workload, for the arguments and answers of its system calls. */
+function checkRoom(pid: number): Problem[] {
+  const pages = BigInt(readFileSync(`/proc/${pid}/statm`, 'utf8').split(' ')[0]) + BigInt(scratchPages)
+  const { soft } = readLimits(pid)[rlimitAs]
+  if (pages * BigInt(pageBytes) <= soft) return []
+  const reason = `its limit of ${soft} bytes of address space (RLIMIT_AS) leaves no room for a scratch area of ${scratchPages} pages`
+  return [{ what: `process ${pid}`, reason }]
 }
 
 /** A thread may have ended since it was listed. Its children belong to another thread now. */

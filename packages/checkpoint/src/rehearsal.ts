@@ -133,7 +133,7 @@ function capture(pid: number): ProcessImages {
   const stopped = StoppedProcess.stop(pid, 'all')
   const { map } = dumpMemoryMap(pid, readVmFlags(pid))
   stopped.mapScratch()
-  const captured = captureProcess(stopped, map, readFds(pid), new FileTable())
+  const captured = captureProcess(stopped, map, readFds(pid), new FileTable(), { memoryPolicies: false })
   stopped.leave()
   stopped.detach()
   const images = new ProcessImages()

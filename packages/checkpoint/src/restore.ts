@@ -1,31 +1,39 @@
 import { closeSync } from 'node:fs'
 import { addressOf, PageferryError, pageBytes } from '@pageferry/base'
-import type { CoreEntry, TaskCoreEntry } from '@pageferry/images'
+import type { TaskCoreEntry } from '@pageferry/images'
 import { fds, type KeeperClient, memory, ptrace, uffd } from '@pageferry/kernel'
 import type { AreaMap, PageSet } from '@pageferry/pages'
 import type { Freezer } from './freezer.js'
 import { restoreAddressSpace, restoreDumpable, restoreFutureLocks } from './kinds/address-space.js'
+import { restoreKeyrings } from './kinds/attributes/keyrings.js'
+import { restoreLoginUid } from './kinds/attributes/login-uid.js'
+import { restoreAreaPolicies } from './kinds/attributes/memory-policy.js'
 import { restoreCredentials } from './kinds/credentials.js'
 import { restoreDescriptors } from './kinds/descriptors/table.js'
 import { restoreFs } from './kinds/fs.js'
 import { guardsFromVmas } from './kinds/guard-regions.js'
 import { SkeletonMap } from './kinds/memory-map/apply.js'
+import { restoreAreaNames } from './kinds/memory-map/names.js'
 import { areasFromVmas } from './kinds/memory-map/vmas.js'
 import {
   restoreComm,
   restoreFromOutside,
   restoreLimits,
+  restoreProcessAttributes,
   restoreProcessState,
+  restoreSignalLimit,
   restoreStop,
 } from './kinds/process-state.js'
 import { restorePendingSignals, restoreSignalActions } from './kinds/signals.js'
 import {
+  type RestoredThread,
   restoreDeathSignal,
   restoreRegisters,
   restoreScheduling,
   restoreThreadState,
 } from './kinds/threads.js'
 import { restoreTimers } from './kinds/timers.js'
+import type { Problem } from './problems.js'
 import { readStatus } from './proc/status.js'
 import type { ProcessImages } from './process-images.js'
 import { SkeletonProcess, skeletonScratchPages } from './remote/skeleton-process.js'
@@ -45,13 +53,8 @@ const uffdFeatures =
   uffd.UFFD_FEATURE_EVENT_UNMAP |
   uffd.UFFD_FEATURE_THREAD_ID
 
-interface RestoredThread {
-  /** Tid as the tracer sees it. */
-  tid: number
-  /** Tid as the workload sees it. */
-  nsTid: number
-  core: CoreEntry
-}
+/** Bounds the report that a peer can cause. */
+const maxNotMoved = 1000
 
 /** Results of `beginState` for `finishState`. */
 interface BegunState {
@@ -69,6 +72,8 @@ export class Restorer {
   readonly map: SkeletonMap
   /** The workload's own pid, in its pid namespace. */
   readonly nsPid: number
+  /** Parts that the process has lost, with reasons. */
+  readonly notMoved: Problem[] = []
   #begun: BegunState | null = null
 
   private constructor(skeleton: SkeletonProcess, uffdFd: number, nsPid: number) {
@@ -137,6 +142,8 @@ export class Restorer {
     const mm = images.mm(this.nsPid)
 
     ptrace.setSigmask(this.pid, allSignals)
+    restoreKeyrings(skeleton)
+    restoreLoginUid(skeleton, leader.tc.loginuid, this.#tell)
     const threads: RestoredThread[] = []
     for (const nsTid of tree.threads) {
       const core = nsTid === this.nsPid ? leader : images.core(nsTid)
@@ -166,6 +173,7 @@ export class Restorer {
    *
    *   guards, then locks        a guard cannot be put into a locked area
    *   locks of the future       after this nothing may be mapped for ourselves
+   *   process attributes        after this nothing may become executable
    *   limits                    the memory is mapped and locked by now, and the thread is still privileged
    *   thread state              before credentials, which may remove the right to set it
    *   death signal, dumpable    after credentials, which reset them
@@ -180,11 +188,15 @@ export class Restorer {
     const { task, threads } = this.#begun
     const mm = images.mm(this.nsPid)
     this.map.finish(guardsFromVmas(mm.vmas, this.map.map))
+    restoreAreaNames(skeleton, this.map.map, this.#tell)
+    restoreAreaPolicies(skeleton, mm.memoryPolicies, this.#tell)
     restoreFutureLocks(skeleton, mm)
+    restoreProcessAttributes(skeleton, task, this.#tell)
     restoreLimits(skeleton, task)
     const own = readStatus(this.pid)
-    for (const { tid, core } of threads) {
-      restoreThreadState(skeleton, tid, core)
+    for (const thread of threads) {
+      const { tid, core } = thread
+      restoreThreadState(skeleton, thread, this.#tell)
       if (core.threadCore?.creds !== undefined) restoreCredentials(skeleton, tid, core.threadCore.creds, own)
       restoreDeathSignal(skeleton, tid, core)
       restoreComm(skeleton, tid, core.threadCore?.comm ?? task.comm)
@@ -201,15 +213,20 @@ export class Restorer {
       shared: true,
     })
     if (task.timers !== undefined) restoreTimers(skeleton, task.timers)
+    restoreSignalLimit(skeleton, task)
     this.#leaveScratch()
-    for (const { tid, core } of threads) restoreScheduling(tid, core)
-    restoreFromOutside(this.pid, task)
+    for (const thread of threads) restoreScheduling(this.pid, thread, this.#tell)
+    restoreFromOutside(this.pid, task, this.#tell)
     for (const { tid, core } of threads) restoreRegisters(tid, core)
     restoreStop(
       this.pid,
       threads.map(({ tid }) => tid),
       task,
     )
+  }
+
+  #tell = (lost: Problem): void => {
+    if (this.notMoved.length < maxNotMoved) this.notMoved.push(lost)
   }
 
   /** Unmaps the scratch area last. The call that unmaps it runs in the vdso. */

@@ -35,6 +35,7 @@ function anon(start: number, nrPages: number, more: Partial<Area> = {}): Area {
     path: undefined,
     fileFlags: undefined,
     backingId: undefined,
+    name: undefined,
     ...more,
   }
 }
@@ -109,6 +110,13 @@ t.test('areas survive the way over the wire', async (t) => {
     { numRuns: 150 },
   )
   t.pass('for all of them')
+})
+
+t.test('names of anonymous memory travel with it', async (t) => {
+  const map = new AreaMap([anon(0, 1, { name: 'a heap' }), anon(1, 1), anon(2, 1, { name: 'x' })])
+  const image = encodeImage('mm', mmOfRound(map, new FileTable()))
+  const names = areasFromVmas(decodeImage('mm', image).vmas, []).areas.map(({ name }) => name)
+  t.same(names, ['a heap', undefined, 'x'])
 })
 
 t.test('ids of files stay the same over rounds', async (t) => {

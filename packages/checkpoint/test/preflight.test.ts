@@ -4,6 +4,7 @@ import { eventually } from '@pageferry/testing/eventually'
 import { adopt, kill, type Subject, startOrphan, startSubject } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
 import { preflight } from '../src/preflight.js'
+import { checkFromInside } from '../src/probe.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
 import { compile, scratchDirectory } from './fixtures/start.js'
 
@@ -26,6 +27,37 @@ t.test('an ordinary process can move', async (t) => {
   t.match(workload, { pid, comm: 'odd', threads: 1 })
   t.ok(workload.residentPages > 50)
   t.match(/^State:\s+(\w)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1], 'S', 'it was not stopped')
+})
+
+/** Found from outside; these are found when the process itself is asked. */
+const refusedFromInside: Record<string, RegExp> = {
+  landlock: /^thread \d+: it is confined by a Landlock domain/,
+  'landlock-files': /^thread \d+: it is confined by a Landlock domain/,
+  'landlock-user': /^thread \d+: it is confined by a Landlock domain/,
+  'landlock-thread': /^thread \d+: it is confined by a Landlock domain/,
+  ldt: /^process \d+: it has a local descriptor table/,
+  'user-dispatch': /^process \d+: thread \d+ dispatches its own system calls/,
+  'no-vdso': /^process \d+: the process has no vdso/,
+}
+
+for (const [kind, reason] of Object.entries(refusedFromInside)) {
+  t.test(`refused: ${kind}`, async (t) => {
+    const { pid, output } = await odd(t, kind)
+    if (output().startsWith('unsupported')) return t.pass(kind, { skip: `kernel: ${output().trim()}` })
+    t.same(reasons(pid), [])
+    const found = (await checkFromInside(pid)).map((problem) => `${problem.what}: ${problem.reason}`)
+    t.equal(found.length, 1, found.join('\n'))
+    t.match(found[0], reason)
+    t.notOk(/^State:\s+[tT]/m.test(readFileSync(`/proc/${pid}/status`, 'utf8')), 'it runs')
+  })
+}
+
+t.test('nothing is found in an ordinary process of root or somebody else', async (t) => {
+  for (const kind of ['nothing', 'user']) {
+    const { pid } = await odd(t, kind)
+    t.same(reasons(pid), [])
+    t.same(await checkFromInside(pid), [], kind)
+  }
 })
 
 /** Each kind gives exactly one reason, and it is this one. */
@@ -60,6 +92,10 @@ const refused: Record<string, RegExp> = {
   'deleted-file': /deleted/,
   'deleted-link': /no longer leads to it/,
   device: /terminal or device/,
+  deadline: /^process \d+: its policy is SCHED_DEADLINE/,
+  'no-room': /^process \d+: its limit of \d+ bytes of address space/,
+  'time-children': /^time namespace: its children/,
+  'pid-children': /^pid namespace: its children/,
   'many-timers': /POSIX timer \d+: its id is too high/,
 }
 

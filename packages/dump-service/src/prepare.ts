@@ -11,6 +11,7 @@ export async function prepare(source: Source, workloadNow: () => WorkloadStatus)
   const { spec, workload, lanes, records, channel } = source
   requireCapabilities('source')
   workload.open(spec.id)
+  await workload.probe()
   const { ports, url } = await lanes.listen()
   await records.save({ ...workload.record, ports })
   channel.send({ type: 'listening', dataUrl: url, workload: workloadNow() })

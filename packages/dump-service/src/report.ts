@@ -1,6 +1,7 @@
 import { performance } from 'node:perf_hooks'
 import {
   type Mode,
+  type NotMoved,
   type RoundReport,
   type SourceReport,
   type SourceState,
@@ -34,6 +35,7 @@ export class ReportInProgress {
       compressed: { pages: 0, bytes: 0 },
       blackoutMs: 0,
       totalMs: 0,
+      notMoved: [],
       blackout: { freezeMs: 0, captureMs: 0 },
     }
   }
@@ -67,6 +69,10 @@ export class ReportInProgress {
     const { blackout } = this.#report
     blackout.captureMs = performance.now() - this.#frozenAt - blackout.freezeMs
     this.#report.pages = { ...pages }
+  }
+
+  noteNotMoved(more: NotMoved[]): void {
+    this.#report.notMoved.push(...more)
   }
 
   /** The downtime has ended. The destination repeats that after a reconnect; only the first time counts. */

@@ -1,12 +1,17 @@
 import { closeSync } from 'node:fs'
 import { isKernelError, PageferryError } from '@pageferry/base'
 import {
+  Bystanders,
+  type CaptureOptions,
   type ExitOfProcess,
   exitOf,
+  probe,
   readStat,
   readStatus,
+  refusal,
   requireMovable,
   StoppedProcess,
+  usesMemoryPolicies,
 } from '@pageferry/checkpoint'
 import { fds, Poller } from '@pageferry/kernel'
 import type { Holds } from '@pageferry/service/worker'
@@ -39,6 +44,8 @@ export class Task {
   #exitPoller: Poller | null = null
   #gone = false
   #stopped: StoppedProcess | null = null
+  readonly #bystanders = new Bystanders()
+  #memoryPolicies = true
 
   /** @param onExit is called once, when the process that was opened has ended */
   constructor(pid: number, list: Holds, onExit: (exit: ExitOfProcess) => void) {
@@ -56,6 +63,25 @@ export class Task {
     this.#facts = { residentPages, nsPid: readStatus(this.pid).nsPids.at(-1) ?? this.pid }
     this.#watch()
     this.#holds.announce(holds.stop, this.name, this.pid)
+  }
+
+  /**
+  /**
+   * Stops the process for a moment and asks it for what is not visible from outside.
+   * @throws REFUSED
+   */
+  async probe(): Promise<void> {
+    this.#memoryPolicies = usesMemoryPolicies(this.pid)
+    await this.#bystanders.add(this.pid)
+    const problems = probe(this.pid, this.#bystanders)
+    if (problems.length > 0) {
+      throw refusal(`process ${this.pid} (${this.identity.comm}) cannot be moved`, problems)
+    }
+  }
+
+  /** Facts from `probe`, for the capture. */
+  get captureOptions(): CaptureOptions {
+    return { bystanders: this.#bystanders, memoryPolicies: this.#memoryPolicies }
   }
 
   /**
@@ -146,6 +172,7 @@ export class Task {
     this.#holds.handOver(holds.stop, this.pid)
     this.#stopped.detach()
     this.#stopped = null
+    this.#bystanders.end()
   }
 
   /** Sends SIGKILL. A v1 freezer holds even a killed process until it is thawed. Idempotent. */
@@ -162,6 +189,7 @@ export class Task {
   /** Closes our descriptors; the process stays as it is. */
   close(): void {
     this.#stopWatching()
+    this.#bystanders.end()
     if (this.#pidfd !== none) closeSync(this.#pidfd)
     this.#pidfd = none
   }

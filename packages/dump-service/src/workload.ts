@@ -57,6 +57,14 @@ export class Workload {
   }
 
   /**
+   * Stops the workload for a moment and asks it for what is not visible from outside.
+   * @throws REFUSED
+   */
+  probe(): Promise<void> {
+    return this.root.probe()
+  }
+
+  /**
    * Takes over after kill -9 of the worker before: the workload stays as it was, running or frozen.
    * @returns false when it is gone
    */

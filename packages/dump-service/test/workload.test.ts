@@ -13,8 +13,8 @@ const program = compile('odd')
 const id = `test-${process.pid}`
 const cgroups = (pid: number) => readFileSync(`/proc/${pid}/cgroup`, 'utf8')
 
-async function subjectOf(t: Test): Promise<Subject> {
-  const subject = await startSubject(['env', '-C', scratchDirectory(), program, 'nothing'])
+async function subjectOf(t: Test, kind = 'nothing'): Promise<Subject> {
+  const subject = await startSubject(['env', '-C', scratchDirectory(), program, kind])
   t.teardown(() => kill(subject.pid))
   return subject
 }
@@ -32,6 +32,24 @@ const openHolds = (stateDir: string) => holds.openHolds(stateDir)
 function stateOf(pid: number): string | undefined {
   return /^State:\s+(\w)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
 }
+
+t.test('a workload that must not be moved says so itself, before anything is done to it', async (t) => {
+  const { pid, output } = await subjectOf(t, 'landlock-user')
+  if (output().startsWith('unsupported')) return t.pass('Landlock', { skip: `kernel: ${output().trim()}` })
+  const workload = new Workload(pid, openHolds(stateDirOf(t)), () => {})
+  workload.open(id)
+  await t.rejects(workload.probe(), { code: 'REFUSED', message: /confined by a Landlock domain/ })
+  t.equal(stateOf(pid), 'S')
+  workload.resume()
+  workload.close()
+  const ordinary = await subjectOf(t)
+  const other = new Workload(ordinary.pid, openHolds(stateDirOf(t)), () => {})
+  other.open(id)
+  await other.probe()
+  t.equal(stateOf(ordinary.pid), 'S')
+  other.resume()
+  other.close()
+})
 
 t.test('through a migration and back', async (t) => {
   const { pid } = await subjectOf(t)

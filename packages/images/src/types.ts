@@ -33,6 +33,7 @@ export type TaskKobjIdsEntry = Message<criu.TaskKobjIdsEntry.$Properties>
 export type CoreEntry = Message<criu.CoreEntry.$Properties>
 export type TaskCoreEntry = Message<criu.TaskCoreEntry.$Properties>
 export type ThreadCoreEntry = Message<criu.ThreadCoreEntry.$Properties>
+export type AttributeEntry = Message<criu.AttributeEntry.$Properties>
 export type ThreadSasEntry = Message<criu.ThreadSasEntry.$Properties>
 export type ThreadInfoX86 = Message<criu.ThreadInfoX86.$Properties>
 export type UserX86Regs = Message<criu.UserX86Regs.$Properties>
@@ -52,6 +53,7 @@ export type CredsEntry = Message<criu.CredsEntry.$Properties>
 
 export type MmEntry = Message<criu.MmEntry.$Properties>
 export type VmaEntry = Message<criu.VmaEntry.$Properties>
+export type MemoryPolicyEntry = Message<criu.MemoryPolicyEntry.$Properties>
 export type AioRingEntry = Message<criu.AioRingEntry.$Properties>
 
 export type FdinfoEntry = Message<criu.FdinfoEntry.$Properties>

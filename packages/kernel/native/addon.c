@@ -11,6 +11,7 @@ NAPI_MODULE_INIT() {
 	init_process(env, exports);
 	init_poll(env, exports);
 	init_heir(env, exports);
+	init_sysvipc(env, exports);
 	init_zstd(env, exports);
 	return exports;
 }

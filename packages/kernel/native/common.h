@@ -68,6 +68,7 @@ void init_fd(napi_env env, napi_value exports);
 void init_process(napi_env env, napi_value exports);
 void init_poll(napi_env env, napi_value exports);
 void init_heir(napi_env env, napi_value exports);
+void init_sysvipc(napi_env env, napi_value exports);
 void init_zstd(napi_env env, napi_value exports);
 
 #endif

@@ -13,6 +13,8 @@
 #define IOPRIO_WHO_PROCESS 1
 /* NR_CPUS may be 8192; the kernel refuses a shorter buffer. */
 #define CPU_MASK_BYTES 1024
+/* Size of struct sched_attr since Linux 5.3. */
+#define SCHED_ATTR_BYTES 56
 
 _Static_assert(sizeof(rlim_t) == 8, "limits are 64-bit");
 
@@ -137,6 +139,35 @@ static napi_value set_scheduler(napi_env env, napi_callback_info info)
 	return pf_undefined(env);
 }
 
+/* Passes the struct as it is (linux/sched/types.h). glibc has no wrapper before 2.41. */
+static napi_value sched_get_attr(napi_env env, napi_callback_info info)
+{
+	unsigned char attr[SCHED_ATTR_BYTES] = { 0 };
+	int tid;
+
+	if (!int_args(env, info, 1, &tid))
+		return NULL;
+	if (syscall(SYS_sched_getattr, tid, attr, sizeof(attr), 0) < 0)
+		return pf_throw(env, "sched_getattr", errno, tid);
+	return pf_new_bytes(env, attr, sizeof(attr));
+}
+
+static napi_value sched_set_attr(napi_env env, napi_callback_info info)
+{
+	napi_value argv[2];
+	size_t length;
+	void *attr;
+	int tid;
+
+	if (!pf_args(env, info, 2, argv) || !pf_int(env, argv[0], &tid) || !pf_bytes(env, argv[1], &attr, &length))
+		return NULL;
+	if (length != SCHED_ATTR_BYTES)
+		return pf_throw_type(env, "a sched_attr has 56 bytes");
+	if (syscall(SYS_sched_setattr, tid, attr, 0) < 0)
+		return pf_throw(env, "sched_setattr", errno, tid);
+	return pf_undefined(env);
+}
+
 static napi_value get_ioprio(napi_env env, napi_callback_info info)
 {
 	int tid;
@@ -238,6 +269,8 @@ void init_process(napi_env env, napi_value exports)
 	pf_export(env, object, "setAffinity", set_affinity);
 	pf_export(env, object, "getScheduler", get_scheduler);
 	pf_export(env, object, "setScheduler", set_scheduler);
+	pf_export(env, object, "schedGetattr", sched_get_attr);
+	pf_export(env, object, "schedSetattr", sched_set_attr);
 	pf_export(env, object, "getIoprio", get_ioprio);
 	pf_export(env, object, "setIoprio", set_ioprio);
 	pf_export(env, object, "getsid", proc_getsid);

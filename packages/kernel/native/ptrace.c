@@ -24,6 +24,12 @@ _Static_assert(sizeof(siginfo_t) == 128, "a siginfo is 128 bytes");
 _Static_assert(sizeof(struct __ptrace_rseq_configuration) == 24, "5.13's rseq configuration");
 _Static_assert(PTRACE_GET_SYSCALL_INFO == 0x420e && PTRACE_GET_RSEQ_CONFIGURATION == 0x420f, "request numbers");
 
+/* Linux 6.4; Debian 12's headers have neither the request nor the struct. */
+#define PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG_ 0x4211
+struct sud_config {
+	uint64_t mode, selector, offset, length;
+};
+
 /* A stopped tracee answers within some ten microseconds. Spinning longer would only starve it. */
 #define SPIN_NS 200000ll
 #define SHORT_SLEEP_NS 20000l
@@ -434,6 +440,19 @@ static napi_value get_rseq_configuration(napi_env env, napi_callback_info info)
 	return result;
 }
 
+static napi_value get_user_dispatch(napi_env env, napi_callback_info info)
+{
+	struct sud_config config = { 0 };
+	napi_value argv[1];
+	pid_t tid;
+
+	if (!tid_arg(env, info, 1, argv, &tid))
+		return NULL;
+	if (request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG_, tid, (void *)sizeof(config), &config) < 0)
+		return pf_throw(env, "ptrace(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG)", errno, tid);
+	return pf_number(env, config.mode);
+}
+
 static napi_value get_event_message(napi_env env, napi_callback_info info)
 {
 	napi_value argv[1];
@@ -488,6 +507,7 @@ void init_ptrace(napi_env env, napi_value exports)
 	pf_export(env, object, "getSiginfo", get_siginfo);
 	pf_export(env, object, "peekSiginfo", peek_siginfo);
 	pf_export(env, object, "getRseqConfiguration", get_rseq_configuration);
+	pf_export(env, object, "getUserDispatch", get_user_dispatch);
 	pf_export(env, object, "getEventMessage", get_event_message);
 	pf_export(env, object, "runToTrap", run_to_trap);
 	pf_set(env, exports, "ptrace", object);

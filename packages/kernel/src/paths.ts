@@ -15,6 +15,10 @@ export const paths = {
   get keeper(): string {
     return program('keeper')
   },
+  /** A process that its user may inspect, see programs/bystander.c. */
+  get bystander(): string {
+    return program('bystander')
+  },
   /** The program of a process until its own memory is restored, see programs/skeleton.c. */
   get skeleton(): string {
     return program('skeleton')

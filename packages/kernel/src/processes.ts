@@ -12,6 +12,22 @@ export interface Scheduler {
   priority: number
 }
 
+/** struct sched_attr (sched_setattr(2)). Times are in ns. */
+export interface SchedulerAttributes {
+  policy: number
+  /** SCHED_FLAG_*. */
+  flags: bigint
+  nice: number
+  priority: number
+  /** Of SCHED_DEADLINE; of the fair policies the slice, from Linux 6.12 on (0 before). */
+  runtimeNs: bigint
+  deadlineNs: bigint
+  periodNs: bigint
+  /** 0 to 1024; both 0 in a kernel without utilization clamping. */
+  utilMin: number
+  utilMax: number
+}
+
 export interface CpuXfeatures {
   /** State components that the operating system enabled (XGETBV); 0 without XSAVE. */
   xcr0: bigint
@@ -27,6 +43,8 @@ interface Native {
   setAffinity(tid: number, mask: Uint8Array): void
   getScheduler(tid: number): Scheduler
   setScheduler(tid: number, policy: number, priority: number): void
+  schedGetattr(tid: number): Uint8Array
+  schedSetattr(tid: number, attr: Uint8Array): void
   getIoprio(tid: number): number
   setIoprio(tid: number, ioprio: number): void
   getsid(pid: number): number
@@ -81,6 +99,37 @@ export function getScheduler(tid: number): Scheduler {
 
 export function setScheduler(tid: number, policy: number, priority: number): void {
   native.setScheduler(tid, policy, priority)
+}
+
+export function schedGetattr(tid: number): SchedulerAttributes {
+  const bytes = Buffer.from(native.schedGetattr(tid))
+  return {
+    policy: bytes.readUInt32LE(4),
+    flags: bytes.readBigUInt64LE(8),
+    nice: bytes.readInt32LE(16),
+    priority: bytes.readUInt32LE(20),
+    runtimeNs: bytes.readBigUInt64LE(24),
+    deadlineNs: bytes.readBigUInt64LE(32),
+    periodNs: bytes.readBigUInt64LE(40),
+    utilMin: bytes.readUInt32LE(48),
+    utilMax: bytes.readUInt32LE(52),
+  }
+}
+
+/** EPERM without CAP_SYS_NICE for another user's thread; EOPNOTSUPP for clamps that this kernel does not have. */
+export function schedSetattr(tid: number, attr: SchedulerAttributes): void {
+  const bytes = Buffer.alloc(56)
+  bytes.writeUInt32LE(bytes.length, 0)
+  bytes.writeUInt32LE(attr.policy, 4)
+  bytes.writeBigUInt64LE(attr.flags, 8)
+  bytes.writeInt32LE(attr.nice, 16)
+  bytes.writeUInt32LE(attr.priority, 20)
+  bytes.writeBigUInt64LE(attr.runtimeNs, 24)
+  bytes.writeBigUInt64LE(attr.deadlineNs, 32)
+  bytes.writeBigUInt64LE(attr.periodNs, 40)
+  bytes.writeUInt32LE(attr.utilMin, 48)
+  bytes.writeUInt32LE(attr.utilMax, 52)
+  native.schedSetattr(tid, bytes)
 }
 
 /** I/O priority: class << 13 | level (linux/ioprio.h). */

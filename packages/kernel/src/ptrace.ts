@@ -103,6 +103,7 @@ interface Native {
   getSiginfo(tid: number): Uint8Array
   peekSiginfo(tid: number, shared: boolean): Uint8Array[]
   getRseqConfiguration(tid: number): RseqConfiguration
+  getUserDispatch(tid: number): number
   getEventMessage(tid: number): bigint
   runToTrap(tid: number, timeoutMs: number): void
 }
@@ -198,6 +199,14 @@ export function peekSiginfo(tid: number, shared: boolean): Uint8Array[] {
 /** PTRACE_GET_RSEQ_CONFIGURATION. EIO on kernels before 5.13 and those without rseq. */
 export function getRseqConfiguration(tid: number): RseqConfiguration {
   return native.getRseqConfiguration(tid)
+}
+
+/**
+ * PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: PR_SYS_DISPATCH_OFF (0), or how the thread's system calls are dispatched to
+ * itself. EIO on kernels before 6.4.
+ */
+export function getUserDispatch(tid: number): number {
+  return native.getUserDispatch(tid)
 }
 
 /** PTRACE_GETEVENTMSG: the value that belongs to the stop's event, such as the new child's tid or the exit status. */

@@ -63,6 +63,14 @@ export interface VerifyReport {
   proofMs: number
 }
 
+/** A part of the workload that the destination does not have. */
+export interface NotMoved {
+  /** The first few with this reason, and how many more there are. */
+  what: string
+  reason: string
+  count: number
+}
+
 /** Content of the file that `--report FILE` writes. Field names are stable API. */
 export interface MigrationReport {
   id: string
@@ -87,6 +95,8 @@ export interface MigrationReport {
   drainMs: number
   totalMs: number
   verify: VerifyReport | null
+  /** Everything that the move did not carry over, with the reasons. */
+  notMoved: NotMoved[]
 }
 
 /** The source's part of the report. */
@@ -103,6 +113,7 @@ export interface SourceReport
     | 'compressed'
     | 'blackoutMs'
     | 'totalMs'
+    | 'notMoved'
   > {
   blackout: Pick<BlackoutReport, 'freezeMs' | 'captureMs'>
 }
@@ -111,7 +122,7 @@ export interface SourceReport
 export interface DestinationReport
   extends Pick<
     MigrationReport,
-    'faults' | 'pushedPages' | 'prefetchedPages' | 'usefulPrefetchedPages' | 'drainMs' | 'verify'
+    'faults' | 'pushedPages' | 'prefetchedPages' | 'usefulPrefetchedPages' | 'drainMs' | 'verify' | 'notMoved'
   > {
   blackout: Pick<BlackoutReport, 'restoreMs' | 'resumeMs'>
 }
@@ -159,6 +170,7 @@ export function mergeReports(source: SourceReport, destination?: DestinationRepo
     drainMs: round2(destination?.drainMs ?? 0),
     totalMs: round2(source.totalMs),
     verify: destination?.verify ?? null,
+    notMoved: [...source.notMoved, ...(destination?.notMoved ?? [])],
   }
 }
 
@@ -228,7 +240,7 @@ export function formatReport(report: MigrationReport): string[] {
       `  zstd       ${count(compressed.pages)} pages in ${bytes(compressed.bytes)}, ${ratio.toFixed(1)} times smaller`,
     )
   }
-  return [...lines, ...verifyLines(verify)]
+  return [...lines, ...verifyLines(verify), ...notMovedLines(report)]
 }
 
 function verifyLines(verify: VerifyReport | null): string[] {
@@ -243,6 +255,10 @@ function verifyLines(verify: VerifyReport | null): string[] {
   const lines = [`  verify     ${count(mismatches)} of ${compared} DIFFER, ${count(unproven)} not compared`]
   for (const { address, area } of differing) lines.push(`             ${address} ${area}`)
   return lines
+}
+
+function notMovedLines({ notMoved }: MigrationReport): string[] {
+  return notMoved.map(({ what, reason }) => `  not moved  ${what}: ${reason}`)
 }
 
 function round2(value: number): number {

@@ -21,6 +21,7 @@ const source: SourceReport = {
   blackoutMs: 30.456,
   blackout: { freezeMs: 2, captureMs: 5 },
   totalMs: 1234.567,
+  notMoved: [{ what: 'session-keyring of the process', reason: 'keys stay', count: 1 }],
 }
 const differing = [{ address: '0x7f0000001000', area: '[heap]' }]
 const verify: VerifyReport = {
@@ -35,6 +36,7 @@ const destination: DestinationReport = {
   usefulPrefetchedPages: 38,
   drainMs: 90.1,
   verify,
+  notMoved: [{ what: 'cpu-affinity of thread 42', reason: 'no processor 7', count: 1 }],
 }
 
 t.test('merging', async (t) => {
@@ -59,7 +61,9 @@ t.test('merging', async (t) => {
     'drainMs',
     'totalMs',
     'verify',
+    'notMoved',
   ])
+  t.same(report.notMoved, [...source.notMoved, ...destination.notMoved])
   const alone = mergeReports({ ...source, outcome: 'resumed', blackoutMs: 6 })
   t.equal(alone.verify, null)
   t.equal(alone.faults.count, 0)
@@ -92,6 +96,7 @@ t.test('the readable form', async (t) => {
   t.match(lines.join('\n'), /40 pages asked for ahead, 38 known to be useful/)
   t.match(lines.join('\n'), /65,536 pages compared in 120\.0 ms while it ran, all equal/)
   t.notMatch(lines.join('\n'), /NaN|undefined/)
+  t.match(lines.join('\n'), 'not moved  cpu-affinity of thread 42: no processor 7')
   const bad = formatReport(
     mergeReports(source, { ...destination, verify: { ...verify, pages: 9, mismatches: 2, differing } }),
   )

@@ -46,6 +46,8 @@ export interface Area {
   readonly backingId?: string
   /** How a mapped file must be opened: O_RDWR (2) if a shared mapping is or may become writable, else 0. */
   readonly fileFlags?: number
+  /** Of anonymous memory, given by the program (prctl(2), PR_SET_VMA_ANON_NAME). Not identity. */
+  readonly name?: string
   /** Bytes into the file or shared object; 0n for a mapping without one. */
   readonly offset: bigint
 }

@@ -21,6 +21,7 @@ export function emptyReport(): DestinationReport {
     usefulPrefetchedPages: 0,
     drainMs: 0,
     verify: null,
+    notMoved: [],
     blackout: { restoreMs: 0, resumeMs: 0 },
   }
 }

@@ -1,5 +1,5 @@
 import { performance } from 'node:perf_hooks'
-import { readStat } from '@pageferry/checkpoint'
+import { groupProblems, readStat } from '@pageferry/checkpoint'
 import { LazyMap } from '@pageferry/pages'
 import type { Destination, Member } from './destination.js'
 import { AddressSpace } from './lazy/address-space.js'
@@ -40,6 +40,7 @@ export async function restore(destination: Destination, signal: AbortSignal): Pr
     for (const { process } of all) process.skeleton.restorer.finishState(images)
     root.freeze()
   })
+  report.notMoved = groupProblems(all.flatMap(({ process }) => process.skeleton.restorer.notMoved))
   report.blackout.restoreMs = performance.now() - began // first value, for a successor, which does not see the rest
   const finalRounds = Object.fromEntries(
     all.map(({ asId, rounds }) => [asId, (rounds as RoundReceiver).round]),

@@ -38,7 +38,14 @@ export function mmOfRound(map: AreaMap, files: FileTable): MmEntry {
     mmEnvStart: 0n,
     mmEnvEnd: 0n,
   }
-  return { ...zero, exeFileId: 0, mmSavedAuxv: [], vmas: areasToVmas(map, files), aios: [] }
+  return {
+    ...zero,
+    exeFileId: 0,
+    mmSavedAuxv: [],
+    vmas: areasToVmas(map, files),
+    aios: [],
+    memoryPolicies: [],
+  }
 }
 
 /** Facts that only the process itself can find out, in any of its threads. */
@@ -83,6 +90,7 @@ export function dumpAddressSpace(
     vmas: areasToVmas(map, files),
     dumpable,
     aios: [],
+    memoryPolicies: [],
     thpDisabled: !status.thpEnabled,
     mlockall: futureLocks === 0 ? undefined : futureLocks,
   }

@@ -8,6 +8,15 @@ import { readLimits } from '../proc/limits.js'
 import type { ProcStat } from '../proc/stat.js'
 import type { CallBatch } from '../remote/call-batch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
+import {
+  askAttributes,
+  dumpOutsideAttributes,
+  restoreAttributes,
+  restoreOutsideAttributes,
+  type Tell,
+} from './attributes/entries.js'
+import { dumpLoginUid } from './attributes/login-uid.js'
+import { askMembarrier, restoreMembarrier } from './attributes/membarrier.js'
 import { askSignalActions, dumpPendingSignals } from './signals.js'
 import { askIntervalTimers, dumpPosixTimers } from './timers.js'
 
@@ -17,9 +26,14 @@ const SIGSTOP = 19
 const prGetChildSubreaper = 37
 const prSetChildSubreaper = 36
 const prSetName = 15
+/** RLIMIT_SIGPENDING: signals that are queued, and POSIX timers. */
+const rlimitSigpending = 11
 
 /** Facts that only the process itself can find out, in any of its threads. */
-export type ProcessAnswers = Pick<TaskCoreEntry, 'childSubreaper' | 'sigactions'> &
+export type ProcessAnswers = Pick<
+  TaskCoreEntry,
+  'childSubreaper' | 'sigactions' | 'membarrierRegistrationMask' | 'attributes'
+> &
   Pick<TaskTimersEntry, 'real' | 'virt' | 'prof'>
 
 /** @returns the answers, once the batch has run */
@@ -28,10 +42,15 @@ export function askProcess({ status }: CaptureContext, batch: CallBatch): () => 
   const result = batch.add('prctl', prGetChildSubreaper, subreaper, 0, 0, 0)
   const sigactions = askSignalActions(status, batch)
   const timers = askIntervalTimers(batch)
+  const membarrier = askMembarrier(batch)
+  const attributes = askAttributes('process', batch)
   return () => {
     result()
     const childSubreaper = batch.read(subreaper, 4).readInt32LE(0) !== 0
-    return { childSubreaper, sigactions: sigactions(), ...timers() }
+    return {
+      ...{ childSubreaper, sigactions: sigactions(), ...timers() },
+      ...{ membarrierRegistrationMask: membarrier(), attributes: attributes() },
+    }
   }
 }
 
@@ -41,7 +60,7 @@ export function dumpProcessState(
   stat: ProcStat,
 ): TaskCoreEntry {
   const { pid, process } = context
-  const { childSubreaper, sigactions, ...timers } = answers
+  const { childSubreaper, sigactions, membarrierRegistrationMask, attributes, ...timers } = answers
   return {
     taskState: process.stopSignal === 0 ? TASK_STATE.ALIVE : TASK_STATE.STOPPED,
     stopSigno: process.stopSignal,
@@ -56,6 +75,9 @@ export function dumpProcessState(
     oomScoreAdj: Number(readFileSync(`/proc/${pid}/oom_score_adj`, 'utf8')),
     sigactions,
     childSubreaper,
+    loginuid: dumpLoginUid(pid),
+    membarrierRegistrationMask,
+    attributes: [...attributes, ...dumpOutsideAttributes('process', pid, pid)],
   }
 }
 
@@ -65,28 +87,57 @@ export function dumpProcessState(
  */
 export function restoreLimits(skeleton: SkeletonProcess, state: TaskCoreEntry): void {
   for (const [resource, { cur, max }] of (state.rlimits?.rlimits ?? []).entries()) {
-    const limit = new BigUint64Array([cur, max])
-    const args = [0, resource, skeleton.put(new Uint8Array(limit.buffer)), 0]
-    skeleton.queue(skeleton.pid, 'prlimit64', args, {
-      explain: () =>
-        new PageferryError(
-          'REFUSED',
-          `the destination does not allow the workload's limit ${resource} (hard ${max}): ` +
-            'start the restore-service with limits at least as high, or with CAP_SYS_RESOURCE',
-        ),
-    })
+    if (resource === rlimitSigpending) allowSignals(skeleton, max)
+    else setLimit(skeleton, resource, cur, max)
   }
+}
+
+/** Until the last signal is queued and the last timer exists: the workload may have more of them than its limit allows. */
+function allowSignals(skeleton: SkeletonProcess, wanted: bigint): void {
+  const { hard } = readLimits(skeleton.pid)[rlimitSigpending]
+  const most = hard > wanted ? hard : wanted
+  setLimit(skeleton, rlimitSigpending, most, most)
+}
+
+/** Lowers the limit that `restoreLimits` left high; that needs no privilege. */
+export function restoreSignalLimit(skeleton: SkeletonProcess, state: TaskCoreEntry): void {
+  const limit = state.rlimits?.rlimits[rlimitSigpending]
+  if (limit !== undefined) setLimit(skeleton, rlimitSigpending, limit.cur, limit.max)
+}
+
+function setLimit(skeleton: SkeletonProcess, resource: number, cur: bigint, max: bigint): void {
+  const limit = new BigUint64Array([cur, max])
+  const args = [0, resource, skeleton.put(new Uint8Array(limit.buffer)), 0]
+  skeleton.queue(skeleton.pid, 'prlimit64', args, {
+    explain: () =>
+      new PageferryError(
+        'REFUSED',
+        `the destination does not allow the workload's limit ${resource} (hard ${max}): ` +
+          'start the restore-service with limits at least as high, or with CAP_SYS_RESOURCE',
+      ),
+  })
 }
 
 /** Runs in the skeleton, while it still has privileges. */
 export function restoreProcessState(skeleton: SkeletonProcess, state: TaskCoreEntry): void {
   const { pid } = skeleton
-  skeleton.queue(pid, 'personality', [state.personality])
   if (state.childSubreaper === true) skeleton.queue(pid, 'prctl', [prSetChildSubreaper, 1, 0, 0, 0])
 }
 
+const theProcess = 'the process'
+
+/**
+ * Runs in the skeleton, while it still has privileges and when all memory is mapped: afterwards no area may become
+ * executable.
+ */
+export function restoreProcessAttributes(skeleton: SkeletonProcess, state: TaskCoreEntry, tell: Tell): void {
+  restoreMembarrier(skeleton, state.membarrierRegistrationMask ?? 0, tell)
+  restoreAttributes(skeleton, { tid: skeleton.pid, who: theProcess }, state.attributes, tell)
+}
+
 /** Sets state from outside that needs no cooperation. */
-export function restoreFromOutside(pid: number, state: TaskCoreEntry): void {
+export function restoreFromOutside(pid: number, state: TaskCoreEntry, tell: Tell): void {
+  restoreOutsideAttributes(pid, { tid: pid, who: theProcess }, state.attributes, tell)
   if (state.oomScoreAdj !== undefined) writeFileSync(`/proc/${pid}/oom_score_adj`, String(state.oomScoreAdj))
 }
 

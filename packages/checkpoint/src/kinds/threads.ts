@@ -1,5 +1,6 @@
-import { PageferryError } from '@pageferry/base'
+import { isKernelError, PageferryError } from '@pageferry/base'
 import {
+  type AttributeEntry,
   type CoreEntry,
   entryToRegs,
   fpregsToXstate,
@@ -17,6 +18,14 @@ import type { CallBatch } from '../remote/call-batch.js'
 import { withRemainingTime } from '../remote/interrupted.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import { readTimespec, timespecBytes, type WorkloadThread } from '../remote/workload-thread.js'
+import {
+  askAttributes,
+  dumpOutsideAttributes,
+  restoreAttributes,
+  restoreOutsideAttributes,
+  type Tell,
+} from './attributes/entries.js'
+import { deadlinePolicy, deadlineReason } from './attributes/refused.js'
 import { askSecurebits, dumpCredentials } from './credentials.js'
 import { dumpPendingSignals } from './signals.js'
 
@@ -29,6 +38,15 @@ const ssDisable = 2
 /** struct stack_t: ss_sp, ss_flags, ss_size */
 const stackBytes = 24
 
+/** A thread of a skeleton, and the state that it gets. */
+export interface RestoredThread {
+  /** Tid as the tracer sees it. */
+  tid: number
+  /** Tid as the workload sees it. */
+  nsTid: number
+  core: CoreEntry
+}
+
 /** Facts that only the thread itself can find out. */
 export interface ThreadAnswers {
   robust: { address: bigint; length: number }
@@ -36,6 +54,7 @@ export interface ThreadAnswers {
   tidAddress: bigint
   pdeathsig: number
   secbits: number
+  attributes: AttributeEntry[]
 }
 
 /** @returns the answers, once the batch has run */
@@ -51,6 +70,7 @@ export function askThread(batch: CallBatch): () => ThreadAnswers {
     batch.add('prctl', prGetPdeathsig, pdeathsig, 0, 0, 0),
   ]
   const secbits = askSecurebits(batch)
+  const attributes = askAttributes('thread', batch)
   return () => {
     for (const result of results) result()
     return {
@@ -62,6 +82,7 @@ export function askThread(batch: CallBatch): () => ThreadAnswers {
       tidAddress: batch.read(tidAddress, 8).readBigUInt64LE(0),
       pdeathsig: batch.read(pdeathsig, 4).readInt32LE(0),
       secbits: secbits(),
+      attributes: attributes(),
     }
   }
 }
@@ -70,12 +91,15 @@ export function askThread(batch: CallBatch): () => ThreadAnswers {
 export function dumpThread(
   context: CaptureContext,
   thread: WorkloadThread,
-  { robust, stack, tidAddress, pdeathsig, secbits }: ThreadAnswers,
+  { robust, stack, tidAddress, pdeathsig, secbits, attributes }: ThreadAnswers,
 ): CoreEntry {
   const { pid } = context
   const { tid } = thread
   const rseq = ptrace.getRseqConfiguration(tid)
   const scheduler = processes.getScheduler(tid)
+  if (scheduler.policy === deadlinePolicy) {
+    throw new PageferryError('WORKLOAD_CHANGED', `thread ${tid}: ${deadlineReason}`)
+  }
   const threadInfo: ThreadInfoX86 = {
     clearTidAddr: tidAddress,
     gpregs: regsToEntry(movableRegisters(context, thread)),
@@ -102,6 +126,7 @@ export function dumpThread(
       rseq.address === 0n
         ? undefined
         : { rseqAbiPointer: rseq.address, rseqAbiSize: rseq.size, signature: rseq.signature },
+    attributes: [...attributes, ...dumpOutsideAttributes('thread', pid, tid)],
   }
   return { mtype: Machine.X86_64, threadInfo, threadCore }
 }
@@ -122,7 +147,11 @@ function movableRegisters({ process }: CaptureContext, thread: WorkloadThread): 
  * State that the thread must set with its own calls. It comes before the credentials, which may remove the right to do
  * so.
  */
-export function restoreThreadState(skeleton: SkeletonProcess, tid: number, core: CoreEntry): void {
+export function restoreThreadState(
+  skeleton: SkeletonProcess,
+  { tid, nsTid, core }: RestoredThread,
+  tell: Tell,
+): void {
   const { threadInfo, threadCore } = required(core)
   skeleton.queue(tid, 'set_tid_address', [threadInfo.clearTidAddr])
   if (threadCore.futexRla !== 0n) {
@@ -135,11 +164,12 @@ export function restoreThreadState(skeleton: SkeletonProcess, tid: number, core:
   if (sas !== undefined && (sas.ssFlags & ssDisable) === 0) {
     const stack = Buffer.alloc(stackBytes)
     stack.writeBigUInt64LE(sas.ssSp, 0)
-    // SS_ONSTACK only reports where the stack pointer is. The kernel computes it again.
-    stack.writeUInt32LE(sas.ssFlags & ~1, 8)
+    // SS_ONSTACK only reports where the stack pointer is. The kernel computes it again. SS_AUTODISARM is bit 31.
+    stack.writeUInt32LE((sas.ssFlags & ~1) >>> 0, 8)
     stack.writeBigUInt64LE(sas.ssSize, 16)
     skeleton.queue(tid, 'sigaltstack', [skeleton.put(stack), 0])
   }
+  restoreAttributes(skeleton, { tid, who: `thread ${nsTid}` }, threadCore.attributes, tell)
 }
 
 /** A change of user ids resets it, so it comes after the credentials (prctl(2), PR_SET_PDEATHSIG). */
@@ -148,13 +178,33 @@ export function restoreDeathSignal(skeleton: SkeletonProcess, tid: number, core:
   if (signal) skeleton.queue(tid, 'prctl', [prSetPdeathsig, signal, 0, 0, 0])
 }
 
-/** Sets the scheduling, from outside. */
-export function restoreScheduling(tid: number, core: CoreEntry): void {
-  const { threadCore } = required(core)
-  if (threadCore.schedPolicy !== undefined) {
-    processes.setScheduler(tid, threadCore.schedPolicy, threadCore.schedPrio ?? 0)
+/**
+ * Sets the scheduling, from outside. It comes after all calls of the threads: with it a thread may wait longer for a
+ * processor.
+ */
+export function restoreScheduling(pid: number, { tid, nsTid, core }: RestoredThread, tell: Tell): void {
+  const { schedPolicy, schedPrio = 0, schedNice, attributes } = required(core).threadCore
+  const who = `thread ${nsTid}`
+  const now = processes.getScheduler(tid)
+  attempt(`scheduling policy ${schedPolicy} of ${who}`, tell, () => {
+    if (schedPolicy === undefined || (schedPolicy === now.policy && schedPrio === now.priority)) return
+    processes.setScheduler(tid, schedPolicy, schedPrio)
+  })
+  attempt(`nice value ${schedNice} of ${who}`, tell, () => {
+    if (schedNice === undefined || schedNice === processes.getPriority(tid)) return
+    processes.setPriority(tid, schedNice)
+  })
+  restoreOutsideAttributes(pid, { tid, who }, attributes, tell)
+}
+
+/** A process with another priority is slower, but not wrong. So a missing right is reported and ends nothing. */
+function attempt(what: string, tell: Tell, act: () => void): void {
+  try {
+    act()
+  } catch (error) {
+    if (!isKernelError(error)) throw error
+    tell({ what, reason: `${error.syscall} on the destination failed with ${error.code}` })
   }
-  if (threadCore.schedNice !== undefined) processes.setPriority(tid, threadCore.schedNice)
 }
 
 /** Comes last: from here the thread continues as the workload when it is resumed. */

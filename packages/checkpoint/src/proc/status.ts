@@ -29,6 +29,8 @@ export interface ProcStatus {
   coreDumping: boolean
   x86ThreadFeatures: string[]
   thpEnabled: boolean
+  /** Bits of an address that count, as the kernel writes them; '' if it does not. */
+  untagMask: string
   /** VmLck: areas that are locked, filled or not. */
   lockedPages: number
 }
@@ -67,6 +69,7 @@ export function parseStatus(text: string): ProcStatus {
     coreDumping: fields.get('CoreDumping') === '1',
     x86ThreadFeatures: words('x86_Thread_features'),
     thpEnabled: fields.get('THP_enabled') !== '0',
+    untagMask: fields.get('untag_mask') ?? '',
     lockedPages: (Number.parseInt(fields.get('VmLck') ?? '0', 10) * 1024) / pageBytes,
   }
 }

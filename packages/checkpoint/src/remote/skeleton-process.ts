@@ -29,6 +29,8 @@ export interface RemoteCall {
 interface QueuedCall extends RemoteCall {
   /** Explains a failure; undefined: the errno says enough. */
   explain?: (errno: number) => Error
+  /** Reports a failure, which then ends nothing. */
+  onError?: (errno: number) => void
   /** Result that later calls of the queue rely on. */
   expected?: bigint
 }
@@ -208,8 +210,8 @@ export class SkeletonProcess {
   }
 
   /**
-   * Adds a call that must succeed. All calls are made in order. Neighbours in the same thread share one run, at the
-   * latest before the next call that is not queued. Until then a failure is unknown.
+   * Adds a call that must succeed, unless it has `onError`. All calls are made in order. Neighbours in the same thread
+   * share one run, at the latest before the next call that is not queued. Until then a failure is unknown.
    */
   queue(
     tid: number,
@@ -236,8 +238,12 @@ export class SkeletonProcess {
     this.#queued = []
     memory.pwrite(this.memFd, this.arguments, this.#queuedBytes.subarray(0, this.#nrQueuedBytes))
     for (const [i, result] of this.#runBatch(calls, this.#queuedFor).entries()) {
-      const { name, explain, expected } = calls[i]
+      const { name, explain, onError, expected } = calls[i]
       if (result < 0n && result >= -4095n) {
+        if (onError !== undefined) {
+          onError(Number(-result))
+          continue
+        }
         throw explain?.(Number(-result)) ?? remoteError(name, Number(-result), this.#queuedFor)
       }
       if (expected !== undefined && result !== expected) {

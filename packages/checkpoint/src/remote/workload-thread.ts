@@ -90,6 +90,7 @@ export class WorkloadThread {
     this.tid = tid
     this.status = readStatus(site.pid, tid)
     this.mask = ptrace.getSigmask(tid)
+    requireOwnSyscalls(tid)
     const found = leaveRestartableSequence(tid, site.memFd, ptrace.getRegs(tid))
     const repaired = repairSpuriousEintr(found, signalDeliverable(this.status))
     const waiting = repaired[REG.rax] !== found[REG.rax]
@@ -262,6 +263,22 @@ export function timespecBytes(ns: bigint): Buffer {
   bytes.writeBigInt64LE(ns / 1_000_000_000n, 0)
   bytes.writeBigInt64LE(ns % 1_000_000_000n, 8)
   return bytes
+}
+
+/** With syscall user dispatch the thread would get SIGSYS for each injected call. */
+function requireOwnSyscalls(tid: number): void {
+  let mode = 0
+  try {
+    mode = ptrace.getUserDispatch(tid)
+  } catch (error) {
+    // Kernels before Linux 6.4 do not know the request.
+    if (!isKernelError(error, 'EIO')) throw error
+  }
+  if (mode === 0) return
+  throw new PageferryError(
+    'REFUSED',
+    `thread ${tid} dispatches its own system calls (PR_SET_SYSCALL_USER_DISPATCH)`,
+  )
 }
 
 function writeMemory(memFd: number, address: bigint, bytes: Uint8Array): void {

@@ -1,5 +1,5 @@
 import { PageferryError } from '@pageferry/base'
-import { preflight, probeHost } from '@pageferry/checkpoint'
+import { checkFromInside, preflight, probeHost } from '@pageferry/checkpoint'
 import Table from 'cli-table3'
 import pc from 'picocolors'
 
@@ -10,7 +10,8 @@ export async function check(pid: number | undefined): Promise<void> {
 }
 
 async function checkProcess(pid: number): Promise<void> {
-  const { problems, workload } = await preflight(pid)
+  const { problems, workload } = preflight(pid)
+  if (problems.length === 0) problems.push(...(await checkFromInside(pid)))
   const name = `Process ${pid} (${workload.comm}, ${workload.threads} ${workload.threads === 1 ? 'thread' : 'threads'})`
   if (problems.length > 0) {
     throw new PageferryError('REFUSED', `${name} cannot be migrated:`, { details: { problems } })

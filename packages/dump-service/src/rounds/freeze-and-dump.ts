@@ -1,3 +1,4 @@
+import { groupProblems, leftBehind } from '@pageferry/checkpoint'
 import { collectYoungGarbage } from '@pageferry/service/worker'
 import type { Source } from '../source.js'
 import { sendFinalRound } from './final-round.js'
@@ -19,10 +20,13 @@ export async function dump(source: Source, signal: AbortSignal): Promise<void> {
   const round = (space.rounds?.lastRound ?? 0) + 1
   const frozen = await phases.run('capture', () => capture(source, round))
   report.noteCaptured(frozen.final.counts)
+  report.noteNotMoved(groupProblems(frozen.notMoved))
   space.lazy = frozen.final.lazy
   space.contents = contentsOf(frozen.final)
   space.pagemap = frozen.pagemap.bytes
   await phases.run('transfer', () => sendFinalRound(space, frozen, { lanes, round, signal }))
+  // The destination restores at the same time, so this adds nothing to the downtime.
+  report.noteNotMoved(groupProblems(leftBehind(workload.root.pid)))
   records.saveDumpEnd({ finalRound: round, report: report.now(lanes) })
 }
 

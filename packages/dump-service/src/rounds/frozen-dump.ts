@@ -45,6 +45,8 @@ export interface FrozenDump {
   /** pagemap-PID.img, the authority on the contents. */
   pagemap: NamedImage
   map: AreaMap
+  /** Parts that stay behind. */
+  notMoved: Problem[]
 }
 
 /**
@@ -60,7 +62,7 @@ export function dumpFrozen(space: AddressSpace, options: FrozenDumpOptions): Fro
   const untracked = rounds?.untracked || hasUntrackedWriters(descriptors)
   const map = finalMap(pid, rounds)
   space.mapScratch()
-  const captured = captureProcess(task.stopped, map, descriptors, files)
+  const captured = captureProcess(task.stopped, map, descriptors, files, task.captureOptions)
   options.sendState([...captured.images, captured.mapImage(new PageSet())])
   space.unmapScratch()
   const scan = tracker?.scan(map) ?? scanPresent(pid, map)
@@ -78,7 +80,8 @@ export function dumpFrozen(space: AddressSpace, options: FrozenDumpOptions): Fro
     history: rounds?.history,
     presentBudgetPages: options.hotPages ?? rounds?.freezeBudgetPages,
   })
-  return { final, pagemap: pagemapImage(task.facts.nsPid, final), map }
+  const { notMoved } = captured
+  return { final, pagemap: pagemapImage(task.facts.nsPid, final), map, notMoved }
 }
 
 /** Uses the flags of the last round if no area has changed since: reading them walks all page tables. */

@@ -211,7 +211,7 @@ export class LazyPhase implements FaultReceiver {
     return this.#sum((pager) => pager.pushedPages)
   }
 
-  get report(): Omit<DestinationReport, 'verify' | 'blackout'> {
+  get report(): Omit<DestinationReport, 'verify' | 'blackout' | 'notMoved'> {
     const demands = [...this.#pagers.values()].map(({ demand }) => demand)
     const kept = faultsFromSamples(demands.flatMap(({ samples }) => samples))
     const maxUs = Math.max(kept.maxUs, ...demands.map((demand) => Math.round(demand.maxUs)))

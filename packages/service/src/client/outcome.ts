@@ -61,7 +61,7 @@ export function reportOf({ id, source, destination }: MigrationResult): Migratio
     ...{ id, mode: 'hybrid', outcome: 'resumed', workload: { pid, comm, threads }, rounds: [] },
     pages: { present: 0, parent: 0, lazy: 0, zero: 0, hole: 0 },
     compressed: { pages: 0, bytes: 0 },
-    ...{ bytesOnWire: 0, blackoutMs: 0, totalMs: 0 },
+    ...{ bytesOnWire: 0, blackoutMs: 0, totalMs: 0, notMoved: [] },
     ...measured,
     blackout: { freezeMs: 0, captureMs: 0, ...measured.blackout },
   }

@@ -4,7 +4,7 @@ import { type EventfdFileEntry, FdType } from '@pageferry/images'
 import { fds } from '@pageferry/kernel'
 import { type FdInfo, fdinfoLines } from '../../proc/fdinfo.js'
 import type { FdKind } from './kind.js'
-import { noOwner } from './signal-owner.js'
+import { dumpSignal } from './signal-owner.js'
 
 /** Event counters (eventfd(2)). The kernel shows all of their state, so none has to be read out of them. */
 
@@ -32,12 +32,12 @@ export const eventfd: FdKind<'efd'> = {
     return counterOf(info) === overflown ? 'the counter of the eventfd has overflowed' : null
   },
 
-  dump({ info }, id): EventfdFileEntry {
+  dump({ info, copy }, id): EventfdFileEntry {
     const semaphore = fdinfoLines(info, 'eventfd-semaphore')[0] === '1' ? EFD_SEMAPHORE : 0
     return {
       id,
       flags: (info.flags & ~O_CLOEXEC) | semaphore,
-      fown: noOwner,
+      fown: dumpSignal(info, copy),
       counter: counterOf(info),
     }
   },

@@ -9,6 +9,7 @@ import { problemOf } from './check.js'
 import type { DumpTree, FdKind, FileMessage, ListImage, RestoreTree } from './kind.js'
 import { fdKinds, kernelNameOf, kindOf } from './registry.js'
 import { SharedFiles } from './shared.js'
+import { restoreSignal } from './signal-owner.js'
 
 /** The open file descriptions of a workload. table.ts handles the numbers that refer to them. */
 
@@ -116,7 +117,9 @@ export class OpenedFiles {
       const entries = new Map(images.files().map((file) => [file.id, file]))
       for (const id of ids) {
         const { kind, message } = kindOfEntry(id, entries.get(id), kinds)
-        this.#opened.set(id, { kind, message, fd: tree.own(kind.create(message, tree)) })
+        const fd = tree.own(kind.create(message, tree))
+        restoreSignal(fd, message.fown)
+        this.#opened.set(id, { kind, message, fd })
       }
       for (const stage of laterStages) {
         for (const { kind, message, fd } of this.#opened.values()) kind[stage]?.(message, fd, tree)

@@ -4,7 +4,7 @@ import { FdType, type PipeData, type PipeEntry } from '@pageferry/images'
 import { fds } from '@pageferry/kernel'
 import type { FdInfo } from '../../proc/fdinfo.js'
 import type { FdKind, RestoreTree } from './kind.js'
-import { noOwner } from './signal-owner.js'
+import { dumpSignal } from './signal-owner.js'
 
 /** Pipes whose two ends are both in the workload, with their contents (pipe(7)). */
 
@@ -45,7 +45,7 @@ export const pipe: FdKind<'pipe'> = {
   dump({ info, copy }, id, tree): PipeEntry {
     const pipeId = pipeIdOf(info) as number
     if (isReadEnd(info) && tree.first(info.target)) tree.add('pipes-data', dumpContents(copy, pipeId))
-    return { id, pipeId, flags: info.flags & ~O_CLOEXEC, fown: noOwner }
+    return { id, pipeId, flags: info.flags & ~O_CLOEXEC, fown: dumpSignal(info, copy) }
   },
 
   create({ pipeId, flags }, tree) {

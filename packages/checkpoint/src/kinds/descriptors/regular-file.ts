@@ -5,7 +5,7 @@ import { fds } from '@pageferry/kernel'
 import { fdinfoLines } from '../../proc/fdinfo.js'
 import { isText } from '../../proc/text.js'
 import type { FdKind } from './kind.js'
-import { noOwner } from './signal-owner.js'
+import { dumpSignal } from './signal-owner.js'
 
 /** Regular files, directories and the memory devices: open(2) of the same path restores them. */
 
@@ -54,7 +54,7 @@ export const regularFile: FdKind<'reg'> = {
       id,
       flags: info.flags & ~creationFlags,
       pos: info.position,
-      fown: noOwner,
+      fown: dumpSignal(info, copy),
       name: info.target,
       size: (stat.mode & typeMask) === regular ? BigInt(stat.size) : undefined,
       mode: stat.mode,

@@ -171,7 +171,13 @@ function areaOf(line: MapsLine, kind: AreaKind, vmFlags: Set<string>): Area {
     path: file ? line.name : undefined,
     // mw: it may be made writable later, so it was opened for writing.
     fileFlags: file ? (line.shared && (line.write || vmFlags.has('mw')) ? fds.O_RDWR : 0) : undefined,
+    name: anonymous ? programsName(line.name) : undefined,
     backingId: backed ? `${line.device}:${line.inode}` : undefined,
     offset: backed ? line.offset : 0n,
   }
+}
+
+/** The kernel allows only printable characters, but no bracket, in such a name. */
+function programsName(name: string): string | undefined {
+  return /^\[anon(?:_shmem)?:(.*)\]$/.exec(name)?.[1]
 }

@@ -38,6 +38,7 @@ export function areasToVmas(map: AreaMap, files: FileTable): VmaEntry[] {
       fd: -1n,
       madv: BigInt(area.madv >>> 0),
       fdflags,
+      anonName: area.name,
     }
   })
 }
@@ -78,6 +79,7 @@ export function areasFromVmas(vmas: VmaEntry[], files: FileEntry[]): AreaMap {
       growsDown: (vma.flags & memory.MAP_GROWSDOWN) !== 0,
       lazyEligible: isLazyEligible(kind, vma.flags, Number(vma.madv ?? 0n)),
       path,
+      name: vma.anonName,
       fileFlags: file ? (vma.fdflags ?? 0) : undefined,
       backingId: file || kind === 'shared-anon' ? String(vma.shmid) : undefined,
       offset: vma.pgoff,
