@@ -206,9 +206,9 @@ export class WorkloadThread {
         if (!isKernelError(error, 'EINTR') || !ptrace.isUnexpectedStop(error)) throw error
         // A thread of a stopped process tells once more that it takes part in the group stop (do_jobctl_trap).
         if (error.stopEvent === ptrace.PTRACE_EVENT_STOP) continue
-        // SIGSTOP cannot be blocked. It is held until the thread has its own state again.
-        if (error.stopSignal !== SIGSTOP || this.#heldStop !== 0) throw error
-        this.#heldStop = SIGSTOP
+        // SIGSTOP cannot be blocked, and the mark of a table is not. Such a signal is held until the thread has its own state again.
+        if (error.stopSignal === 0 || this.#heldStop !== 0) throw error
+        this.#heldStop = error.stopSignal
       }
     }
   }
