@@ -98,6 +98,7 @@ async function untilFreezing(source: ServiceClient, id: string): Promise<void> {
       const status = await statusOf(source, id)
       return status !== undefined && !['starting', 'preparing', 'precopy'].includes(status.state)
     },
-    { timeoutMs: 30_000, everyMs: 10 },
+    // On two processors with a load of 16 a whole migration took as long.
+    { timeoutMs: 90_000, everyMs: 10 },
   )
 }
