@@ -105,7 +105,7 @@ t.test('images are the bytes they should be', async (t) => {
   )
   t.equal(core.tc?.oomScoreAdj, -1000)
   t.same(core.tc?.sigactions, [])
-  t.strictSame(core.threadCore, { futexRla: 2n ** 64n - 1n, futexRlaLen: 24, schedNice: -5 })
+  t.strictSame(core.threadCore, { futexRla: 2n ** 64n - 1n, futexRlaLen: 24, schedNice: -5, attributes: [] })
 })
 
 t.test('64-bit fields keep every bit', async (t) => {
