@@ -26,7 +26,7 @@ const kernelThreadFlag = 0x0020_0000 // PF_KTHREAD
 const namespaces = ['cgroup', 'ipc', 'mnt', 'net', 'pid', 'user', 'uts'] as const
 
 /**
- * Inspects a process from outside; stops nothing and changes nothing.
+ * Inspects a process from outside; stops nothing and changes nothing. What only the process itself can tell, probe.ts asks.
  * @throws NO_SUCH_PROCESS, or NOT_PERMITTED when this is not root
  */
 export function preflight(pid: number): Preflight {
