@@ -28,3 +28,4 @@ for step in work.steps():
     for name, value in known.items():
         now = read(name)
         work.check(now == value, f"{name} has {len(now)} bytes instead of {len(value)}, or others")
+work.done()
