@@ -90,6 +90,7 @@ make --silent -C packages/bench/programs >&2
 if [ -e test/workloads/Makefile ]; then make --silent -C test/workloads >&2; fi
 
 tsc -b >&2
+if newer packages/cli/bundle/pageferry.js packages/*/dist/src scripts/bundle.mjs package-lock.json; then node scripts/bundle.mjs; fi
 
 # The link that npm makes for packages/cli's "bin" is there only after an install that knew the file.
 mkdir -p node_modules/.bin

@@ -1,6 +1,7 @@
 export * from './batcher.js'
 export * from './errors.js'
 export * from './log.js'
+export * from './package-root.js'
 export * from './random.js'
 export * from './record-file.js'
 export * from './run-table.js'

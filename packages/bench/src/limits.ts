@@ -1,12 +1,12 @@
 import { join } from 'node:path'
-import { PageferryError } from '@pageferry/base'
+import { PageferryError, packageRoot } from '@pageferry/base'
 import type { Lab } from '@pageferry/lab'
 import { encode, fromBuckets, merge, percentileUs } from './histogram.js'
 import { describeLink, type LinkOptions, rateBytes } from './link/options.js'
 import { type LinkMeasurement, type LinkPlan, linkPorts } from './link/protocol.js'
 import { shapeCable } from './link/qdisc.js'
 import { bareRelay, startRelay } from './link/relay.js'
-import { nativeProgram, packageRoot } from './native.js'
+import { nativeProgram } from './native.js'
 import type { TouchRecord } from './probe.js'
 import { type Benchmark, emptyBenchmark, median } from './result.js'
 
@@ -80,7 +80,7 @@ function planFor(link: LinkOptions) {
 
 /** Measures between the hosts, directly or through the relay of a given link. */
 async function measureLink(lab: Lab, link?: LinkOptions, relayed = false): Promise<LinkMeasurement> {
-  const program = (name: string): string => join(packageRoot, 'dist/src/link', name)
+  const program = (name: string): string => join(packageRoot('bench'), 'dist/src/link', name)
   const { address } = lab.b
   const ports = relayed ? relayPorts : linkPorts
   const plan: LinkPlan = { address, ports, ...(link ? planFor(link) : plainPlan) }

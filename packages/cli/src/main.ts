@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { packageVersion } from '@pageferry/base'
 import { addBenchCommands } from '@pageferry/bench/commands'
 import { type Role, SERVICE_NAMES, SERVICE_PORTS, STATE_DIRS } from '@pageferry/service/client'
 import { addSettings } from '@pageferry/service/options'
@@ -10,10 +10,6 @@ import { interruptible } from './interrupt.js'
  * Commands are imported when they are run: the lab and the command line itself must not load a web framework and an
  * addon that they do not use.
  */
-
-const version: string = JSON.parse(
-  readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
-).version
 
 function integer(smallest: number): (text: string) => number {
   return (text) => {
@@ -81,7 +77,7 @@ function addLabCommands(program: Command): void {
 function createProgram(): Command {
   const program = new Command('pageferry')
     .description('Moves a running Linux process from one machine to another.')
-    .version(version)
+    .version(packageVersion('cli'))
     .showHelpAfterError('(add --help for more)')
     .exitOverride()
   addServiceCommand(program, 'source', 'serve the machine that processes leave')

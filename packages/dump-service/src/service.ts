@@ -33,7 +33,7 @@ export function startDumpService(options: DumpServiceOptions): Promise<Service> 
     role: 'source',
     requestSchema: DumpRequestSchema,
     checkRequest: parseSettings,
-    workerPath: fileURLToPath(new URL('./worker-main.js', import.meta.url)),
+    workerPath: fileURLToPath(new URL('./dump-worker.js', import.meta.url)),
     host: options.host ?? '127.0.0.1',
     port: options.port ?? SERVICE_PORTS.source,
     stateDir: options.stateDir ?? STATE_DIRS.source,

@@ -1,4 +1,3 @@
-export { packageRoot } from './addon.js'
 export { Bystander } from './bystander.js'
 export * as eventJournal from './event-journal.js'
 export * from './exit-status.js'

@@ -1,10 +1,9 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { PageferryError } from '@pageferry/base'
-import { packageRoot } from './addon.js'
+import { PageferryError, packageRoot } from '@pageferry/base'
 
 function program(name: string): string {
-  const path = join(packageRoot, 'build', name)
+  const path = join(packageRoot('kernel'), 'build', name)
   if (existsSync(path)) return path
   throw new PageferryError('UNSUPPORTED_HOST', `the program ${path} is not built: run "npm run setup"`)
 }

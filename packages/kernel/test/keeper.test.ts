@@ -15,10 +15,10 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
+import { packageRoot } from '@pageferry/base'
 import { eventually } from '@pageferry/testing/eventually'
 import { isAlive } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
-import { packageRoot } from '../src/addon.js'
 import { readExitStatus } from '../src/exit-status.js'
 import * as fds from '../src/fds.js'
 import { connectKeeper, type KeeperClient, launchKeeper } from '../src/keeper.js'
@@ -218,7 +218,7 @@ t.test('stays for orphans; KILL reaches them', async (t) => {
   const build = mkdtempSync(join(tmpdir(), 'pf-orphan-'))
   t.teardown(() => rmSync(build, { recursive: true }))
   const program = join(build, 'orphan')
-  execFileSync('gcc', ['-o', program, join(packageRoot, 'test/orphan.c')])
+  execFileSync('gcc', ['-o', program, join(packageRoot('kernel'), 'test/orphan.c')])
   for (const options of [[], ['--new-pid-namespace']]) {
     const dir = directory(t)
     const client = await keeperOf(dir, program, ...options)

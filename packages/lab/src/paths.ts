@@ -1,7 +1,5 @@
-import { existsSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { PageferryError } from '@pageferry/base'
+import { join } from 'node:path'
+import { PageferryError, packageRoot } from '@pageferry/base'
 
 export type HostName = 'a' | 'b'
 export const hostNames: readonly HostName[] = ['a', 'b']
@@ -12,18 +10,11 @@ export const labsDir = '/run/pageferry/labs'
 /** One file per subnet number in use. Creating it exclusively reserves the number. */
 export const subnetsDir = '/run/pageferry/subnets'
 
-/** Directory of this package, for compiled files as well as, in tests, for sources. */
-export const packageRoot = findPackageRoot(dirname(fileURLToPath(import.meta.url)))
-
 /**
  * The program behind `npx pageferry`, which also starts the services and the warden of a lab. It is in the package
  * beside this one, in a checkout as in an installation. An import would load the command line into every user of a lab.
  */
-export const pageferryProgram = join(packageRoot, '../cli/bin/pageferry.js')
-
-function findPackageRoot(directory: string): string {
-  return existsSync(join(directory, 'package.json')) ? directory : findPackageRoot(dirname(directory))
-}
+export const pageferryProgram = join(packageRoot('lab'), '../cli/bin/pageferry.js')
 
 /** A lab's name becomes a directory and a cgroup: one plain path component, short enough for UNIX socket paths. */
 const validName = /^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$/

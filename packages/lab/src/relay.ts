@@ -3,11 +3,10 @@ import { once } from 'node:events'
 import { type AddressInfo, createServer, type Server } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import { join } from 'node:path'
-import { PageferryError } from '@pageferry/base'
-import { packageRoot } from './paths.js'
+import { PageferryError, packageRoot } from '@pageferry/base'
 import { type HostState, isAlive, listLabs, readState } from './state.js'
 
-const workerPath = join(packageRoot, 'dist/src/relay-worker.js')
+const workerPath = join(packageRoot('lab'), 'dist/src/relay-worker.js')
 
 /**
  * A lab's addresses exist only inside its own network. A relay makes services in there reachable from here: loopback
@@ -29,6 +28,9 @@ export class Relay {
       detached: true,
     })
     await once(child, 'spawn')
+    // Node reports an error when our disconnect meets the end of the child, which also closes the channel. `exit` and
+    // `connected` tell all that matters here.
+    child.on('error', () => {})
     child.setMaxListeners(0) // every forward that is under way has two
     return new Relay(child)
   }

@@ -35,7 +35,7 @@ export function startRestoreService(options: RestoreServiceOptions): Promise<Ser
   return createService({
     role: 'destination',
     requestSchema: RestoreRequestSchema,
-    workerPath: fileURLToPath(new URL('./worker-main.js', import.meta.url)),
+    workerPath: fileURLToPath(new URL('./restore-worker.js', import.meta.url)),
     host: options.host ?? '127.0.0.1',
     port: options.port ?? SERVICE_PORTS.destination,
     stateDir: options.stateDir ?? STATE_DIRS.destination,

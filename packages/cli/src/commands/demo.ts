@@ -1,8 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
-import { PageferryError } from '@pageferry/base'
+import { PageferryError, packageRoot } from '@pageferry/base'
 import { type Lab, migrateInLab, waitForExit, withLab } from '@pageferry/lab'
 import { reportOf } from '@pageferry/service/client'
 import pc from 'picocolors'
@@ -13,7 +12,7 @@ import { printReport } from '../ui/report.js'
 import { statusOf } from './lab-run.js'
 import { conclude } from './migrate.js'
 
-const program = fileURLToPath(new URL('../../../assets/demo.py', import.meta.url))
+const program = join(packageRoot('cli'), 'assets/demo.py')
 const memoryMiB = 256
 
 /** Filling the memory takes about a second. Memory that a virtual machine never used takes longer. */

@@ -1,7 +1,6 @@
-import { existsSync, readFileSync } from 'node:fs'
 import { type AddressInfo, isIP } from 'node:net'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import { type Logger, PageferryError } from '@pageferry/base'
+import { type Logger, PageferryError, packageVersion } from '@pageferry/base'
 import { fastify, LogController } from 'fastify'
 import { type TObject, Type } from 'typebox'
 import { type Role, SERVICE_NAMES } from '../api/roles.js'
@@ -152,7 +151,7 @@ function createApp(
     })
   }
 
-  const version = packageVersion()
+  const version = packageVersion('service')
   app.get('/healthz', (): Health => ({ role, version, ok: true }))
 
   app.post(
@@ -229,11 +228,4 @@ async function listen(
       },
     )
   }
-}
-
-/** The version in package.json, which lies one level higher for compiled code. */
-function packageVersion(): string {
-  const candidates = ['../package.json', '../../package.json'].map((path) => new URL(path, import.meta.url))
-  const found = candidates.find((url) => existsSync(url))
-  return found === undefined ? 'unknown' : (JSON.parse(readFileSync(found, 'utf8')).version as string)
 }
