@@ -24,9 +24,11 @@ const workloads = fileURLToPath(new URL('../workloads/', import.meta.url))
 const patienceMs = 30_000
 const pollMs = 5
 
-/** Command line of a workload of test/workloads: a C program by its name, a Python one with ".py". */
+/** Command line of a workload of test/workloads: a C program by its name, a Python one with ".py", a shell script with ".sh". */
 function program(name: string): string[] {
-  return name.endsWith('.py') ? [python, join(workloads, 'python', name)] : [join(workloads, 'build', name)]
+  if (name.endsWith('.py')) return [python, join(workloads, 'python', name)]
+  if (name.endsWith('.sh')) return ['/bin/bash', join(workloads, 'shell', name)]
+  return [join(workloads, 'build', name)]
 }
 
 export interface StartOptions {

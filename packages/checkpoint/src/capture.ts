@@ -121,7 +121,7 @@ export function captureProcess(
     named('ids', encodeImage('ids', ownIds), nsPid),
     named('fdinfo', encodeImage('fdinfo', fdinfo), ownIds.filesId),
     named('fs', encodeImage('fs', fs), nsPid),
-    filesImage(files),
+    ...filesImages(files),
     ...openFiles.images.map(([kind, messages]) => named(kind, encodeImage(kind, messages as never))),
     named('timens', encodeImage('timens', toTimens(clocksOf(pid))), 0),
   ]
@@ -138,6 +138,9 @@ export function mmImage(nsPid: number, mm: MmEntry): NamedImage {
   return { name: imageFileName('mm', nsPid), bytes: encodeImage('mm', mm) }
 }
 
-export function filesImage(files: FileTable): NamedImage {
-  return { name: imageFileName('files'), bytes: encodeImage('files', files.entries()) }
+export function filesImages(files: FileTable): NamedImage[] {
+  return [
+    { name: imageFileName('files'), bytes: encodeImage('files', files.entries()) },
+    { name: imageFileName('remap-fpath'), bytes: encodeImage('remap-fpath', files.remaps()) },
+  ]
 }

@@ -1,5 +1,7 @@
-import { readlinkSync, type Stats, statSync } from 'node:fs'
+import { type Stats, statSync } from 'node:fs'
+import { canLockFile, type NeededLock, neededLocks, whoHoldsIt } from './kinds/descriptors/file-locks.js'
 import { kindOf } from './kinds/descriptors/registry.js'
+import { namedLink } from './kinds/ghosts/find.js'
 import { refusal } from './problems.js'
 import { readFds } from './proc/fdinfo.js'
 import { readMaps } from './proc/maps.js'
@@ -11,6 +13,8 @@ export interface NeededFile {
   write: boolean
   /** For programs and libraries: another size is another version, and the process would crash on it. */
   exactSize: boolean
+  /** That the workload has on it; the destination tries the first ones. */
+  locks: NeededLock[]
 }
 
 /**
@@ -19,13 +23,14 @@ export interface NeededFile {
  */
 export function neededFiles(pid: number): NeededFile[] {
   const files = new Map<string, NeededFile>()
-  const add = (path: string, write: boolean, mapped: boolean): void => {
+  const add = (path: string, write: boolean, mapped: boolean, locks: NeededLock[] = []): void => {
     const stat = tryStat(path)
     const known = files.get(path)
     files.set(path, {
       path,
       bytes: stat?.isFile() === true ? stat.size : 0,
       write: write || known?.write === true,
+      locks: [...(known?.locks ?? []), ...locks],
       exactSize: ((mapped && !write) || known?.exactSize === true) && stat?.isFile() === true,
     })
   }
@@ -34,13 +39,14 @@ export function neededFiles(pid: number): NeededFile[] {
       continue
     add(area.name, area.shared && area.write, true)
   }
-  add(readlinkSync(`/proc/${pid}/cwd`), false, false)
+  const cwd = namedLink(`/proc/${pid}/cwd`)
+  if (cwd.ghost === undefined) add(cwd.path, false, false)
   const accessMode = 3
   for (const info of readFds(pid)) {
     const path = kindOf(info)?.neededPath?.(info)
     // The workload's own files in /proc move with it.
     if (path === undefined || path.startsWith(`/proc/${pid}/`)) continue
-    add(path, (info.flags & accessMode) !== 0, false)
+    add(path, (info.flags & accessMode) !== 0, false, neededLocks(info))
   }
   return [...files.values()]
 }
@@ -57,6 +63,9 @@ export function checkNeededFiles(files: NeededFile[]): void {
           reason: `it has ${stat.size} bytes on the destination and ${file.bytes} on the source`,
         },
       ]
+    }
+    if (stat.isFile() && !canLockFile(file.path, file.locks)) {
+      return [{ what: file.path, reason: `a lock on it is held on the destination: ${whoHoldsIt}` }]
     }
     return []
   })

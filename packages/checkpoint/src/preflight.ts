@@ -6,6 +6,7 @@ import { Freezer } from './freezer.js'
 import { checkAttributes } from './kinds/attributes/refused.js'
 import { checkDescriptors } from './kinds/descriptors/check.js'
 import { checkFs } from './kinds/fs.js'
+import { checkGhosts, defaultGhostBytes } from './kinds/ghosts/check.js'
 import { dumpMemoryMap } from './kinds/memory-map/read.js'
 import { checkTimers } from './kinds/timers.js'
 import { groupProblems, type Problem, type ProblemGroup, refusal } from './problems.js'
@@ -22,6 +23,11 @@ export interface Preflight {
   problems: ProblemGroup[]
 }
 
+export interface PreflightLimits {
+  /** Data of files that have no name any more, all together, in bytes. */
+  ghostBytes?: number
+}
+
 const kernelThreadFlag = 0x0020_0000 // PF_KTHREAD
 const namespaces = ['cgroup', 'ipc', 'mnt', 'net', 'pid', 'user', 'uts'] as const
 
@@ -29,13 +35,13 @@ const namespaces = ['cgroup', 'ipc', 'mnt', 'net', 'pid', 'user', 'uts'] as cons
  * Inspects a process from outside; stops nothing and changes nothing. What only the process itself can tell, probe.ts asks.
  * @throws NO_SUCH_PROCESS, or NOT_PERMITTED when this is not root
  */
-export function preflight(pid: number): Preflight {
+export function preflight(pid: number, limits: PreflightLimits = {}): Preflight {
   if (!existsSync(`/proc/${pid}`)) throw new PageferryError('NO_SUCH_PROCESS', `there is no process ${pid}`)
   if (process.getuid?.() !== 0) {
     throw new PageferryError('NOT_PERMITTED', 'moving a process needs root on both machines')
   }
   try {
-    return inspect(pid)
+    return inspect(pid, limits)
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     if (code === 'ENOENT' || code === 'ESRCH') {
@@ -56,13 +62,13 @@ export function preflight(pid: number): Preflight {
  * Does the same for a caller that wants to move the process.
  * @throws also REFUSED, with all problems
  */
-export function requireMovable(pid: number): Preflight['workload'] {
-  const { workload, problems } = preflight(pid)
+export function requireMovable(pid: number, limits?: PreflightLimits): Preflight['workload'] {
+  const { workload, problems } = preflight(pid, limits)
   if (problems.length === 0) return workload
   throw refusal(`process ${pid} (${workload.comm}) cannot be moved`, problems)
 }
 
-function inspect(pid: number): Preflight {
+function inspect(pid: number, { ghostBytes = defaultGhostBytes }: PreflightLimits): Preflight {
   const stat = readStat(pid)
   const status = readStatus(pid)
   const workload = {
@@ -90,6 +96,7 @@ function inspect(pid: number): Preflight {
     ...checkFs(pid),
     ...checkMemoryMap(pid),
     ...checkDescriptors(pid),
+    ...checkGhosts(pid, ghostBytes),
     ...checkFreezer(pid),
     ...checkTimers(pid),
     ...checkRoom(pid),

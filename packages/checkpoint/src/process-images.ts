@@ -10,6 +10,7 @@ import {
   imageFileName,
   type MmEntry,
   type PstreeEntry,
+  RemapType,
 } from '@pageferry/images'
 import type { ListImage, ListMessage } from './kinds/descriptors/kind.js'
 
@@ -52,6 +53,12 @@ export class ProcessImages {
 
   fs(pid: number): FsEntry {
     return this.#decode('fs', pid)
+  }
+
+  /** Ids of files without a name, by those of files.img. */
+  ghostIds(): ReadonlyMap<number, number> {
+    const ghosts = this.#decode('remap-fpath').filter(({ remapType }) => remapType === RemapType.GHOST)
+    return new Map(ghosts.map(({ origId, remapId }) => [origId, remapId]))
   }
 
   /** Messages of an image that belongs to one kind of open files. */

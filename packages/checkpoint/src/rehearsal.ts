@@ -83,7 +83,7 @@ function rehearseImages(images: ProcessImages, nsPid: number): void {
     const received = new ProcessImages()
     for (const name of images.names) received.set(name, images.get(name))
     const mm = received.mm(nsPid)
-    diffAreas(new AreaMap(), areasFromVmas(mm.vmas, received.files()))
+    diffAreas(new AreaMap(), areasFromVmas(mm.vmas, received.files(), received.ghostIds()))
     encodeImage('mm', mm)
     encodeImage('core', received.core(nsPid))
     encodeImage('files', received.files())

@@ -11,6 +11,8 @@ import { restoreAreaPolicies } from './kinds/attributes/memory-policy.js'
 import { restoreCredentials } from './kinds/credentials.js'
 import { restoreDescriptors } from './kinds/descriptors/table.js'
 import { restoreFs } from './kinds/fs.js'
+import { defaultGhostBytes } from './kinds/ghosts/check.js'
+import { GhostFiles } from './kinds/ghosts/ghost-files.js'
 import { guardsFromVmas } from './kinds/guard-regions.js'
 import { SkeletonMap } from './kinds/memory-map/apply.js'
 import { restoreAreaNames } from './kinds/memory-map/names.js'
@@ -70,21 +72,28 @@ export class Restorer {
   readonly skeleton: SkeletonProcess
   readonly uffd: number
   readonly map: SkeletonMap
+  /** Files that have no name any more: filled before `beginState`. */
+  readonly ghosts: GhostFiles
   /** The workload's own pid, in its pid namespace. */
   readonly nsPid: number
   /** Parts that the process has lost, with reasons. */
   readonly notMoved: Problem[] = []
   #begun: BegunState | null = null
 
-  private constructor(skeleton: SkeletonProcess, uffdFd: number, nsPid: number) {
+  private constructor(skeleton: SkeletonProcess, uffdFd: number, nsPid: number, ghostBytes: number) {
     this.skeleton = skeleton
     this.uffd = uffdFd
     this.nsPid = nsPid
-    this.map = new SkeletonMap(skeleton, uffdFd)
+    this.ghosts = new GhostFiles(skeleton, ghostBytes)
+    this.map = new SkeletonMap(skeleton, uffdFd, this.ghosts)
   }
 
-  /** Spawns the skeleton under its keeper and takes it over. Makes its userfaultfd while it is still root. */
-  static create(keeper: KeeperClient, nsPid: number): Restorer {
+  /**
+   * Spawns the skeleton under its keeper and takes it over. Makes its userfaultfd while it is still root.
+   *
+   * @param ghostBytes limit of the data in files that have no name any more
+   */
+  static create(keeper: KeeperClient, nsPid: number, ghostBytes = defaultGhostBytes): Restorer {
     const [ours, theirs] = fds.socketpair(fds.SOCK_SEQPACKET)
     let spawned: ReturnType<KeeperClient['spawn']>
     try {
@@ -108,7 +117,7 @@ export class Restorer {
     const uffdFd = fds.pidfdGetfd(spawned.pidfd, remote)
     skeleton.call('close', remote)
     uffd.api(uffdFd, uffdFeatures)
-    return new Restorer(skeleton, uffdFd, nsPid)
+    return new Restorer(skeleton, uffdFd, nsPid, ghostBytes)
   }
 
   get pid(): number {
@@ -117,7 +126,7 @@ export class Restorer {
 
   /** Changes the memory map to that of the images. */
   applyMap(images: ProcessImages): AreaMap {
-    const target = areasFromVmas(images.mm(this.nsPid).vmas, images.files())
+    const target = areasFromVmas(images.mm(this.nsPid).vmas, images.files(), images.ghostIds())
     this.map.apply(target)
     return target
   }
@@ -153,10 +162,18 @@ export class Restorer {
     }
     const tids = new Map(threads.map(({ nsTid, tid }) => [nsTid, tid]))
     const fdinfo = images.fdinfo(leader.ids?.filesId ?? 1)
+    this.ghosts.finish()
+    const ghostIds = images.ghostIds()
+    const openGhost = (id: number, flags: number): number | undefined => {
+      const ghost = ghostIds.get(id)
+      return ghost === undefined ? undefined : this.ghosts.open(ghost, flags)
+    }
     // Calls queued in the skeleton run together, thread by thread: each run costs two stops.
-    restoreAddressSpace(skeleton, mm, files)
-    restoreDescriptors(skeleton, fdinfo, images, tids)
-    restoreFs(skeleton, images.fs(this.nsPid), files)
+    restoreAddressSpace(skeleton, mm, files, openGhost)
+    // Before the descriptors, which leave no number free for a directory that has no name.
+    restoreFs(skeleton, images.fs(this.nsPid), files, openGhost)
+    restoreDescriptors(skeleton, fdinfo, images, tids, { openGhost })
+    this.ghosts.close()
     restoreProcessState(skeleton, leader.tc)
     restoreSignalActions(skeleton, leader.tc.sigactions)
     skeleton.flush()

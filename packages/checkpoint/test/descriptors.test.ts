@@ -9,11 +9,19 @@ import {
   writeSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { type FdinfoEntry, FdType, type FileEntry, type PipeData } from '@pageferry/images'
+import {
+  type FdinfoEntry,
+  FdType,
+  type FileEntry,
+  type FileLockEntry,
+  type PipeData,
+} from '@pageferry/images'
 import { fds, processes } from '@pageferry/kernel'
-import { kill } from '@pageferry/testing/processes'
+import { eventually } from '@pageferry/testing/eventually'
+import { kill, startSubject } from '@pageferry/testing/processes'
 import t from 'tap'
 import { problemOf } from '../src/kinds/descriptors/check.js'
+import { canLockFile, neededLocks } from '../src/kinds/descriptors/file-locks.js'
 import type { FdKind, RestoreTree } from '../src/kinds/descriptors/kind.js'
 import { DumpedFiles, type FileImages } from '../src/kinds/descriptors/open-files.js'
 import { SharedFiles } from '../src/kinds/descriptors/shared.js'
@@ -23,7 +31,7 @@ import { FileTable } from '../src/kinds/file-table.js'
 import { type FdInfo, fdinfoLines, readFdInfo, readFds } from '../src/proc/fdinfo.js'
 import type { SkeletonProcess } from '../src/remote/skeleton-process.js'
 import { skeletonOf } from './fixtures/skeleton.js'
-import { scratchDirectory, start } from './fixtures/start.js'
+import { compile, scratchDirectory, start } from './fixtures/start.js'
 
 const { O_CLOEXEC, FD_CLOEXEC } = fds
 const noTids = new Map<number, number>()
@@ -35,9 +43,9 @@ const targets = (pid: number) =>
 
 const nrOwnFds = () => readdirSync('/proc/self/fd').length
 
-const imagesOf = (files: FileEntry[], pipes: PipeData[] = []): FileImages => ({
+const imagesOf = (files: FileEntry[], pipes: PipeData[] = [], locks: FileLockEntry[] = []): FileImages => ({
   files: () => files,
-  messages: (image) => (image === 'pipes-data' ? pipes : []) as never[],
+  messages: (image) => (image === 'pipes-data' ? pipes : locks) as never[],
 })
 
 function dump(pid: number, infos: FdInfo[]) {
@@ -47,7 +55,8 @@ function dump(pid: number, infos: FdInfo[]) {
   const fdinfo = dumpTable({ pid, pidfd, infos }, files)
   closeSync(pidfd)
   const pipes = files.images.find(([image]) => image === 'pipes-data')?.[1] as PipeData[]
-  return { fdinfo, pipes, images: imagesOf(table.entries(), pipes) }
+  const locks = files.images.find(([image]) => image === 'filelocks')?.[1] as FileLockEntry[]
+  return { fdinfo, pipes, locks, images: imagesOf(table.entries(), pipes, locks) }
 }
 
 t.test('a table of descriptors is the same in another process', async (t) => {
@@ -309,7 +318,7 @@ t.test('each stage is done for all files before the next one begins', async (t) 
   const at = (fd: number, id: number) => ({ id, type: FdType.EVENTFD, fd, flags: 0 })
   const ownFds = nrOwnFds()
   const fdinfo = [at(9, 1), at(4, 2), at(5, 3), at(7, 1)]
-  restoreDescriptors(skeleton, fdinfo, imagesOf([efd(1), pipe, efd(3)]), noTids, kinds)
+  restoreDescriptors(skeleton, fdinfo, imagesOf([efd(1), pipe, efd(3)]), noTids, { kinds })
   t.same(log, [
     ...['create a 1', 'create b 2', 'create a 3'],
     ...['connect a 1', 'connect b 2', 'connect a 3'],
@@ -320,4 +329,56 @@ t.test('each stage is done for all files before the next one begins', async (t) 
   t.equal(nrOwnFds(), ownFds, 'nothing stays open here')
   skeleton.flush()
   t.same(Object.keys(targets(skeleton.pid)), ['4', '5', '7', '9'])
+})
+
+t.test('file locks are taken again, each of its kind', async (t) => {
+  const { pid } = await startSubject(['env', '-C', scratchDirectory(), compile('odd'), 'locks'])
+  t.teardown(() => kill(pid))
+  const infos = readFds(pid)
+  const { fdinfo, locks, images } = dump(pid, infos)
+  const { fd = -1, target = '' } = infos.find((info) => info.target.endsWith('/locked')) ?? {}
+  const bySize = [...locks].sort((a, b) => Number(a.len - b.len) || a.flag - b.flag)
+  t.match(bySize, [
+    { flag: 2, type: 1, fd, start: 0n, len: 0n },
+    { flag: 1024, type: 0, fd, start: 100n, len: 0n },
+    { flag: 1, type: 1, fd, start: 10n, len: 5n },
+  ])
+  const [first] = neededLocks(infos.find((info) => info.fd === fd) as FdInfo)
+  t.notOk(canLockFile(target, [first]), 'the original has it')
+  const refused = await skeletonOf(t)
+  t.throws(
+    () => {
+      restoreDescriptors(refused, fdinfo, images, noTids)
+      refused.flush()
+    },
+    { code: 'REFUSED', message: /lock on .*locked is held on the destination/ },
+  )
+
+  kill(pid)
+  await eventually('the original lets go', () => canLockFile(target, [first]))
+  const skeleton = await skeletonOf(t)
+  restoreDescriptors(skeleton, fdinfo, images, noTids)
+  skeleton.flush()
+  const kindsOf = (of: number) =>
+    fdinfoLines(readFdInfo(of, fd), 'lock').map((line) => line.replace(/^\d+: (\w+ +\w+ +\w+) -?\d+/, '$1'))
+  t.equal(kindsOf(skeleton.pid).length, 3)
+  for (const what of [
+    /^FLOCK {2}ADVISORY {2}WRITE .* 0 EOF$/,
+    /^POSIX {2}ADVISORY {2}WRITE .* 10 14$/,
+    /^OFDLCK ADVISORY {2}READ .* 100 EOF$/,
+  ]) {
+    t.ok(
+      kindsOf(skeleton.pid).some((line) => what.test(line)),
+      `${what}: ${kindsOf(skeleton.pid).join('; ')}`,
+    )
+  }
+  for (const lock of [
+    { ...locks[0], type: 2 },
+    { ...locks[0], flag: 32 },
+    { ...locks[0], fd: 999 },
+  ]) {
+    const other = await skeletonOf(t)
+    const wrong = imagesOf(images.files(), [], [lock])
+    t.throws(() => restoreDescriptors(other, fdinfo, wrong, noTids), { code: 'PROTOCOL' })
+  }
 })

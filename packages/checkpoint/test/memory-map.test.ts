@@ -85,6 +85,8 @@ const area = fc
         lazyEligible:
           ['anon', 'heap', 'stack'].includes(kind) && locked === 'no' && (rest.madv & (1 << 18)) === 0,
         path: isFile ? `/lib/file ${file}\n` : undefined,
+        // The first of the table has this id, too.
+        ghost: isFile && file === 3 ? '1' : undefined,
         fileFlags: isFile ? (kind === 'file-shared' && writable ? 2 : 0) : undefined,
         backingId: isFile || kind === 'shared-anon' ? `fe:0${isFile ? file : file + 4}` : undefined,
         offset: isFile || kind === 'shared-anon' ? BigInt(offset) * 4096n : 0n,
@@ -104,7 +106,13 @@ t.test('areas survive the way over the wire', async (t) => {
       const map = new AreaMap(areas)
       const files = new FileTable()
       const mm = decodeImage('mm', encodeImage('mm', mmOfRound(map, files)))
-      const back = areasFromVmas(mm.vmas, decodeImage('files', encodeImage('files', files.entries())))
+      const remaps = decodeImage('remap-fpath', encodeImage('remap-fpath', files.remaps()))
+      const ghostIds = new Map(remaps.map(({ origId, remapId }) => [origId, remapId]))
+      const back = areasFromVmas(
+        mm.vmas,
+        decodeImage('files', encodeImage('files', files.entries())),
+        ghostIds,
+      )
       return isDeepStrictEqual(comparable(back), comparable(map))
     }),
     { numRuns: 150 },

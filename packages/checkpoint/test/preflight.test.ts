@@ -1,10 +1,13 @@
 import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { pageBytes } from '@pageferry/base'
 import { eventually } from '@pageferry/testing/eventually'
 import { adopt, kill, type Subject, startOrphan, startSubject } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
 import { preflight } from '../src/preflight.js'
 import { checkFromInside } from '../src/probe.js'
+import { readFds } from '../src/proc/fdinfo.js'
+import { type MapsLine, readMaps } from '../src/proc/maps.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
 import { compile, scratchDirectory } from './fixtures/start.js'
 
@@ -69,7 +72,6 @@ const refused: Record<string, RegExp> = {
   memfd: /^descriptor 3 \(\/memfd:x.*of the kind memfd/,
   'memfd-mapping': /memfd mappings/,
   sysv: /System V shared memory/,
-  'deleted-mapping': /mapped file is deleted/,
   'shared-twice': /mapped twice/,
   'shared-shrunk': /only a part of this shared memory is mapped/,
   aio: /asynchronous I\/O context/,
@@ -81,16 +83,14 @@ const refused: Record<string, RegExp> = {
   'half-pipe': /only one end of the pipe/,
   fifo: /special file/,
   'path-only': /O_PATH/,
-  flock: /file lock/,
-  'posix-lock': /file lock/,
+  lease: /a lease/,
+  'locked-pipe': /a lock on a file of the kind pipe/,
   'signal-owner': /gets signals from it/,
   'signal-group': /gets signals from it/,
   async: /gets signals from it/,
   dnotify: /gets signals from it/,
-  'removed-directory': /^the working directory .*: the path no longer leads to it/,
   'odd-name': /not valid UTF-8/,
-  'deleted-file': /deleted/,
-  'deleted-link': /no longer leads to it/,
+  'deleted-link': /the name that it was opened by is gone, but it has others/,
   device: /terminal or device/,
   deadline: /^process \d+: its policy is SCHED_DEADLINE/,
   'no-room': /^process \d+: its limit of \d+ bytes of address space/,
@@ -116,7 +116,6 @@ const refusedTwice: Record<string, RegExp[]> = {
   hugetlb: [/hugetlbfs/],
   tty: [/controlling terminal/, /terminal or device/],
   'packet-pipe': [/packet mode/],
-  'replaced-file': [/deleted/],
 }
 
 for (const [kind, all] of Object.entries(refusedTwice)) {
@@ -131,6 +130,50 @@ for (const [kind, all] of Object.entries(refusedTwice)) {
       )
   })
 }
+
+for (const kind of [
+  'deleted-mapping',
+  'deleted-file',
+  'replaced-file',
+  'removed-directory',
+  'flock',
+  'posix-lock',
+]) {
+  t.test(`not refused: ${kind}`, async (t) => t.same(reasons((await odd(t, kind)).pid), []))
+}
+
+t.test('deleted files beyond the limit, and those that another process has, too', async (t) => {
+  const { pid } = await odd(t, 'deleted-file')
+  const [path] = readFds(pid).flatMap(({ target }) =>
+    target.endsWith('/gone (deleted)') ? [target.slice(0, -10)] : [],
+  )
+  const link = `/proc/${pid}/fd/${readFds(pid).find(({ target }) => target.startsWith(path))?.fd}`
+  writeFileSync(link, 'seventeen bytes..')
+  truncateSync(link, 1 << 30)
+  t.same(preflight(pid, { ghostBytes: 1 << 20 }).problems, [], 'a hole does not count')
+  t.match(preflight(pid, { ghostBytes: 16 }).problems, [
+    { what: `the deleted file ${path}`, reason: /^it holds \d+ bytes, the limit is 16: --ghost-limit$/ },
+  ])
+  for (const how of ['<', '<>']) {
+    const other = startOrphan('sh', '-c', `echo ready; exec sleep 60 7${how}${link}`)
+    t.teardown(() => kill(other.pid))
+    await eventually('the other has it', () => readFds(other.pid).some(({ fd }) => fd === 7))
+    t.match(reasons(pid), [new RegExp(`^the deleted file ${path}: process ${other.pid} has it, too`)])
+    kill(other.pid)
+    await eventually('the other is gone', () => !existsSync(`/proc/${other.pid}/fd/7`))
+  }
+  t.same(reasons(pid), [])
+})
+
+t.test('a deleted file that several processes only read, as after a package upgrade', async (t) => {
+  const { pid } = await odd(t, 'deleted-mapping')
+  const { start, nrPages } = readMaps(pid).find(({ name }) => name.endsWith('/mapped (deleted)')) as MapsLine
+  const range = [start, start + nrPages].map((page) => (page * pageBytes).toString(16)).join('-')
+  const other = startOrphan('sh', '-c', `exec sleep 60 7</proc/${pid}/map_files/${range}`)
+  t.teardown(() => kill(other.pid))
+  await eventually('the other has it', () => readFds(other.pid).some(({ fd }) => fd === 7))
+  t.same(reasons(pid), [])
+})
 
 t.test('all problems are named, not only the first', async (t) => {
   const { pid } = await odd(t, 'socket', 'unshare', '-u')

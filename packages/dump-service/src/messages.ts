@@ -8,6 +8,7 @@ import {
   type FrameOf,
   frameToError,
   isFrameOn,
+  maxLocksPerFile,
   maxThreads,
   WireError,
 } from '@pageferry/wire'
@@ -71,7 +72,7 @@ function beginFrame({ root, space }: Workload, { mode, verify }: Settings): Fram
     residentPages,
     mode,
     verify,
-    files: neededFiles(pid),
+    files: neededFiles(pid).map((file) => ({ ...file, locks: file.locks.slice(0, maxLocksPerFile) })),
     ...clocks,
   }
 }

@@ -5,6 +5,7 @@ import {
   type CaptureOptions,
   type ExitOfProcess,
   exitOf,
+  type PreflightLimits,
   probe,
   readStat,
   readStatus,
@@ -34,11 +35,16 @@ export interface TaskIdentity {
   startTime: string
 }
 
+export interface TaskOptions extends PreflightLimits {
+  /** Is called once, when the process that was opened has ended. */
+  onExit(exit: ExitOfProcess): void
+}
+
 /** One process of the workload: watches its end, and stops its threads with our tracer. */
 export class Task {
   readonly pid: number
   readonly #holds: Holds
-  readonly #onExit: (exit: ExitOfProcess) => void
+  readonly #options: TaskOptions
   #facts: TaskFacts | null = null
   #pidfd = none
   #exitPoller: Poller | null = null
@@ -47,11 +53,10 @@ export class Task {
   readonly #bystanders = new Bystanders()
   #memoryPolicies = true
 
-  /** @param onExit is called once, when the process that was opened has ended */
-  constructor(pid: number, list: Holds, onExit: (exit: ExitOfProcess) => void) {
+  constructor(pid: number, list: Holds, options: TaskOptions) {
     this.pid = pid
     this.#holds = list
-    this.#onExit = onExit
+    this.#options = options
   }
 
   /**
@@ -59,13 +64,12 @@ export class Task {
    * @throws as requireMovable does
    */
   open(): void {
-    const { residentPages } = requireMovable(this.pid)
+    const { residentPages } = requireMovable(this.pid, this.#options)
     this.#facts = { residentPages, nsPid: readStatus(this.pid).nsPids.at(-1) ?? this.pid }
     this.#watch()
     this.#holds.announce(holds.stop, this.name, this.pid)
   }
 
-  /**
   /**
    * Stops the process for a moment and asks it for what is not visible from outside.
    * @throws REFUSED
@@ -112,7 +116,7 @@ export class Task {
     this.#exitPoller = new Poller(this.#pidfd, () => {
       this.#stopWatching()
       this.#gone = true
-      this.#onExit(this.exit)
+      this.#options.onExit(this.exit)
     })
   }
 

@@ -3,6 +3,7 @@ import {
   type ErrorInfo,
   isKernelError,
   type Logger,
+  MiB,
   PageferryError,
   RecordFile,
 } from '@pageferry/base'
@@ -89,7 +90,10 @@ export class SourceWorker {
     return {
       ...{ spec, settings, log, channel, status, records, holds },
       phases: workerPhases({ role: 'source', log, status, injectFault, takeover }),
-      workload: new Workload(pid, holds, (exit) => this.#exited(exit)),
+      workload: new Workload(pid, holds, {
+        ghostBytes: settings.ghostLimitMiB * MiB,
+        onExit: (exit) => this.#exited(exit),
+      }),
       report: new ReportInProgress(spec, settings.mode, records),
       lanes: this.#openLanes(spec, settings),
       inbox: new Inbox(),
@@ -149,7 +153,7 @@ export class SourceWorker {
       case 'startPrecopy':
         return precopy(source, signal)
       case 'freezeWorkload':
-        return phases.run('freeze', () => freeze(source))
+        return phases.run('freeze', () => freeze(source, signal))
       case 'startDump':
         return dump(source, signal)
       case 'detachAndKeepFrozen':

@@ -2,6 +2,7 @@ import { cgroupHold, type ExitOfProcess, FileTable, Freezer } from '@pageferry/c
 import type { Holds } from '@pageferry/service/worker'
 import { AddressSpace } from './address-space.js'
 import type { ProcessName } from './holds.js'
+import { GhostSender } from './rounds/ghost-sender.js'
 import { Task } from './task.js'
 
 /** Address space ids count from here, in the order of discovery. No id is used twice in a migration. */
@@ -14,6 +15,13 @@ export interface WorkloadRecord {
   threads?: number
   /** The root comes first. */
   tasks?: (ProcessName & { asId: number })[]
+}
+
+export interface WorkloadOptions {
+  /** Limit of the data in files that have no name any more. */
+  ghostBytes: number
+  /** Is called once, when the root has ended. */
+  onExit(exit: ExitOfProcess): void
 }
 
 /**
@@ -29,17 +37,19 @@ export class Workload {
   /** Address spaces by as_id. */
   readonly spaces = new Map<number, AddressSpace>()
   readonly files = new FileTable()
+  /** Files of it that have no name any more. */
+  readonly ghosts: GhostSender
   readonly #holds: Holds
   #freezer: Freezer | null = null
 
   /**
    * @param pid of the root
    * @param list holds of this worker; `resume` and `kill` also undo those of the worker before
-   * @param onExit is called once, when the root has ended
    */
-  constructor(pid: number, list: Holds, onExit: (exit: ExitOfProcess) => void) {
+  constructor(pid: number, list: Holds, { ghostBytes, onExit }: WorkloadOptions) {
     this.#holds = list
-    this.root = new Task(pid, list, onExit)
+    this.ghosts = new GhostSender(this.files, ghostBytes)
+    this.root = new Task(pid, list, { ghostBytes, onExit })
     this.spaces.set(rootAsId, new AddressSpace(rootAsId, this.root, this.files, list))
   }
 
@@ -142,6 +152,7 @@ export class Workload {
   /** Closes our descriptors; the workload stays as it is. */
   close(): void {
     for (const space of this.spaces.values()) space.close()
+    this.ghosts.close()
     this.root.close()
   }
 }

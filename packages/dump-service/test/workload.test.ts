@@ -36,14 +36,14 @@ function stateOf(pid: number): string | undefined {
 t.test('a workload that must not be moved says so itself, before anything is done to it', async (t) => {
   const { pid, output } = await subjectOf(t, 'landlock-user')
   if (output().startsWith('unsupported')) return t.pass('Landlock', { skip: `kernel: ${output().trim()}` })
-  const workload = new Workload(pid, openHolds(stateDirOf(t)), () => {})
+  const workload = new Workload(pid, openHolds(stateDirOf(t)), { ghostBytes: 0, onExit: () => {} })
   workload.open(id)
   await t.rejects(workload.probe(), { code: 'REFUSED', message: /confined by a Landlock domain/ })
   t.equal(stateOf(pid), 'S')
   workload.resume()
   workload.close()
   const ordinary = await subjectOf(t)
-  const other = new Workload(ordinary.pid, openHolds(stateDirOf(t)), () => {})
+  const other = new Workload(ordinary.pid, openHolds(stateDirOf(t)), { ghostBytes: 0, onExit: () => {} })
   other.open(id)
   await other.probe()
   t.equal(stateOf(ordinary.pid), 'S')
@@ -55,7 +55,7 @@ t.test('through a migration and back', async (t) => {
   const { pid } = await subjectOf(t)
   const home = cgroups(pid)
   const list = openHolds(stateDirOf(t))
-  const workload = new Workload(pid, list, () => t.fail('it did not exit'))
+  const workload = new Workload(pid, list, { ghostBytes: 0, onExit: () => t.fail('it did not exit') })
   workload.open(id)
   t.match(workload.record, { comm: 'odd', threads: 1, tasks: [{ pid, startTime: /^\d+$/, asId: 1 }] })
   t.match(workload.root.facts, { nsPid: pid })
@@ -90,7 +90,7 @@ t.test('back from every step', async (t) => {
   const before = readMaps(pid)
   for (const steps of [1, 2, 3, 4, 5, 6]) {
     const list = openHolds(stateDirOf(t))
-    const workload = new Workload(pid, list, () => t.fail('it did not exit'))
+    const workload = new Workload(pid, list, { ghostBytes: 0, onExit: () => t.fail('it did not exit') })
     const all = [
       () => workload.open(`${id}-${steps}`),
       () => workload.space.track(),
@@ -115,7 +115,7 @@ t.test('a successor finds it frozen, and lets it run or kills it', async (t) => 
   for (const end of ['resume', 'kill'] as const) {
     const { pid } = await subjectOf(t)
     const stateDir = stateDirOf(t)
-    const first = new Workload(pid, openHolds(stateDir), () => {})
+    const first = new Workload(pid, openHolds(stateDir), { ghostBytes: 0, onExit: () => {} })
     first.open(`${id}-${end}`)
     first.stop(() => {})
     first.keepFrozen()
@@ -123,7 +123,7 @@ t.test('a successor finds it frozen, and lets it run or kills it', async (t) => 
     first.close()
 
     const list = openHolds(stateDir)
-    const successor = new Workload(pid, list, () => {})
+    const successor = new Workload(pid, list, { ghostBytes: 0, onExit: () => {} })
     t.ok(successor.adopt(record))
     const path = list.facts(cgroupHold)?.path ?? ''
     t.ok(existsSync(path))
@@ -146,7 +146,7 @@ t.test('another process that has its pid by now is left alone', async (t) => {
   const scratch = { pid, startTime: '1', page: start, nrPages }
   list.announce(holds.stop, scratch)
   list.announce(holds.scratch, scratch)
-  const workload = new Workload(pid, openHolds(stateDir), () => {})
+  const workload = new Workload(pid, openHolds(stateDir), { ghostBytes: 0, onExit: () => {} })
   t.notOk(workload.adopt({ tasks: [{ pid, startTime: '1', asId: 1 }] }))
   t.equal(workload.space.memFd, -1)
   workload.keepFrozen()
@@ -159,7 +159,7 @@ t.test('killed while the freezer holds it: its cgroup does not stay', async (t) 
   const { pid } = await subjectOf(t)
   const list = openHolds(stateDirOf(t))
   let exits = 0
-  const workload = new Workload(pid, list, () => exits++)
+  const workload = new Workload(pid, list, { ghostBytes: 0, onExit: () => exits++ })
   workload.open(`${id}-killed`)
   workload.stop(() => {})
   workload.keepFrozen()
@@ -175,11 +175,11 @@ t.test('killed while the freezer holds it: its cgroup does not stay', async (t) 
 t.test('its end is noticed', async (t) => {
   const { pid } = await subjectOf(t)
   let exits = 0
-  const workload = new Workload(pid, openHolds(stateDirOf(t)), () => exits++)
+  const workload = new Workload(pid, openHolds(stateDirOf(t)), { ghostBytes: 0, onExit: () => exits++ })
   workload.open(id)
   kill(pid)
   await eventually('the exit', () => exits > 0)
   t.equal(exits, 1)
   workload.close()
-  t.notOk(new Workload(pid, openHolds(stateDirOf(t)), () => {}).adopt({}))
+  t.notOk(new Workload(pid, openHolds(stateDirOf(t)), { ghostBytes: 0, onExit: () => {} }).adopt({}))
 })

@@ -3,6 +3,7 @@ import { criu } from '#generated/criu'
 /** Kinds of open files (FdinfoEntry.type, FileEntry.type). */
 export const FdType = criu.FdType
 export type FdType = criu.FdType
+export const RemapType = criu.RemapType
 export const Machine = criu.Machine
 export const RegsMode = criu.RegsMode
 export const SeccompMode = criu.SeccompMode

@@ -92,6 +92,22 @@ export const IMAGE_KINDS = {
     maxMessageBytes: fileBytes,
     maxMessages: maxDescriptors,
   },
+  'remap-fpath': {
+    pattern: 'remap-fpath',
+    magics: [COMMON_MAGIC, 0x59133954],
+    message: 'RemapFilePathEntry',
+    cardinality: 'many',
+    maxMessageBytes: smallBytes,
+    maxMessages: maxDescriptors,
+  },
+  filelocks: {
+    pattern: 'filelocks',
+    magics: [COMMON_MAGIC, 0x54323616],
+    message: 'FileLockEntry',
+    cardinality: 'many',
+    maxMessageBytes: smallBytes,
+    maxMessages: maxDescriptors,
+  },
   'pipes-data': {
     pattern: 'pipes-data',
     magics: [COMMON_MAGIC, 0x56453709],

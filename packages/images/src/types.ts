@@ -60,6 +60,8 @@ export type FdinfoEntry = Message<criu.FdinfoEntry.$Properties>
 export type FileEntry = Message<criu.FileEntry.$Properties>
 export type FownEntry = Message<criu.FownEntry.$Properties>
 export type RegFileEntry = Message<criu.RegFileEntry.$Properties>
+export type RemapFilePathEntry = Message<criu.RemapFilePathEntry.$Properties>
+export type FileLockEntry = Message<criu.FileLockEntry.$Properties>
 export type PipeEntry = Message<criu.PipeEntry.$Properties>
 export type PipeDataEntry = Message<criu.PipeDataEntry.$Properties>
 export type EventfdFileEntry = Message<criu.EventfdFileEntry.$Properties>
@@ -85,6 +87,8 @@ export interface Messages {
   FdinfoEntry: FdinfoEntry
   FileEntry: FileEntry
   FsEntry: FsEntry
+  RemapFilePathEntry: RemapFilePathEntry
+  FileLockEntry: FileLockEntry
   PipeDataEntry: PipeData
   TimensEntry: TimensEntry
   SeccompEntry: SeccompEntry

@@ -11,9 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -395,6 +397,79 @@ static napi_value fd_lseek(napi_env env, napi_callback_info info)
 	return napi_create_bigint_int64(env, position, &result) == napi_ok ? result : NULL;
 }
 
+/* Gives back what lies in a part of a file; the size stays. The part reads as zeros afterwards. */
+static napi_value fd_punch_hole(napi_env env, napi_callback_info info)
+{
+	napi_value argv[3];
+	uint64_t offset, length;
+	int fd;
+
+	if (!pf_args(env, info, 3, argv) || !pf_int(env, argv[0], &fd) || !pf_u64(env, argv[1], &offset) ||
+	    !pf_u64(env, argv[2], &length))
+		return NULL;
+	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length) < 0)
+		return pf_throw(env, "fallocate", errno, 0);
+	return pf_undefined(env);
+}
+
+static napi_value fd_flock(napi_env env, napi_callback_info info)
+{
+	napi_value argv[2];
+	int fd, operation;
+
+	if (!pf_args(env, info, 2, argv) || !pf_int(env, argv[0], &fd) || !pf_int(env, argv[1], &operation))
+		return NULL;
+	if (flock(fd, operation) < 0)
+		return pf_throw(env, "flock", errno, 0);
+	return pf_undefined(env);
+}
+
+/* Whether a description of our own could take the lock. */
+static napi_value fd_can_lock(napi_env env, napi_callback_info info)
+{
+	napi_value argv[4], result;
+	uint64_t start, length;
+	int fd, type;
+
+	if (!pf_args(env, info, 4, argv) || !pf_int(env, argv[0], &fd) || !pf_int(env, argv[1], &type) ||
+	    !pf_u64(env, argv[2], &start) || !pf_u64(env, argv[3], &length))
+		return NULL;
+	struct flock range = { .l_type = (short)type, .l_start = (off_t)start, .l_len = (off_t)length };
+	if (fcntl(fd, F_OFD_GETLK, &range) < 0)
+		return pf_throw(env, "fcntl(F_OFD_GETLK)", errno, 0);
+	return napi_get_boolean(env, range.l_type == F_UNLCK, &result) == napi_ok ? result : NULL;
+}
+
+static struct timespec timespec_of(int64_t ns)
+{
+	struct timespec time = { .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 };
+
+	if (time.tv_nsec < 0) { /* before 1970 */
+		time.tv_sec--;
+		time.tv_nsec += 1000000000;
+	}
+	return time;
+}
+
+static napi_value fd_set_times(napi_env env, napi_callback_info info)
+{
+	napi_value argv[3];
+	int64_t access, modification;
+	bool lossless[2];
+	int fd;
+
+	if (!pf_args(env, info, 3, argv) || !pf_int(env, argv[0], &fd))
+		return NULL;
+	if (napi_get_value_bigint_int64(env, argv[1], &access, &lossless[0]) != napi_ok ||
+	    napi_get_value_bigint_int64(env, argv[2], &modification, &lossless[1]) != napi_ok || !lossless[0] ||
+	    !lossless[1])
+		return pf_throw_type(env, "times must be BigInts of 64 bits");
+	const struct timespec times[2] = { timespec_of(access), timespec_of(modification) };
+	if (futimens(fd, times) < 0)
+		return pf_throw(env, "futimens", errno, 0);
+	return pf_undefined(env);
+}
+
 static napi_value fd_pipe2(napi_env env, napi_callback_info info)
 {
 	napi_value argv[1];
@@ -509,6 +584,10 @@ void init_fd(napi_env env, napi_value exports)
 	pf_export(env, fd, "setReceiveLowWater", fd_set_receive_low_water);
 	pf_export(env, fd, "dup", fd_dup);
 	pf_export(env, fd, "lseek", fd_lseek);
+	pf_export(env, fd, "punchHole", fd_punch_hole);
+	pf_export(env, fd, "setTimes", fd_set_times);
+	pf_export(env, fd, "flock", fd_flock);
+	pf_export(env, fd, "canLock", fd_can_lock);
 	pf_export(env, fd, "pipe2", fd_pipe2);
 	pf_export(env, fd, "eventfd", fd_eventfd);
 	pf_export(env, fd, "tee", fd_tee);

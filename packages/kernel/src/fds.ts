@@ -40,6 +40,10 @@ interface Binding {
   setReceiveLowWater(fd: number, bytes: number): void
   dup(fd: number): number
   lseek(fd: number, offset: bigint, whence: number): bigint
+  punchHole(fd: number, offset: number, length: number): void
+  setTimes(fd: number, accessNs: bigint, modificationNs: bigint): void
+  flock(fd: number, operation: number): void
+  canLock(fd: number, type: number, start: bigint, length: bigint): boolean
   pipe2(flags: number): [number, number]
   eventfd(flags: number): number
   tee(from: number, to: number, length: number): number
@@ -135,6 +139,26 @@ export function dup(fd: number): number {
 /** ESPIPE for files that cannot seek; ENXIO when SEEK_DATA or SEEK_HOLE find nothing. */
 export function lseek(fd: number, offset: bigint, whence: number): bigint {
   return native.lseek(fd, offset, whence)
+}
+
+/** fallocate(2): the bytes read as zeros afterwards and take no room; the size stays. EOPNOTSUPP where holes are unknown. */
+export function punchHole(fd: number, offset: number, length: number): void {
+  native.punchHole(fd, offset, length)
+}
+
+/** futimens(3), in nanoseconds since 1970; negative ones are before. */
+export function setTimes(fd: number, accessNs: bigint, modificationNs: bigint): void {
+  native.setTimes(fd, accessNs, modificationNs)
+}
+
+/** flock(2); EAGAIN with LOCK_NB where another description has the lock. */
+export function flock(fd: number, operation: number): void {
+  native.flock(fd, operation)
+}
+
+/** Whether this description could lock a range now (fcntl(2), F_OFD_GETLK). A length of 0 is up to the end of the file. */
+export function canLock(fd: number, type: number, start: bigint, length: bigint): boolean {
+  return native.canLock(fd, type, start, length)
 }
 
 /** [read end, write end] */

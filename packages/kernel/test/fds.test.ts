@@ -42,6 +42,28 @@ t.test('a signal does not end the wait for a message', async (t) => {
   closeSync(b)
 })
 
+t.test('holes and times of a file', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'pf-fds-'))
+  t.teardown(() => rmSync(dir, { recursive: true }))
+  const fd = openSync(join(dir, 'file'), 'w+')
+  writeSync(fd, Buffer.alloc(3 * 65536, 'x'))
+  fds.punchHole(fd, 65536, 65536)
+  const content = Buffer.alloc(3 * 65536)
+  readSync(fd, content, 0, content.length, 0)
+  const wanted = Buffer.concat([Buffer.alloc(65536, 'x'), Buffer.alloc(65536), Buffer.alloc(65536, 'x')])
+  t.ok(content.equals(wanted))
+  t.throws(() => fds.punchHole(fd, 0, 0), { code: 'EINVAL', syscall: 'fallocate' })
+  for (const [access, modification] of [
+    [1_000_000_001n, 1_700_000_000_123_456_789n],
+    [-1n, -1_500_000_000n],
+  ] as const) {
+    fds.setTimes(fd, access, modification)
+    const { atimeNs, mtimeNs } = fstatSync(fd, { bigint: true })
+    t.same([atimeNs, mtimeNs], [access, modification])
+  }
+  closeSync(fd)
+})
+
 t.test('passes messages and descriptors over a socket with a long path', async (t) => {
   const dir = mkdtempSync(join(tmpdir(), 'pf-fds-'))
   t.teardown(() => rmSync(dir, { recursive: true }))

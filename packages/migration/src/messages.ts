@@ -24,7 +24,7 @@ type Handshake = FrameOf<'hello' | 'welcome' | 'refusal'>
 type Received<F extends Frame> = Exclude<F, Handshake | { type: ErrorMessage['type'] }> | ErrorMessage
 
 /** The frames of a round. The destination's worker takes them past the machine: see destination-machine.ts. */
-export type RoundFrame = FrameOf<'image' | 'roundBegin' | 'roundEnd'>
+export type RoundFrame = FrameOf<'image' | 'ghost' | 'ghostData' | 'ghostGone' | 'roundBegin' | 'roundEnd'>
 
 /** Messages for the source's machine. */
 export type ToSource =

@@ -156,7 +156,8 @@ t.test('frames of a round are taken where the table says, and refused by name el
     'receiving',
     ...refused('restoring', 'ready', 'committed', 'running', 'drained', 'done', 'lost'),
   ]
-  for (const type of ['image', 'roundBegin', 'roundEnd'] as const) t.strictSame(taken(type), round, type)
+  for (const type of ['image', 'ghost', 'ghostData', 'ghostGone', 'roundBegin', 'roundEnd'] as const)
+    t.strictSame(taken(type), round, type)
 })
 
 t.test('the source goes forward as its table says', async (t) => {

@@ -42,6 +42,8 @@ export interface Area {
   /** Its missing pages can be served by userfaultfd: private anonymous, not locked, not hugetlb. */
   readonly lazyEligible: boolean
   readonly path?: string
+  /** Names a file that has no name any more: on the source "device:inode", on the destination its id in the images. */
+  readonly ghost?: string
   /** Identity of the mapped file, since the path may be wrong (renamed, deleted, memfd): "device:inode". */
   readonly backingId?: string
   /** How a mapped file must be opened: O_RDWR (2) if a shared mapping is or may become writable, else 0. */

@@ -1,4 +1,4 @@
-import { toErrorInfo } from '@pageferry/base'
+import { MiB, toErrorInfo } from '@pageferry/base'
 import { rehearse } from '@pageferry/checkpoint'
 import { Heir } from '@pageferry/kernel'
 import type { FrameOf } from '@pageferry/wire'
@@ -41,6 +41,7 @@ export async function prepare(
     id: spec.id,
     nsPid,
     newPidNamespace: spec.request.newPidNamespace === true,
+    ghostBytes: (spec.request.ghostLimitMiB ?? 0) * MiB,
     clockOffsets: offsets,
   })
   appointHeir(keeper, heir)

@@ -34,6 +34,8 @@ export interface SkeletonOptions {
   /** The workload's pid in its own namespace. */
   nsPid: number
   newPidNamespace: boolean
+  /** Limit of the data in files that have no name any more. */
+  ghostBytes: number
   /** Offsets of a time namespace, relative to the host's clocks; null: it needs none. */
   clockOffsets: Clocks | null
 }
@@ -91,7 +93,7 @@ export class RestoredProcess {
    * @throws UNSUPPORTED_HOST when no cgroup can be made
    */
   async create(options: SkeletonOptions): Promise<{ restorer: Restorer; keeper: KeeperClient }> {
-    const { id, nsPid, newPidNamespace, clockOffsets } = options
+    const { id, nsPid, newPidNamespace, ghostBytes, clockOffsets } = options
     const { directory, holds } = this.#options
     holds.announce(cgroupHold, Freezer.atTop(id).record)
     holds.announce(keeperHold, { directory })
@@ -107,7 +109,7 @@ export class RestoredProcess {
       removeCgroups: [freezer.record.path],
     })
     this.#keeper = keeper
-    const restorer = Restorer.create(keeper, nsPid)
+    const restorer = Restorer.create(keeper, nsPid, ghostBytes)
     this.#restorer = restorer
     this.#pid = restorer.pid
     freezer.add(this.#pid)

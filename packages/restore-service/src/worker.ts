@@ -196,6 +196,9 @@ export class DestinationWorker {
     }
     switch (frame.type) {
       case 'image':
+      case 'ghost':
+      case 'ghostData':
+      case 'ghostGone':
       case 'roundBegin':
       case 'roundEnd':
         if (takesRoundFrame(this.#driver.state, frame.type)) takeRoundFrame(this.#destination, frame, payload)

@@ -1,4 +1,6 @@
+import { closeSync, readFileSync } from 'node:fs'
 import type { Restorer } from '@pageferry/checkpoint'
+import { fds } from '@pageferry/kernel'
 import type { DestinationEvent, RoundFrame } from '@pageferry/migration'
 import { PE_LAZY, PE_PARENT, PE_PRESENT } from '@pageferry/pages'
 import { eventually } from '@pageferry/testing/eventually'
@@ -229,11 +231,12 @@ t.test('each frame goes to the rounds of its address space', async (t) => {
   const member: Member = { asId, process: {} as Member['process'], rounds, verifier: null, family: null }
   const destination = {
     members: new Map([[asId, member]]),
+    root: { skeleton: { restorer } } as Destination['root'],
     imageReceiver: new ImageReceiver(() => {}),
     status: { beQuiet: () => t.fail('not the final round') } as unknown as Destination['status'],
     post: (event: DestinationEvent) => failures.push(event),
   }
-  const take = (frame: RoundFrame) => takeRoundFrame(destination, frame, new Uint8Array())
+  const take = (frame: RoundFrame, payload = new Uint8Array()) => takeRoundFrame(destination, frame, payload)
   take({ type: 'roundBegin', asId: asId + 1, round: 1, final: false })
   take({ type: 'roundEnd', asId: asId + 1, round: 1, final: false, batchesPerLane: [0] })
   const unknown = { code: 'PROTOCOL', message: `address space ${asId + 1} is unknown` }
@@ -246,6 +249,21 @@ t.test('each frame goes to the rounds of its address space', async (t) => {
   t.equal(rounds.round, 1)
   t.same(relative(restorer.presentPages()), [[0, 1]])
   t.equal(failures.length, 2)
+
+  const facts = { uid: 0, gid: 0, size: 4096, atimeNs: 1n, mtimeNs: 2n, tmpfileFlags: 0 }
+  take({ type: 'ghost', ghostId: 1, path: '/tmp/gone', mode: 0o100600, ...facts })
+  take({ type: 'ghostData', ghostId: 1, offset: 100, bytes: 3, hole: false }, Buffer.from('ABC'))
+  t.equal(failures.length, 2, 'a file without a name')
+  const fd = restorer.ghosts.open(1, fds.O_RDONLY)
+  t.equal(readFileSync(`/proc/self/fd/${fd}`, 'latin1').slice(99, 104), '\0ABC\0')
+  closeSync(fd)
+  take({ type: 'ghostData', ghostId: 1, offset: 4094, bytes: 3, hole: true })
+  take({ type: 'ghostGone', ghostId: 1 })
+  take({ type: 'ghostGone', ghostId: 1 })
+  t.match(failures.slice(2), [
+    { step: 'prepare', error: { code: 'PROTOCOL', message: /behind the end/ } },
+    { step: 'prepare', error: { code: 'PROTOCOL', message: /is unknown/ } },
+  ])
 })
 
 t.test('more batches than RoundEnd says', async (t) => {

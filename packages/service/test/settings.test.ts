@@ -14,6 +14,7 @@ t.test('parsing', async (t) => {
     maxBandwidthMbit: 0,
     bulkLanes: 1,
     bulkWindowMiB: 4,
+    ghostLimitMiB: 64,
     compression: 'auto',
   })
   t.match(parseSettings({ mode: 'postcopy', maxRounds: '3', verify: 'after-resume', pid: 1 }), {

@@ -209,7 +209,7 @@ const refused: [what: string, fault: WireFault, frame: Frame, payloadBytes?: num
   [
     'a relative path',
     'BAD_VALUE',
-    { ...begin, files: [{ path: 'lib', bytes: 1, write: false, exactSize: true }] },
+    { ...begin, files: [{ path: 'lib', bytes: 1, write: false, exactSize: true, locks: [] }] },
   ],
   ['half a digest', 'BAD_VALUE', { ...begin, source: { ...facts, vdsoSha256: new Uint8Array(16) } }],
   ['a negative duration', 'BAD_VALUE', { type: 'running', resumeMs: -1, pid: 1 }],

@@ -36,6 +36,7 @@ const bodyNumbers = {
     hashRequest: 23,
     kept: 24,
   },
+  ...{ ghost: 25, ghostData: 26, ghostGone: 27 },
   ...{ pageRequest: 30, pageReply: 31, pageBatch: 40, batchAck: 41, discard: 42 },
 }
 

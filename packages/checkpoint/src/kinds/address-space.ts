@@ -8,7 +8,9 @@ import type { ProcStat } from '../proc/stat.js'
 import type { CallBatch } from '../remote/call-batch.js'
 import { scratchPages } from '../remote/scratch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
+import type { OpenGhost } from './descriptors/kind.js'
 import { type FileTable, requiredPath } from './file-table.js'
+import { namedLink } from './ghosts/find.js'
 import { lockedPages } from './memory-map/areas.js'
 import { areasToVmas } from './memory-map/vmas.js'
 
@@ -72,7 +74,7 @@ export function dumpAddressSpace(
   const auxv = readFileSync(`/proc/${pid}/auxv`)
   const saved: bigint[] = []
   for (let at = 0; at + 8 <= auxv.length; at += 8) saved.push(auxv.readBigUInt64LE(at))
-  const exe = readlinkSync(`/proc/${pid}/exe`)
+  const exe = namedLink(`/proc/${pid}/exe`)
   return {
     mmStartCode: stat.startCode,
     mmEndCode: stat.endCode,
@@ -85,7 +87,7 @@ export function dumpAddressSpace(
     mmArgEnd: stat.argEnd,
     mmEnvStart: stat.envStart,
     mmEnvEnd: stat.envEnd,
-    exeFileId: files.mappedFile(exe, `exe:${exe}`, 0),
+    exeFileId: files.mappedFile(exe.path, `exe:${exe.ghost ?? exe.path}`, 0, exe.ghost),
     mmSavedAuxv: saved,
     vmas: areasToVmas(map, files),
     dumpable,
@@ -121,15 +123,22 @@ export function restoreFutureLocks(skeleton: SkeletonProcess, mm: MmEntry): void
  * PR_SET_MM_MAP checks that the areas exist, so the map must be final, and the old executable must not be mapped. It
  * comes before the descriptors: the workload's table may have no room for the executable's.
  */
-export function restoreAddressSpace(skeleton: SkeletonProcess, mm: MmEntry, files: FileEntry[]): void {
+export function restoreAddressSpace(
+  skeleton: SkeletonProcess,
+  mm: MmEntry,
+  files: FileEntry[],
+  openGhost: OpenGhost,
+): void {
   const exePath = requiredPath(files, mm.exeFileId, 'the executable')
+  const { pid } = skeleton
+  const ghost = openGhost(mm.exeFileId, 0)
   // A skeleton of a skeleton (rehearsal.ts) has its link already. The kernel refuses to replace a file by itself while
   // it is mapped.
-  const isOwn = readlinkSync(`/proc/${skeleton.pid}/exe`) === exePath
-  const { pid, freeFd } = skeleton
-  if (!isOwn) {
+  const isOwn = ghost === undefined && readlinkSync(`/proc/${pid}/exe`) === exePath
+  const exeFd = ghost === undefined ? skeleton.freeFd : skeleton.lend(ghost)
+  if (!isOwn && ghost === undefined) {
     const path = skeleton.put(Buffer.from(`${exePath}\0`))
-    skeleton.queue(pid, 'open', [path, fds.O_CLOEXEC, 0], { expected: BigInt(freeFd) })
+    skeleton.queue(pid, 'open', [path, fds.O_CLOEXEC, 0], { expected: BigInt(exeFd) })
   }
   const auxv = Buffer.alloc(mm.mmSavedAuxv.length * 8)
   for (const [i, word] of mm.mmSavedAuxv.entries()) auxv.writeBigUInt64LE(word, i * 8)
@@ -151,12 +160,12 @@ export function restoreAddressSpace(skeleton: SkeletonProcess, mm: MmEntry, file
   for (const [i, field] of fields.entries()) map.writeBigUInt64LE(field, i * 8)
   map.writeBigUInt64LE(skeleton.put(auxv), 88)
   map.writeUInt32LE(auxv.length, 96)
-  map.writeUInt32LE(isOwn ? noExeFd : freeFd, 100)
+  map.writeUInt32LE(isOwn ? noExeFd : exeFd, 100)
   skeleton.queue(pid, 'prctl', [prSetMm, prSetMmMap, skeleton.put(map), map.length, 0], {
     explain: (errno) =>
       new PageferryError('KERNEL', `prctl(PR_SET_MM_MAP) failed with errno ${errno} (exe ${exePath})`),
   })
-  if (!isOwn) skeleton.queue(pid, 'close', [freeFd])
+  if (!isOwn) skeleton.queue(pid, 'close', [exeFd])
   if (mm.thpDisabled === true) skeleton.queue(pid, 'prctl', [prSetThpDisable, 1, 0, 0, 0])
 }
 

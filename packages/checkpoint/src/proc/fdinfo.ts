@@ -33,11 +33,16 @@ export function readFdInfo(pid: number, fd: number): FdInfo {
   }
 }
 
-/** Every open descriptor in ascending order. A descriptor that is closed during the reading is left out. */
-export function readFds(pid: number): FdInfo[] {
+/**
+ * Open descriptors in ascending order. A descriptor that is closed during the reading is left out.
+ *
+ * @param wanted by the link's target. Default: all of them
+ */
+export function readFds(pid: number, wanted?: (target: string) => boolean): FdInfo[] {
   const infos: FdInfo[] = []
   for (const name of readdirSync(`/proc/${pid}/fd`)) {
     try {
+      if (wanted?.(readlinkSync(`/proc/${pid}/fd/${name}`)) === false) continue
       infos.push(readFdInfo(pid, Number(name)))
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error

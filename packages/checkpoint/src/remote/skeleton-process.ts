@@ -374,6 +374,15 @@ export class SkeletonProcess {
     return received
   }
 
+  /** Hands a descriptor of ours over: closed here, and in the skeleton under the number that is returned. */
+  lend(descriptor: number): number {
+    try {
+      return this.sendFds([descriptor])[0]
+    } finally {
+      closeSync(descriptor)
+    }
+  }
+
   #receiveFds(count: number): number[] {
     // struct msghdr, iovec, a byte, then room for one SCM_RIGHTS control message (cmsg(3), 64-bit layout)
     const controlBytes = 16 + count * 4

@@ -1,11 +1,13 @@
-import { groupProblems, leftBehind } from '@pageferry/checkpoint'
+import { findGhosts, groupProblems, leftBehind } from '@pageferry/checkpoint'
 import { collectYoungGarbage } from '@pageferry/service/worker'
 import type { Source } from '../source.js'
 import { sendFinalRound } from './final-round.js'
-import { contentsOf, dumpFrozen, type FrozenDump } from './frozen-dump.js'
+import { contentsOf, dumpFrozen, type FrozenDump, lookAtFrozen } from './frozen-dump.js'
 
 /** Stops every thread. Slow steps that can be done earlier are done first. On failure the workload runs. */
-export function freeze({ workload, records, status, report }: Source): void {
+export async function freeze(source: Source, signal: AbortSignal): Promise<void> {
+  const { workload, records, status, report, lanes, pacing } = source
+  await workload.ghosts.send(() => findGhosts(workload.root.pid), { lanes, pacing, signal })
   records.createFiles(workload.spaces.keys())
   for (const space of workload.spaces.values()) space.chooseScratch()
   status.beQuiet()
@@ -18,7 +20,7 @@ export async function dump(source: Source, signal: AbortSignal): Promise<void> {
   const { workload, lanes, phases, report, records } = source
   const { space } = workload
   const round = (space.rounds?.lastRound ?? 0) + 1
-  const frozen = await phases.run('capture', () => capture(source, round))
+  const frozen = await phases.run('capture', () => capture(source, round, signal))
   report.noteCaptured(frozen.final.counts)
   report.noteNotMoved(groupProblems(frozen.notMoved))
   space.lazy = frozen.final.lazy
@@ -31,10 +33,16 @@ export async function dump(source: Source, signal: AbortSignal): Promise<void> {
 }
 
 /** Covers the time from the stop until the threads have their own state again. */
-function capture({ spec, workload, lanes, settings }: Source, round: number): FrozenDump {
+async function capture(source: Source, round: number, signal: AbortSignal): Promise<FrozenDump> {
+  const { spec, workload, lanes, settings } = source
   const { space } = workload
   const name = { asId: space.asId, round }
-  return dumpFrozen(space, {
+  const look = lookAtFrozen(space)
+  const mapsGhosts = look.map.areas.some(({ ghost }) => ghost !== undefined)
+  // In front of the state, which makes the destination open and map them.
+  const find = () => findGhosts(space.pid, look.descriptors, mapsGhosts ? undefined : [])
+  await workload.ghosts.send(find, { lanes, signal })
+  return dumpFrozen(space, look, {
     hotPages: spec.request.pushDelayMs ? 0 : undefined,
     mode: settings.mode,
     sendState: (images) => {

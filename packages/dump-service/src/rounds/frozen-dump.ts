@@ -5,6 +5,7 @@ import {
   decodePagemapEntries,
   dumpMemoryMap,
   encodePagemapEntries,
+  type FdInfo,
   hasUntrackedWriters,
   lockedPages,
   type NamedImage,
@@ -49,18 +50,33 @@ export interface FrozenDump {
   notMoved: Problem[]
 }
 
+export interface FrozenLook {
+  descriptors: FdInfo[]
+  map: AreaMap
+}
+
+/**
+ * Looks at a process that stands still, from outside.
+ * @throws WORKLOAD_CHANGED when something has come since the preflight that cannot be moved
+ */
+export function lookAtFrozen({ pid, rounds }: AddressSpace): FrozenLook {
+  refuseIf(checkFamily(pid))
+  return { descriptors: readFds(pid), map: finalMap(pid, rounds) }
+}
+
 /**
  * Captures the process and classifies every page of its address space. All of it is downtime. The process must be
  * stopped by our tracer with a scratch area chosen. It stays stopped, also on failure.
  *
  * The scan comes last: writes of the capture itself (the timespec of an interrupted sleep) must count as written.
  */
-export function dumpFrozen(space: AddressSpace, options: FrozenDumpOptions): FrozenDump {
+export function dumpFrozen(
+  space: AddressSpace,
+  { descriptors, map }: FrozenLook,
+  options: FrozenDumpOptions,
+): FrozenDump {
   const { pid, task, files, rounds, tracker } = space
-  refuseIf(checkFamily(pid))
-  const descriptors = readFds(pid)
   const untracked = rounds?.untracked || hasUntrackedWriters(descriptors)
-  const map = finalMap(pid, rounds)
   space.mapScratch()
   const captured = captureProcess(task.stopped, map, descriptors, files, task.captureOptions)
   options.sendState([...captured.images, captured.mapImage(new PageSet())])

@@ -11,6 +11,7 @@ export async function precopy(source: Source, signal: AbortSignal): Promise<void
     lanes,
     settings,
     pacing,
+    ghosts: workload.ghosts,
     roundApplied: () => inbox.next('roundApplied', signal),
     onRound: (round) => {
       report.noteRound(round)

@@ -3,7 +3,8 @@ import { PageferryError } from '@pageferry/base'
 import {
   dumpMemoryMap,
   emptyScan,
-  filesImage,
+  filesImages,
+  findGhosts,
   hasUntrackedWriters,
   mmImage,
   mmOfRound,
@@ -12,11 +13,12 @@ import {
   type VmFlags,
 } from '@pageferry/checkpoint'
 import type { RoundReport } from '@pageferry/migration'
-import { AreaMap, SourcePages, StopRule, sameAreas, WriteHistory } from '@pageferry/pages'
+import { type Area, AreaMap, SourcePages, StopRule, sameAreas, WriteHistory } from '@pageferry/pages'
 import type { Settings } from '@pageferry/service'
 import type { FrameOf } from '@pageferry/wire'
 import type { AddressSpace } from '../address-space.js'
 import type { SourceLanes } from '../lanes/lanes.js'
+import type { GhostSender } from './ghost-sender.js'
 import type { Pace } from './pacing.js'
 import { sendPages } from './page-sender.js'
 
@@ -24,6 +26,7 @@ export interface RoundsOptions {
   lanes: SourceLanes
   settings: Pick<Settings, 'mode' | 'maxRounds' | 'maxDowntimeMs'>
   pacing: Pace
+  ghosts: GhostSender
   roundApplied(): Promise<FrameOf<'roundApplied'>>
   onRound(report: RoundReport): void
   onProgress(round: number, pages: number, totalPages: number): void
@@ -58,7 +61,7 @@ export interface RoundsResult {
  * that has changed meanwhile is scanned once more, for its new areas.
  */
 export async function runRounds(space: AddressSpace, options: RoundsOptions): Promise<RoundsResult> {
-  const { lanes, signal } = options
+  const { lanes, signal, ghosts } = options
   const { pid, asId, tracker } = space
   if (tracker === null) throw new PageferryError('INTERNAL', `address space ${asId} is not tracked`)
   const pages = new SourcePages()
@@ -79,6 +82,8 @@ export async function runRounds(space: AddressSpace, options: RoundsOptions): Pr
       const mapBefore = map
       vmFlags = readVmFlags(pid)
       map = dumpMemoryMap(pid, vmFlags, { tracked: true }).map
+      await ghosts.send(() => findGhosts(pid), { lanes, pacing: options.pacing, signal })
+      map = withoutLostGhosts(map, ghosts)
       announce(space, map, round, lanes)
       pages.noteAreas(map)
       if (round === 1 || !sameAreas(map, mapBefore)) {
@@ -129,6 +134,12 @@ export async function runRounds(space: AddressSpace, options: RoundsOptions): Pr
   }
 }
 
+/** What was unmapped before its file could be opened is left out: the destination could not map it. */
+function withoutLostGhosts(map: AreaMap, ghosts: GhostSender): AreaMap {
+  const isLost = ({ ghost }: Area): boolean => ghost !== undefined && !ghosts.has(ghost)
+  return map.areas.some(isLost) ? new AreaMap(map.areas.filter((area) => !isLost(area))) : map
+}
+
 /** The map of a round travels as image files, like everything that describes the process. */
 function announce(
   { asId, files, task }: AddressSpace,
@@ -138,6 +149,6 @@ function announce(
 ): void {
   const name = { asId, round }
   lanes.sendImage(name, mmImage(task.facts.nsPid, mmOfRound(map, files)))
-  lanes.sendImage(name, filesImage(files))
+  for (const image of filesImages(files)) lanes.sendImage(name, image)
   lanes.sendRoundBegin(name, false)
 }

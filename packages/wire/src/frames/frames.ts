@@ -25,10 +25,12 @@ import {
   maxCompressions,
   maxCpuFlags,
   maxFaultPages,
+  maxGhostBytes,
   maxHashPages,
   maxIdChars,
   maxImageBytes,
   maxImageNameChars,
+  maxLocksPerFile,
   maxMessageChars,
   maxNameChars,
   maxNeededFiles,
@@ -53,6 +55,8 @@ import { COMPRESSIONS } from './terms.js'
 const asId = u32(1)
 const round = u32(1)
 const pid = count(1, maxPid)
+const ghostId = u32(1)
+const path = text(maxPathChars, /^\/[^\0]*$/)
 const name = text(maxNameChars, /^[^\0]*$/)
 /** 0: the payload is plain pages. Otherwise it is one zstd frame of this many bytes, which contains them. */
 const zstdBytes = count(0, maxPayloadBytes - 1)
@@ -76,10 +80,11 @@ const hostFacts = {
 }
 
 const neededFile = {
-  path: text(maxPathChars, /^\/[^\0]*$/),
+  path,
   bytes: count(),
   write: flag,
   exactSize: flag,
+  locks: list(message({ whole: flag, exclusive: flag, start: u64, length: u64 }), maxLocksPerFile),
 }
 
 /**
@@ -129,6 +134,19 @@ export const FRAMES = {
     totalBytes: count(0, maxImageBytes),
     offset: count(0, maxImageBytes - imagePieceBytes),
   },
+  ghost: {
+    ghostId,
+    path,
+    mode: count(0, 0o177_777),
+    uid: u32(),
+    gid: u32(),
+    size: count(0, maxGhostBytes),
+    atimeNs: u64,
+    mtimeNs: u64,
+    tmpfileFlags: u32(),
+  },
+  ghostData: { ghostId, offset: count(0, maxGhostBytes), bytes: count(1, maxPayloadBytes), hole: flag },
+  ghostGone: { ghostId },
   roundBegin: { asId, round, final: flag },
   roundEnd: { asId, round, final: flag, batchesPerLane: list(count(), maxBulkLanes) },
   roundApplied: { asId, round, pages: count(), durationMs: duration },

@@ -19,7 +19,7 @@ export type Lane = (typeof LANES)[number]
 export type Direction = 'to-source' | 'to-destination'
 
 /** Content behind the header. Its length always follows from the header, see `payloadBytesOf`. */
-export type PayloadKind = 'none' | 'pages' | 'hashes' | 'image-piece'
+export type PayloadKind = 'none' | 'pages' | 'hashes' | 'image-piece' | 'file-piece'
 
 export interface Route<D extends Direction = Direction, L extends Lane = Lane> {
   readonly directions: readonly D[]
@@ -46,6 +46,9 @@ export const ROUTES = {
   begin: route('to-destination', 'control'),
   prepared: route('to-source', 'control'),
   image: route('to-destination', 'control', 'image-piece'),
+  ghost: route('to-destination', 'control'),
+  ghostData: route('to-destination', 'control', 'file-piece'),
+  ghostGone: route('to-destination', 'control'),
   roundBegin: route('to-destination', 'control'),
   roundEnd: route('to-destination', 'control'),
   roundApplied: route('to-source', 'control'),

@@ -54,6 +54,9 @@ export const imagePieceBytes = maxPayloadBytes
 /** Characters of an image's name. */
 export const maxImageNameChars = 64
 
+/** Where a file without a name may end: what ext4 allows a file, 16 TiB. Most of one that large is a hole. */
+export const maxGhostBytes = 2 ** 44
+
 /** Threads of one process; 16384 at 3 bytes each leave most of Begin's header to the files. */
 export const maxThreads = 16_384
 /** Files that the memory map and the descriptors need. */
@@ -62,6 +65,8 @@ export const maxNeededFiles = 16_384
 export const maxPid = 4_194_304
 /** TCP ports have 16 bits. */
 export const maxPort = 65_535
+/** Locks of a needed file that are tried before the migration. All of them are taken in its freeze. */
+export const maxLocksPerFile = 16
 /** PATH_MAX. */
 export const maxPathChars = 4096
 /** TASK_COMM_LEN. */

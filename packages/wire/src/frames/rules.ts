@@ -21,6 +21,8 @@ export function payloadBytesOf(frame: Frame): number {
       return pagesInRuns(frame.runs) * BigUint64Array.BYTES_PER_ELEMENT
     case 'image':
       return Math.min(imagePieceBytes, frame.totalBytes - frame.offset)
+    case 'ghostData':
+      return frame.hole ? 0 : frame.bytes
     default:
       return 0
   }

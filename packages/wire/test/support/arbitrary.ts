@@ -9,6 +9,7 @@ import {
   maxBulkLanes,
   maxBulkWindowBytes,
   maxFaultPages,
+  maxGhostBytes,
   maxImageBytes,
   maxPid,
   maxPort,
@@ -87,6 +88,9 @@ const neededFile = record({
   bytes: count,
   write: fc.boolean(),
   exactSize: fc.boolean(),
+  locks: fc.array(record({ whole: fc.boolean(), exclusive: fc.boolean(), start: u64, length: u64 }), {
+    maxLength: 3,
+  }),
 })
 
 function plain<T extends FrameType>(type: T, values: Values<T>): Arbitrary<Frame> {
@@ -143,6 +147,24 @@ export const arbitraryFrames: Record<FrameType, Arbitrary<Frame>> = {
         offset: fc.constant(piece * imagePieceBytes),
       }),
     ),
+  ghost: plain('ghost', {
+    ghostId: id,
+    path: fc.stringMatching(/^\/[a-z]{0,20}$/),
+    mode: fc.integer({ min: 0, max: 0o177_777 }),
+    uid: u32,
+    gid: u32,
+    size: fc.integer({ min: 0, max: maxGhostBytes }),
+    atimeNs: u64,
+    mtimeNs: u64,
+    tmpfileFlags: u32,
+  }),
+  ghostData: plain('ghostData', {
+    ghostId: id,
+    offset: fc.integer({ min: 0, max: maxGhostBytes }),
+    bytes: fc.integer({ min: 1, max: 5000 }),
+    hole: fc.boolean(),
+  }),
+  ghostGone: plain('ghostGone', { ghostId: id }),
   roundBegin: plain('roundBegin', { asId, round, final: fc.boolean() }),
   roundEnd: plain('roundEnd', {
     asId,

@@ -1,9 +1,10 @@
 import { closeSync } from 'node:fs'
 import { fds } from '@pageferry/kernel'
 import type { Problem } from '../../problems.js'
-import { type FdInfo, readFds } from '../../proc/fdinfo.js'
+import { type FdInfo, fdinfoLines, readFds } from '../../proc/fdinfo.js'
 import type { OpenFile } from './kind.js'
 import { kernelNameOf, kindOf } from './registry.js'
+import { regularFile } from './regular-file.js'
 import { sendsSignals, signalDriven } from './signal-owner.js'
 
 /** Finds the descriptors that cannot be moved. */
@@ -32,8 +33,13 @@ export function checkDescriptors(pid: number): Problem[] {
 /** @param descriptors all of the workload's */
 export function problemOf(file: OpenFile, descriptors: readonly FdInfo[]): string | null {
   const kind = kindOf(file.info)
+  // Any file can be locked by flock(2), a pipe for example.
+  if (kind !== undefined && kind !== regularFile && fdinfoLines(file.info, 'lock').length > 0) {
+    return `a lock on a file of the kind ${kind.name} is not moved`
+  }
   if (kind === undefined) return `descriptors of the kind ${kernelNameOf(file.info)} are not moved yet`
-  return sendsSignals(file.info, file.copy) ? signalDriven : kind.check(file, descriptors)
+  // In this order: the holder of a lease gets signals, too.
+  return kind.check(file, descriptors) ?? (sendsSignals(file.info, file.copy) ? signalDriven : null)
 }
 
 /** Whether the kernel may write the workload's memory through a descriptor without any tracker noticing. */

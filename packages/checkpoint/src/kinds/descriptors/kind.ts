@@ -18,7 +18,7 @@ import type { SkeletonProcess } from '../../remote/skeleton-process.js'
  *   connect     a description meets its peers (two sockets, an epoll instance and its targets)
  *   fill        contents go in (the bytes of a pipe)
  *   queue       descriptors that travel inside of others go in (SCM_RIGHTS in flight)
- *   afterwards  in the skeleton, once every number is in its place (a file lock belongs to the process that takes it)
+ *   afterwards  in the skeleton, once every number is in its place
  *
  * To add a kind: add its file here, its message in proto/criu, its line in registry.ts, and a workload in
  * test/workloads that checks itself. No other file names a kind.
@@ -50,12 +50,16 @@ export interface DumpTree {
   /** Returns true for the first caller with this key, so that shared objects are dumped once. */
   first(key: string): boolean
   add<K extends ListImage>(image: K, message: ListMessage<K>): void
+  /** The file with this id of ours has no name any more; `identity` as in kinds/ghosts. */
+  noteGhost(id: number, identity: string): void
 }
 
 /** What a kind may use of the whole workload when it restores. */
 export interface RestoreTree {
   /** Thread ids on this host, by those on the source. */
   readonly tids: ReadonlyMap<number, number>
+  /** A new description of a file that has no name any more; undefined: the file with this id has one. */
+  openGhost: OpenGhost
   /** Messages of an image of the kind's own. */
   messages<K extends ListImage>(image: K): ListMessage<K>[]
   /** An object that several descriptions share, such as a pipe: made by the first that asks. */
@@ -65,6 +69,12 @@ export interface RestoreTree {
   /** Our descriptor of another file of the image, from the stage connect on. */
   descriptorOf(id: number): number
 }
+
+/**
+ * @param id of the file in the images
+ * @returns a descriptor in this process, which the caller closes
+ */
+export type OpenGhost = (id: number, flags: number) => number | undefined
 
 export interface FdKind<F extends FileField = FileField> {
   /** Name for an operator. */
@@ -81,7 +91,7 @@ export interface FdKind<F extends FileField = FileField> {
   /** Whether the kernel may write the workload's memory through it without a tracker noticing. */
   escapesTracking?(info: FdInfo): boolean
   /** A path that must lead to the same file on the destination. */
-  neededPath?(info: FdInfo): string
+  neededPath?(info: FdInfo): string | undefined
 
   dump(file: OpenFile, id: number, tree: DumpTree): FileMessage<F>
   /**

@@ -1,12 +1,13 @@
 import { closeSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
-import type { FdinfoEntry, FdType, FileEntry } from '@pageferry/images'
+import { type FdinfoEntry, FdType, type FileEntry } from '@pageferry/images'
 import { fds } from '@pageferry/kernel'
 import type { FdInfo } from '../../proc/fdinfo.js'
 import type { SkeletonProcess } from '../../remote/skeleton-process.js'
 import type { FileTable } from '../file-table.js'
 import { problemOf } from './check.js'
-import type { DumpTree, FdKind, FileMessage, ListImage, RestoreTree } from './kind.js'
+import { restoreLocks } from './file-locks.js'
+import type { DumpTree, FdKind, FileMessage, ListImage, OpenGhost, RestoreTree } from './kind.js'
 import { fdKinds, kernelNameOf, kindOf } from './registry.js'
 import { SharedFiles } from './shared.js'
 import { restoreSignal } from './signal-owner.js'
@@ -43,6 +44,7 @@ export class DumpedFiles {
       descriptors,
       first: (key) => !seen.has(key) && seen.add(key).size > 0,
       add: (image, message) => this.#messages[image]?.push(message),
+      noteGhost: (id, identity) => files.noteOpenGhost(id, identity),
     }
   }
 
@@ -90,21 +92,29 @@ interface OpenedFile {
   fd: number
 }
 
+export interface OpenedFilesOptions {
+  kinds?: readonly FdKind[]
+  /** Default: every file has a name. */
+  openGhost?: OpenGhost
+}
+
 /** Opens descriptions again, in this process. */
 export class OpenedFiles {
   readonly #opened = new Map<number, OpenedFile>()
   readonly #owned = new Set<number>()
   readonly #shared = new Map<string, unknown>()
+  readonly #tree: RestoreTree
 
   /** @param ids of the descriptions that a descriptor refers to: the others of the table are mapped files */
   constructor(
     ids: ReadonlySet<number>,
     images: FileImages,
     tids: ReadonlyMap<number, number>,
-    kinds: readonly FdKind[] = fdKinds,
+    { kinds = fdKinds, openGhost = () => undefined }: OpenedFilesOptions = {},
   ) {
     const tree: RestoreTree = {
       tids,
+      openGhost,
       messages: (image) => images.messages(image),
       shared: (key, make) => this.#sharedOf(key, make),
       own: (fd) => {
@@ -113,6 +123,7 @@ export class OpenedFiles {
       },
       descriptorOf: (id) => this.get(id).fd,
     }
+    this.#tree = tree
     try {
       const entries = new Map(images.files().map((file) => [file.id, file]))
       for (const id of ids) {
@@ -151,6 +162,18 @@ export class OpenedFiles {
     for (const [id, { kind, message }] of this.#opened) {
       kind.afterwards?.(message, lowest.get(id) as number, skeleton)
     }
+    // Last of all: each close(2) of a file drops the POSIX locks that the process has on it (fcntl(2)).
+    restoreLocks(skeleton, this.#tree.messages('filelocks'), this.#lockable(lowest))
+  }
+
+  /** Names of the regular files, by the lowest number that a description has. */
+  #lockable(lowest: ReadonlyMap<number, number>): Map<number, string> {
+    const names = new Map<number, string>()
+    for (const [id, fd] of lowest) {
+      const { kind, message } = this.get(id)
+      if (kind.type === FdType.REG) names.set(fd, (message as FileMessage<'reg'>).name)
+    }
+    return names
   }
 
   /** Closes our descriptors; the skeletons keep theirs. */

@@ -2,12 +2,24 @@ import { closeSync, fstatSync, statSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import { FdType, type RegFileEntry } from '@pageferry/images'
 import { fds } from '@pageferry/kernel'
-import { fdinfoLines } from '../../proc/fdinfo.js'
+import type { FdInfo } from '../../proc/fdinfo.js'
 import { isText } from '../../proc/text.js'
+import {
+  ghostIdentity,
+  isDeleted,
+  isSillyRenamed,
+  lastName,
+  linkedElsewhere,
+  sillyRenamed,
+} from '../ghosts/find.js'
+import { dumpLocks, lockProblem } from './file-locks.js'
 import type { FdKind } from './kind.js'
 import { dumpSignal } from './signal-owner.js'
 
-/** Regular files, directories and the memory devices: open(2) of the same path restores them. */
+/**
+ * Regular files, directories and the memory devices: open(2) of the same path restores them. Those without a path are
+ * ghosts, which the destination has by the time it opens them.
+ */
 
 const { O_CREAT, O_EXCL, O_TRUNC, O_CLOEXEC, O_DIRECT, O_PATH } = fds
 const creationFlags = O_CREAT | O_EXCL | O_TRUNC | O_CLOEXEC
@@ -22,6 +34,7 @@ export const regularFile: FdKind<'reg'> = {
   name: 'file',
   type: FdType.REG,
   field: 'reg',
+  images: ['filelocks'],
 
   matches: ({ target }) => target.startsWith('/') && !target.startsWith('/memfd:'),
 
@@ -29,14 +42,14 @@ export const regularFile: FdKind<'reg'> = {
     const stat = fstatSync(copy)
     const type = stat.mode & typeMask
     if (!isText(info.target)) return 'its path is not valid UTF-8, which images require'
-    if (info.target.endsWith(' (deleted)') && stat.nlink === 0) {
-      return 'the file is deleted: the destination cannot open it'
+    if (ghostOf(info, copy) === null && !leadsTo(info.target, copy)) {
+      if (isDeleted(info.target) && stat.nlink > 0) return linkedElsewhere
+      return 'the path no longer leads to it: another file system is mounted over it, or it was exchanged just now'
     }
-    if (!leadsTo(info.target, copy)) {
-      return 'the path no longer leads to it: the file was deleted, renamed over or mounted over'
-    }
+    if (isSillyRenamed(info.target)) return sillyRenamed
     if ((info.flags & O_PATH) !== 0) return 'descriptors opened with O_PATH are not moved'
-    if (fdinfoLines(info, 'lock').length > 0) return 'it holds a file lock, which would be lost'
+    const locked = lockProblem(info)
+    if (locked !== null) return locked
     if (type === regular || type === directory) return null
     if (type === characterDevice && memoryDevices.has(stat.rdev)) return null
     if (type === characterDevice) return 'a terminal or device is not moved'
@@ -46,25 +59,28 @@ export const regularFile: FdKind<'reg'> = {
   /** O_DIRECT reads and RDMA write memory past every tracker. */
   escapesTracking: ({ flags, target }) => (flags & O_DIRECT) !== 0 || target.startsWith('/dev/infiniband'),
 
-  neededPath: ({ target }) => target,
+  neededPath: ({ target }) => (isDeleted(target) ? undefined : target),
 
-  dump({ info, copy }, id): RegFileEntry {
+  dump({ info, copy }, id, tree): RegFileEntry {
     const stat = fstatSync(copy)
+    const ghost = ghostOf(info, copy)
+    if (ghost !== null) tree.noteGhost(id, ghost)
+    for (const lock of dumpLocks(info)) tree.add('filelocks', lock)
     return {
       id,
       flags: info.flags & ~creationFlags,
       pos: info.position,
       fown: dumpSignal(info, copy),
-      name: info.target,
+      name: ghost === null ? info.target : lastName(info.target),
       size: (stat.mode & typeMask) === regular ? BigInt(stat.size) : undefined,
       mode: stat.mode,
     }
   },
 
-  create({ name, flags, mode, pos }, { tids }) {
+  create({ id, name, flags, mode, pos }, { tids, openGhost }) {
     let fd: number
     try {
-      fd = fds.open(ownProcPath(name, tids), (flags & ~creationFlags) | O_CLOEXEC)
+      fd = openGhost(id, flags) ?? fds.open(ownProcPath(name, tids), (flags & ~creationFlags) | O_CLOEXEC)
     } catch (error) {
       throw new PageferryError('REFUSED', `${name} cannot be opened on the destination`, { cause: error })
     }
@@ -88,6 +104,11 @@ function ownProcPath(path: string, tids: ReadonlyMap<number, number>): string {
     if (ours === undefined) return all
     return `/proc/${ours}${task ?? ''}${tid === undefined ? '' : (tids.get(Number(tid)) ?? tid)}`
   })
+}
+
+/** Its identity as a file without a name; null: it has one. */
+function ghostOf({ target }: FdInfo, copy: number): string | null {
+  return isDeleted(target) ? ghostIdentity(fstatSync(copy, { bigint: true })) : null
 }
 
 function leadsTo(path: string, fd: number): boolean {

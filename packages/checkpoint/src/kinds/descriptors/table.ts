@@ -2,8 +2,13 @@ import { PageferryError } from '@pageferry/base'
 import type { FdinfoEntry } from '@pageferry/images'
 import { fds, processes } from '@pageferry/kernel'
 import { maxFdsPerMessage, type SkeletonProcess } from '../../remote/skeleton-process.js'
-import type { FdKind } from './kind.js'
-import { type DescriptorsOf, type DumpedFiles, type FileImages, OpenedFiles } from './open-files.js'
+import {
+  type DescriptorsOf,
+  type DumpedFiles,
+  type FileImages,
+  OpenedFiles,
+  type OpenedFilesOptions,
+} from './open-files.js'
 
 /**
  * The descriptor table of one process: its numbers, close-on-exec, and the open file description behind each number.
@@ -24,9 +29,9 @@ export function restoreDescriptors(
   fdinfo: FdinfoEntry[],
   images: FileImages,
   tids: ReadonlyMap<number, number>,
-  kinds?: readonly FdKind[],
+  options?: OpenedFilesOptions,
 ): void {
-  const files = new OpenedFiles(new Set(fdinfo.map(({ id }) => id)), images, tids, kinds)
+  const files = new OpenedFiles(new Set(fdinfo.map(({ id }) => id)), images, tids, options)
   try {
     restoreTable(skeleton, fdinfo, files)
     files.finish(skeleton, fdinfo)

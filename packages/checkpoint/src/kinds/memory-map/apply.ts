@@ -3,6 +3,7 @@ import { memory, uffd } from '@pageferry/kernel'
 import { type Area, type AreaChange, AreaMap, diffAreas, PageSet } from '@pageferry/pages'
 import type { RemoteCall, SkeletonProcess } from '../../remote/skeleton-process.js'
 import { remoteError } from '../../remote/workload-thread.js'
+import type { GhostFiles } from '../ghosts/ghost-files.js'
 import { guardCalls } from '../guard-regions.js'
 import { adviseCalls } from './advice.js'
 import { isKernelArea, moveKernelAreas } from './kernel-areas.js'
@@ -20,12 +21,14 @@ const MLOCK_ONFAULT = 1
 export class SkeletonMap {
   readonly #skeleton: SkeletonProcess
   readonly #uffd: number
+  readonly #ghosts: GhostFiles
   readonly #registered = new PageSet()
   #map = new AreaMap()
   #changes = 0
 
-  constructor(skeleton: SkeletonProcess, uffdFd: number) {
+  constructor(skeleton: SkeletonProcess, uffdFd: number, ghosts: GhostFiles) {
     this.#skeleton = skeleton
+    this.#ghosts = ghosts
     this.#uffd = uffdFd
   }
 
@@ -166,10 +169,15 @@ export class SkeletonMap {
     const descriptors = new Map<string, number>()
     for (const area of areas) {
       if (area.path === undefined || descriptors.has(fileKey(area))) continue
-      const path = this.#skeleton.write(Buffer.from(`${area.path}\0`))
-      descriptors.set(fileKey(area), Number(this.#skeleton.call('open', path, area.fileFlags ?? 0, 0)))
+      descriptors.set(fileKey(area), this.#openFile(area.path, area))
     }
     return descriptors
+  }
+
+  #openFile(name: string, { fileFlags = 0, ghost }: Area): number {
+    if (ghost !== undefined) return this.#skeleton.lend(this.#ghosts.open(Number(ghost), fileFlags))
+    const path = this.#skeleton.write(Buffer.from(`${name}\0`))
+    return Number(this.#skeleton.call('open', path, fileFlags, 0))
   }
 }
 
@@ -182,7 +190,7 @@ function installProt(area: Area | undefined, prot: number): number {
 }
 
 function fileKey(area: Area): string {
-  return `${area.fileFlags}:${area.path}`
+  return `${area.fileFlags}:${area.ghost ?? area.path}`
 }
 
 /** Pages of every area that contains at least one of the given pages. */

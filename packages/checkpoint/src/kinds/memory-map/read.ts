@@ -5,6 +5,14 @@ import { type Area, type AreaKind, AreaMap } from '@pageferry/pages'
 import type { Problem } from '../../problems.js'
 import { type MapsLine, readMaps, type VmFlags } from '../../proc/maps.js'
 import { isText } from '../../proc/text.js'
+import {
+  ghostsOfMaps,
+  isDeleted,
+  isSillyRenamed,
+  lastName,
+  linkedElsewhere,
+  sillyRenamed,
+} from '../ghosts/find.js'
 import { adviceOf } from './advice.js'
 import { isLazyEligible } from './areas.js'
 
@@ -37,12 +45,14 @@ export function dumpMemoryMap(
 ): MemoryMap {
   const areas: Area[] = []
   const problems: Problem[] = []
+  const ghostOf = ghostsOfMaps(pid)
   for (const line of readMaps(pid)) {
     if (options.excluded !== undefined && line.start === options.excluded.page) continue
     // The kernel's own area, at the same place in every process, outside the user address space.
     if (line.name === '[vsyscall]') continue
     const flags = vmFlags.get(line.start) ?? new Set<string>()
-    const kind = kindOf(line, flags)
+    const ghost = isDeleted(line.name) ? ghostOf(line) : null
+    const kind = kindOf(line, flags, ghost !== null)
     const where = `memory area ${line.start.toString(16)}000 ${line.name || '(anonymous)'}`
     if (typeof kind !== 'string') problems.push({ what: where, reason: kind.reason })
     for (const [flag, reason] of unmovable) {
@@ -53,7 +63,7 @@ export function dumpMemoryMap(
         problems.push({ what: where, reason })
       }
     }
-    if (typeof kind === 'string') areas.push(areaOf(line, kind, flags))
+    if (typeof kind === 'string') areas.push(areaOf(line, kind, flags, ghost))
   }
   problems.push(...checkAliases(areas), ...checkObjects(pid, areas))
   return { map: new AreaMap(areas), problems }
@@ -110,7 +120,7 @@ function checkObjects(pid: number, areas: Area[]): Problem[] {
   })
 }
 
-function kindOf(line: MapsLine, flags: Set<string>): AreaKind | { reason: string } {
+function kindOf(line: MapsLine, flags: Set<string>, isGhost: boolean): AreaKind | { reason: string } {
   const { name } = line
   switch (name) {
     case '[heap]':
@@ -135,8 +145,9 @@ function kindOf(line: MapsLine, flags: Set<string>): AreaKind | { reason: string
   if (name.startsWith('/SYSV')) return { reason: 'System V shared memory is not moved yet' }
   if (name.startsWith('/[aio]')) return { reason: 'it is the ring of an asynchronous I/O context (io_setup)' }
   if (name.startsWith('anon_inode:')) return { reason: 'a mapping of a kernel object is not moved' }
-  if (name.endsWith(' (deleted)')) {
-    return { reason: 'the mapped file is deleted: the destination cannot open it' }
+  if (isSillyRenamed(name)) return { reason: sillyRenamed }
+  if (isDeleted(name) && !isGhost) {
+    return { reason: linkedElsewhere }
   }
   if (!isText(name)) return { reason: 'the path of the mapped file is not valid UTF-8, which images require' }
   if (!name.startsWith('/')) return { reason: 'an area of an unknown kind' }
@@ -144,7 +155,7 @@ function kindOf(line: MapsLine, flags: Set<string>): AreaKind | { reason: string
   return line.shared ? 'file-shared' : 'file-private'
 }
 
-function areaOf(line: MapsLine, kind: AreaKind, vmFlags: Set<string>): Area {
+function areaOf(line: MapsLine, kind: AreaKind, vmFlags: Set<string>, ghost: string | null): Area {
   const anonymous = kind === 'anon' || kind === 'heap' || kind === 'stack' || kind === 'shared-anon'
   const growsDown = vmFlags.has('gd')
   let flags = line.shared ? memory.MAP_SHARED : memory.MAP_PRIVATE
@@ -168,11 +179,13 @@ function areaOf(line: MapsLine, kind: AreaKind, vmFlags: Set<string>): Area {
     madv,
     growsDown,
     lazyEligible: isLazyEligible(kind, flags, madv),
-    path: file ? line.name : undefined,
+    path: file ? (ghost === null ? line.name : lastName(line.name)) : undefined,
+    ghost: file && ghost !== null ? ghost : undefined,
     // mw: it may be made writable later, so it was opened for writing.
     fileFlags: file ? (line.shared && (line.write || vmFlags.has('mw')) ? fds.O_RDWR : 0) : undefined,
     name: anonymous ? programsName(line.name) : undefined,
-    backingId: backed ? `${line.device}:${line.inode}` : undefined,
+    // A file that loses its name is another one for the destination, which has to open it differently.
+    backingId: backed ? `${ghost === null ? '' : 'ghost '}${line.device}:${line.inode}` : undefined,
     offset: backed ? line.offset : 0n,
   }
 }

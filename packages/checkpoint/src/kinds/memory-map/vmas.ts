@@ -25,8 +25,9 @@ export function areasToVmas(map: AreaMap, files: FileTable): VmaEntry[] {
   return map.areas.map((area) => {
     const fdflags = area.fileFlags ?? 0
     let shmid = 0
-    if (area.path !== undefined) shmid = files.mappedFile(area.path, area.backingId ?? area.path, fdflags)
-    else if (area.backingId !== undefined) shmid = files.sharedMemory(area.backingId)
+    if (area.path !== undefined) {
+      shmid = files.mappedFile(area.path, area.backingId ?? area.path, fdflags, area.ghost)
+    } else if (area.backingId !== undefined) shmid = files.sharedMemory(area.backingId)
     return {
       start: addressOf(area.start),
       end: addressOf(area.start + area.nrPages),
@@ -43,8 +44,16 @@ export function areasToVmas(map: AreaMap, files: FileTable): VmaEntry[] {
   })
 }
 
-/** The inverse of `areasToVmas`. The vma entries come from a peer; AreaMap checks the ranges. */
-export function areasFromVmas(vmas: VmaEntry[], files: FileEntry[]): AreaMap {
+/**
+ * The inverse of `areasToVmas`. The vma entries come from a peer; AreaMap checks the ranges.
+ *
+ * @param ghostIds of the files that have no name any more
+ */
+export function areasFromVmas(
+  vmas: VmaEntry[],
+  files: FileEntry[],
+  ghostIds: ReadonlyMap<number, number> = new Map(),
+): AreaMap {
   requireAreaCount(vmas.length)
   const paths = new Map(files.map((file) => [file.id, regularFilePath(file)]))
   let vvarSeen = false
@@ -67,6 +76,7 @@ export function areasFromVmas(vmas: VmaEntry[], files: FileEntry[]): AreaMap {
     else throw new PageferryError('PROTOCOL', `a memory area has the unknown status ${status}`)
     const file = kind === 'file-private' || kind === 'file-shared'
     const path = file ? paths.get(Number(vma.shmid)) : undefined
+    const ghost = file ? ghostIds.get(Number(vma.shmid)) : undefined
     if (file && path === undefined) throw new PageferryError('PROTOCOL', 'a memory area maps an unknown file')
     return {
       start: pageOf(vma.start),
@@ -80,6 +90,7 @@ export function areasFromVmas(vmas: VmaEntry[], files: FileEntry[]): AreaMap {
       lazyEligible: isLazyEligible(kind, vma.flags, Number(vma.madv ?? 0n)),
       path,
       name: vma.anonName,
+      ghost: ghost === undefined ? undefined : String(ghost),
       fileFlags: file ? (vma.fdflags ?? 0) : undefined,
       backingId: file || kind === 'shared-anon' ? String(vma.shmid) : undefined,
       offset: vma.pgoff,
