@@ -52,6 +52,11 @@ function say(text) {
   process.stdout.write(`${text}\n`)
 }
 
+function sayFailure({ path, title, text }) {
+  say(`\nFAILED ${path}${title && title !== path ? `: ${title}` : ''}`)
+  say(text.replace(/^/gm, '  '))
+}
+
 function secondsSince(start) {
   return ((Date.now() - start) / 1000).toFixed(1)
 }
@@ -61,11 +66,14 @@ async function report(path, results) {
   const { passed, failed, skipped, failures: found } = await results
   if (interrupted) return
   for (const [key, value] of Object.entries({ passed, failed, skipped })) totals[key] += value
-  failures.push(...found.map((failure) => ({ ...failure, path })))
+  const own = found.map((failure) => ({ ...failure, path }))
+  failures.push(...own)
   const counts = [`${passed} passed`, failed > 0 && `${failed} FAILED`, skipped > 0 && `${skipped} skipped`]
   say(
     `${failed > 0 ? 'FAIL' : 'ok  '} ${path}: ${counts.filter(Boolean).join(', ')} (${secondsSince(start)} s)`,
   )
+  // Also at the end: a run that is stopped or cut off has shown them here.
+  own.forEach(sayFailure)
 }
 
 async function runAndClean(file) {
@@ -119,10 +127,7 @@ async function runAll(files) {
 }
 
 function summarise() {
-  for (const { path, title, text } of failures) {
-    say(`\nFAILED ${path}${title && title !== path ? `: ${title}` : ''}`)
-    say(text.replace(/^/gm, '  '))
-  }
+  failures.forEach(sayFailure)
   const { passed, failed, skipped } = totals
   say(`\n${passed} passed, ${failed} failed, ${skipped} skipped in ${secondsSince(started)} s, seed ${seed}`)
   if (failed > 0) say(`the files of the tests that failed are in ${temporaryDir}`)

@@ -1,4 +1,4 @@
-// test-timeout-s: 120
+// test-timeout-s: 330
 import { execFileSync, spawn } from 'node:child_process'
 import { closeSync, openSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -123,7 +123,7 @@ async function startTracer(pid: number): Promise<Tracer> {
   })
   const ended = new Promise<void>((resolve) => child.once('close', () => resolve()))
   await eventually('the tracer works', () => output.includes('ready') || child.exitCode !== null, {
-    timeoutMs: 10_000,
+    timeoutMs: 60_000,
   })
   if (child.exitCode !== null) throw new Error(`the tracer ended by itself:\n${errors}`)
   return {
@@ -137,7 +137,7 @@ async function startTracer(pid: number): Promise<Tracer> {
 
 t.test(
   'the tracer is killed at any moment and the workload never notices',
-  { timeout: 90_000 },
+  { timeout: 300_000 },
   async (t) => {
     const subject = await start('registers')
     const { pid } = subject
@@ -150,9 +150,10 @@ t.test(
     const before = masks()
     t.equal(before.get(pid), (1n << 9n) | (1n << 63n))
     const same = () => [...masks()].every(([tid, mask]) => before.get(tid) === mask)
-    const nrKills = 20
+    let nrKills = 0
     let leftovers = 0
-    for (let i = 0; i < nrKills; i++) {
+    // A busy machine gives the tracer little time: then it takes more kills until some hit.
+    for (; nrKills < 20 || (leftovers < 2 && nrKills < 100); nrKills++) {
       const tracer = await startTracer(pid)
       const until = performance.now() + random() * 12
       while (performance.now() < until);
@@ -160,7 +161,7 @@ t.test(
       if (!isAlive(pid)) break
       if (!codeSiteIsClean(pid)) leftovers++
       await eventually(
-        `the signal masks are back after kill ${i} (seed ${seed})`,
+        `the signal masks are back after kill ${nrKills} (seed ${seed})`,
         () => !isAlive(pid) || same(),
       )
       if (!t.passing()) break

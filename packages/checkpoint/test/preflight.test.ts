@@ -32,6 +32,11 @@ t.test('an ordinary process can move', async (t) => {
   t.match(/^State:\s+(\w)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1], 'S', 'it was not stopped')
 })
 
+t.test('descriptors that come and go while it looks are no problem', async (t) => {
+  const { pid } = await odd(t, 'restless')
+  for (let i = 0; i < 100; i++) t.same(reasons(pid), [], `look ${i}`)
+})
+
 /** Found from outside; these are found when the process itself is asked. */
 const refusedFromInside: Record<string, RegExp> = {
   landlock: /^thread \d+: it is confined by a Landlock domain/,

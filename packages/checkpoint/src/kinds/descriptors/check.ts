@@ -1,4 +1,4 @@
-import { closeSync } from 'node:fs'
+import { closeSync, readlinkSync } from 'node:fs'
 import { fds } from '@pageferry/kernel'
 import type { Problem } from '../../problems.js'
 import { type FdInfo, fdinfoLines, readFds } from '../../proc/fdinfo.js'
@@ -9,14 +9,25 @@ import { sendsSignals, signalDriven } from './signal-owner.js'
 
 /** Finds the descriptors that cannot be moved. */
 
-/** Names all of them. It opens nothing in the workload and stops nothing. */
+/**
+ * Names all of them. It opens nothing in the workload and stops nothing, so the workload may close one end of a
+ * pipe when this has just seen the other. Only what is wrong in two looks is wrong.
+ */
 export function checkDescriptors(pid: number): Problem[] {
+  const problems = look(pid)
+  if (problems.length === 0) return problems
+  const before = new Set(problems.map(({ what }) => what))
+  return look(pid).filter(({ what }) => before.has(what))
+}
+
+function look(pid: number): Problem[] {
   const problems: Problem[] = []
   const pidfd = fds.pidfdOpen(pid)
   try {
     const infos = readFds(pid)
     for (const info of infos) {
-      const copy = fds.pidfdGetfd(pidfd, info.fd)
+      const copy = duplicate(pidfd, info)
+      if (copy === null) continue
       try {
         const reason = problemOf({ info, copy }, infos)
         if (reason !== null) problems.push({ what: `descriptor ${info.fd} (${info.target})`, reason })
@@ -28,6 +39,20 @@ export function checkDescriptors(pid: number): Problem[] {
     closeSync(pidfd)
   }
   return problems
+}
+
+/** null: since it was listed, the workload has closed it, or given its number to another file. */
+function duplicate(pidfd: number, { fd, target }: FdInfo): number | null {
+  let copy: number
+  try {
+    copy = fds.pidfdGetfd(pidfd, fd)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EBADF') return null
+    throw error
+  }
+  if (readlinkSync(`/proc/self/fd/${copy}`) === target) return copy
+  closeSync(copy)
+  return null
 }
 
 /** @param descriptors all of the workload's */
