@@ -4,13 +4,13 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { eventually } from '@pageferry/testing/eventually'
 import { combinations } from '../support/combinations.js'
-import { inLab } from '../support/in-lab.js'
+import { inLabWithSpares } from '../support/in-lab.js'
 import { Workload } from '../support/workload.js'
 
 /** Long enough for a thread that runs to take many steps. */
 const watchedMs = 300
 
-await inLab('job control', async (t, lab) => {
+await inLabWithSpares(true, 'job control', async (t, lab) => {
   const outerPid = (workload: Workload) => lab.host(workload.host).outerPid(workload.pid) as number
   const signal = (workload: Workload, name: NodeJS.Signals) => process.kill(outerPid(workload), name)
   const states = (workload: Workload) => {

@@ -3,10 +3,10 @@
 
 import { failureOf } from '@pageferry/service/client'
 import { users } from '../support/combinations.js'
-import { inOneWayLab } from '../support/in-lab.js'
+import { inLabWithSpares } from '../support/in-lab.js'
 import { Workload } from '../support/workload.js'
 
-await inOneWayLab('scenarios', async (t, lab) => {
+await inLabWithSpares('a-to-b', 'scenarios', async (t, lab) => {
   for (const { name: user, uid } of users) {
     await t.test(
       `the mailing list thread of 2016: ten pages without a fault, six with one each, as ${user}`,

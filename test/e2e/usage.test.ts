@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { failureOf } from '@pageferry/service/client'
 import t, { type Test } from 'tap'
-import { inLab } from '../support/in-lab.js'
+import { inLabWithSpares } from '../support/in-lab.js'
 import { Workload } from '../support/workload.js'
 
 const pageferry = fileURLToPath(new URL('../../packages/cli/bin/pageferry.js', import.meta.url))
@@ -89,7 +89,7 @@ t.test('no root', async (t) => {
   assertSentence(t, await run(['check', '1'], nobody), 3, /root/)
 })
 
-await inLab('what a service refuses', async (t, lab) => {
+await inLabWithSpares(true, 'what a service refuses', async (t, lab) => {
   const sides = (pid: number) => [
     '--source',
     lab.a.url('source'),

@@ -4,26 +4,36 @@ import { type Lab, type LabOptions, withLab } from '@pageferry/lab'
 import { baseSeed } from '@pageferry/testing/seeds'
 import t, { type Test } from 'tap'
 
-/** One lab for all tests of a file: making one takes a second or two. */
-export async function inLab(
-  name: string,
-  tests: (t: Test, lab: Lab) => Promise<void>,
-  services: LabOptions['services'] = true,
-): Promise<void> {
-  await t.test(name, { timeout: 0 }, async (t) => {
-    t.comment(`PAGEFERRY_SEED=${baseSeed}`)
-    await withLab((lab) => tests(t, lab), { services })
-  })
+type Tests = (t: Test, lab: Lab) => Promise<void>
+
+/**
+ * One lab for all tests of a file: making one takes a second or two. Its services have no spare workers. These make the
+ * pause shorter, which no test measures, and cost a second of processor time per migration.
+ */
+export function inLab(name: string, tests: Tests): Promise<void> {
+  return inLabOf({ spareWorkers: 0 }, name, tests)
 }
 
 /** As inLab, where processes move from host a to host b only. */
-export function inOneWayLab(name: string, tests: (t: Test, lab: Lab) => Promise<void>): Promise<void> {
-  return inLab(name, tests, 'a-to-b')
+export function inOneWayLab(name: string, tests: Tests): Promise<void> {
+  return inLabOf({ spareWorkers: 0, services: 'a-to-b' }, name, tests)
+}
+
+/** A lab as its users have it, for tests of what users meet. */
+export function inLabWithSpares(services: LabOptions['services'], name: string, tests: Tests): Promise<void> {
+  return inLabOf({ services }, name, tests)
+}
+
+async function inLabOf(options: LabOptions, name: string, tests: Tests): Promise<void> {
+  await t.test(name, { timeout: 0 }, async (t) => {
+    t.comment(`PAGEFERRY_SEED=${baseSeed}`)
+    await withLab((lab) => tests(t, lab), options)
+  })
 }
 
 /** A lab in which processes move from host a to host b only. */
-export function withOneWayLab(use: (lab: Lab) => Promise<void>): Promise<void> {
-  return withLab(use, { services: 'a-to-b' })
+export function withOneWayLab(use: (lab: Lab) => Promise<void>, spareWorkers = 0): Promise<void> {
+  return withLab(use, { services: 'a-to-b', spareWorkers })
 }
 
 /** What the services and their workers wrote last, for a failure. */

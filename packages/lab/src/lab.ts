@@ -14,7 +14,7 @@ import { connectHosts, startHost } from './host.js'
 import { type HostName, hostDir, hostNames } from './paths.js'
 import { Reach } from './relay.js'
 import {
-  defaultServiceCommand,
+  ourServices,
   type RunningService,
   type ServiceCommand,
   serviceUrl,
@@ -41,6 +41,9 @@ export interface LabOptions {
    * in one direction. That takes half of the processor time to start.
    */
   services?: boolean | 'a-to-b'
+  /** Spare workers of each service. Each costs a second of processor time before and after a migration. */
+  spareWorkers?: number
+  /** Default: our services. */
   serviceCommand?: ServiceCommand
   /** Take the lab down when this process ends, however it ends. */
   owned?: boolean
@@ -58,12 +61,14 @@ const firstPid: Record<HostName, number> = { a: 10_000, b: 20_000 }
 export class LabHost {
   readonly #state: LabState
   readonly #reach: Reach
+  readonly #serviceCommand: ServiceCommand
   readonly name: HostName
   readonly services = new Map<Role, RunningService>()
 
-  constructor(state: LabState, name: HostName, reach: Reach) {
+  constructor(state: LabState, name: HostName, reach: Reach, serviceCommand: ServiceCommand) {
     this.#state = state
     this.#reach = reach
+    this.#serviceCommand = serviceCommand
     this.name = name
   }
 
@@ -107,7 +112,7 @@ export class LabHost {
   }
 
   /** Starts a service (again) and waits until it answers. */
-  async startService(role: Role, command: ServiceCommand = defaultServiceCommand): Promise<RunningService> {
+  async startService(role: Role, command: ServiceCommand = this.#serviceCommand): Promise<RunningService> {
     const service = await startService(this.#state, this.name, role, command)
     this.services.set(role, service)
     await waitForService(this.#state, this.name, role, service, this.#reach)
@@ -123,11 +128,11 @@ export class Lab {
   readonly a: LabHost
   readonly b: LabHost
 
-  private constructor(state: LabState, warden: Warden | null) {
+  private constructor(state: LabState, warden: Warden | null, serviceCommand: ServiceCommand) {
     this.#state = state
     this.#warden = warden
-    this.a = new LabHost(state, 'a', this.#reach)
-    this.b = new LabHost(state, 'b', this.#reach)
+    this.a = new LabHost(state, 'a', this.#reach, serviceCommand)
+    this.b = new LabHost(state, 'b', this.#reach, serviceCommand)
   }
 
   /** Makes a lab. On failure nothing of it is left. */
@@ -142,7 +147,7 @@ export class Lab {
     }
     const state = claimLab(name, cgroups)
     const warden = new Warden(name)
-    const lab = new Lab(state, warden)
+    const lab = new Lab(state, warden, options.serviceCommand ?? ourServices(options.spareWorkers))
     try {
       await lab.#build(options)
     } catch (error) {
@@ -156,7 +161,7 @@ export class Lab {
   /** A lab that is already up. */
   static open(name: string): Lab {
     requireRoot()
-    return new Lab(requireLab(name), null)
+    return new Lab(requireLab(name), null, ourServices())
   }
 
   async #build(options: LabOptions): Promise<void> {
@@ -174,9 +179,7 @@ export class Lab {
       const wanted = ({ name }: LabHost, role: Role): boolean =>
         options.services !== 'a-to-b' || (name === 'a') === (role === 'source')
       const jobs = [this.a, this.b].flatMap((host) =>
-        ROLES.filter((role) => wanted(host, role)).map((role) =>
-          host.startService(role, options.serviceCommand),
-        ),
+        ROLES.filter((role) => wanted(host, role)).map((role) => host.startService(role)),
       )
       await Promise.all(jobs)
     }
@@ -201,6 +204,11 @@ export class Lab {
 
   host(name: HostName): LabHost {
     return name === 'a' ? this.a : this.b
+  }
+
+  /** A URL on this machine that reaches `url` in the lab, until `close` or `down`. */
+  reach(url: string): Promise<string> {
+    return this.#reach.resolve(url)
   }
 
   /** Closes this object and leaves the lab up. */

@@ -14,7 +14,8 @@ const workerPath = join(packageRoot('lab'), 'dist/src/relay-worker.js')
  */
 export class Relay {
   readonly #child: ChildProcess
-  #forwards = 0
+  /** URLs on this side, by the URL in the lab. */
+  readonly #forwards = new Map<string, Promise<string>>()
 
   private constructor(child: ChildProcess) {
     this.#child = child
@@ -35,14 +36,22 @@ export class Relay {
     return new Relay(child)
   }
 
-  /** A URL on this machine's loopback that reaches `url` in the lab. */
-  async forward(url: string): Promise<string> {
+  /** A URL on this machine's loopback that reaches `url` in the lab: the same one each time. */
+  forward(url: string): Promise<string> {
+    let forward = this.#forwards.get(url)
+    if (forward === undefined) {
+      forward = this.#listen(url, this.#forwards.size)
+      this.#forwards.set(url, forward)
+    }
+    return forward
+  }
+
+  async #listen(url: string, id: number): Promise<string> {
     const { hostname, port, protocol } = new URL(url)
     const server: Server = createServer()
     server.listen(0, '127.0.0.1')
     await once(server, 'listening')
     const local = (server.address() as AddressInfo).port
-    const id = ++this.#forwards
     let done: () => void = () => {}
     const answered = new Promise<void>((resolve, reject) => {
       // The handle is lost if its server is closed before the child has it.

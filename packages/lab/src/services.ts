@@ -28,22 +28,26 @@ export function serviceUrl(state: LabState, host: HostName, role: Role): string 
 /** Command line of one service in a host. Tests replace it by another program. */
 export type ServiceCommand = (state: LabState, host: HostName, role: Role) => string[]
 
-export const defaultServiceCommand: ServiceCommand = (state, host, role) => [
-  process.execPath,
-  pageferryProgram,
-  SERVICE_NAMES[role],
-  '--listen',
-  new URL(serviceUrl(state, host, role)).host,
-  '--state-dir',
-  join(hostDir(state.name, host), role),
-]
+/** @param spareWorkers undefined: as many as a service has by default */
+export function ourServices(spareWorkers?: number): ServiceCommand {
+  return (state, host, role) => [
+    process.execPath,
+    pageferryProgram,
+    SERVICE_NAMES[role],
+    '--listen',
+    new URL(serviceUrl(state, host, role)).host,
+    '--state-dir',
+    join(hostDir(state.name, host), role),
+    ...(spareWorkers === undefined ? [] : ['--spare-workers', String(spareWorkers)]),
+  ]
+}
 
 /** Starts a service and returns at once; `waitForService` waits until it answers. */
 export async function startService(
   state: LabState,
   host: HostName,
   role: Role,
-  command: ServiceCommand = defaultServiceCommand,
+  command: ServiceCommand,
 ): Promise<RunningService> {
   const { pid } = await startInHost(state, host, command(state, host, role), {
     cwd: '/',

@@ -10,7 +10,6 @@ import {
 } from '@pageferry/service/client'
 import type { Lab } from './lab.js'
 import type { HostName } from './paths.js'
-import { withReach } from './relay.js'
 
 /** Interval between checks for a migrated workload's end, which no event announces. */
 const exitPollMs = 50
@@ -25,7 +24,7 @@ export function migrateInLab(
   const { from = 'a', ...rest } = options
   const to = from === 'a' ? lab.b : lab.a
   const request = { source: lab.host(from).url('source'), destination: to.url('destination'), pid, ...rest }
-  return withReach((reach) => migrate(request, { ...hooks, reach }))
+  return migrate(request, { ...hooks, reach: (url) => lab.reach(url) })
 }
 
 /** Waits until a process that was migrated to `host` has ended there. */
