@@ -9,12 +9,13 @@ import { checkFs } from './kinds/fs.js'
 import { checkGhosts, defaultGhostBytes } from './kinds/ghosts/check.js'
 import { dumpMemoryMap } from './kinds/memory-map/read.js'
 import { checkTimers } from './kinds/timers.js'
+import { checkOutside } from './outside.js'
 import { groupProblems, type Problem, type ProblemGroup, refusal } from './problems.js'
 import { readLimits } from './proc/limits.js'
 import { readVmFlags } from './proc/maps.js'
 import { readStat } from './proc/stat.js'
 import { readStatus } from './proc/status.js'
-import { readTids } from './proc/tasks.js'
+import { readChildren, readTids } from './proc/tasks.js'
 import { scratchPages } from './remote/scratch.js'
 
 export interface Preflight {
@@ -93,6 +94,7 @@ function inspect(pid: number, { ghostBytes = defaultGhostBytes }: PreflightLimit
     ...checkThreads(pid),
     ...checkAttributes(pid),
     ...checkFamily(pid),
+    ...checkOutside(pid),
     ...checkFs(pid),
     ...checkMemoryMap(pid),
     ...checkDescriptors(pid),
@@ -214,24 +216,12 @@ function checkRoom(pid: number): Problem[] {
   return [{ what: `process ${pid}`, reason }]
 }
 
-/** A thread may have ended since it was listed. Its children belong to another thread now. */
-function childrenOf(pid: number, tid: number): string[] {
-  let text = ''
-  try {
-    text = readFileSync(`/proc/${pid}/task/${tid}/children`, 'utf8')
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    if ((code !== 'ENOENT' && code !== 'ESRCH') || tid === pid) throw error
-  }
-  return text.split(' ').filter((child) => child !== '')
-}
-
 /**
  * Allows one process without children; trees come with a later version. Checked again in the freeze: one may have been
  * born.
  */
 export function checkFamily(pid: number): Problem[] {
-  const children = readTids(pid).flatMap((tid) => childrenOf(pid, tid))
+  const children = readChildren(pid)
   if (children.length === 0) return []
   return [{ what: `child processes ${children.join(', ')}`, reason: 'only single processes are moved yet' }]
 }

@@ -37,6 +37,39 @@ t.test('descriptors that come and go while it looks are no problem', async (t) =
   for (let i = 0; i < 100; i++) t.same(reasons(pid), [], `look ${i}`)
 })
 
+/** A process that forked twice has it, too. */
+const leftBehind: Record<string, RegExp | null> = {
+  'left-nothing': null,
+  'left-append': null,
+  'left-pipe':
+    /^descriptor 3 \(pipe:.*, descriptor 4 \(pipe:.*process \d+ \(odd\), which is not moved with it, has it, too/,
+  'left-eventfd': /^descriptor 3 \(anon_inode:\[eventfd\]\): process \d+ \(odd\).* has it, too/,
+  'left-position': /^descriptor 3 \(.*\/shared\): process \d+ \(odd\).* has its file position, too/,
+  'left-memory': /^memory area [0-9a-f]+000: process \d+ \(odd\).* has this shared memory, too/,
+}
+
+for (const [kind, reason] of Object.entries(leftBehind)) {
+  t.test(`shared with a process that is no child: ${kind}`, async (t) => {
+    const { pid, output } = await odd(t, kind)
+    t.equal(output(), 'ready\n')
+    const found = reasons(pid)
+    if (reason === null) return t.same(found, [])
+    t.equal(found.length, 1, found.join('\n'))
+    t.match(found[0], reason)
+  })
+}
+
+t.test('shared with a process that is no child: memory, descriptors and directory', async (t) => {
+  const { pid } = await odd(t, 'shares-all')
+  const kinds = ['memory (CLONE_VM)', 'descriptors (CLONE_FILES)', 'working directory (CLONE_FS)']
+  const found = reasons(pid)
+  for (const kind of kinds)
+    t.ok(
+      found.some((each) => each.includes(`has the same ${kind}`)),
+      `${kind}: ${found}`,
+    )
+})
+
 /** Found from outside; these are found when the process itself is asked. */
 const refusedFromInside: Record<string, RegExp> = {
   landlock: /^thread \d+: it is confined by a Landlock domain/,

@@ -13,6 +13,7 @@ export const O_TRUNC = 0o1000
 export const O_NONBLOCK = 0o4000
 /** Sends a signal when the file becomes readable or writable: fcntl(2) F_SETOWN, F_SETSIG. */
 export const O_ASYNC = 0o20000
+export const O_APPEND = 0o2000
 export const O_DIRECT = 0o40000
 export const O_DIRECTORY = 0o200000
 export const O_NOFOLLOW = 0o400000

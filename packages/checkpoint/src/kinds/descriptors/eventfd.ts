@@ -26,6 +26,12 @@ export const eventfd: FdKind<'efd'> = {
 
   matches: ({ target }) => target === 'anon_inode:[eventfd]',
 
+  outside(info) {
+    // Linux 5.2 began to show it.
+    const [id] = fdinfoLines(info, 'eventfd-id')
+    return { object: id && `eventfd ${id}` }
+  },
+
   check({ info }) {
     if (fdinfoLines(info, 'eventfd-semaphore').length === 0)
       return 'this kernel does not say whether an eventfd is a semaphore (Linux 6.5 does)'

@@ -90,6 +90,11 @@ export interface FdKind<F extends FileField = FileField> {
   check(file: OpenFile, descriptors: readonly FdInfo[]): string | null
   /** Whether the kernel may write the workload's memory through it without a tracker noticing. */
   escapesTracking?(info: FdInfo): boolean
+  /**
+   * What comes apart if a process outside of the workload has the file, too; undefined: nothing. `object` names a
+   * kernel object that other descriptions reach as well. Without one only this description is meant.
+   */
+  outside?(info: FdInfo): { object?: string } | undefined
   /** A path that must lead to the same file on the destination. */
   neededPath?(info: FdInfo): string | undefined
 

@@ -33,6 +33,8 @@ export const pipe: FdKind<'pipe'> = {
 
   matches: (info) => pipeIdOf(info) !== undefined,
 
+  outside: ({ target }) => ({ object: target }),
+
   check({ info }, descriptors) {
     const ends = descriptors.filter(({ target }) => target === info.target)
     if (!ends.some(isWriteEnd) || !ends.some(isReadEnd)) {

@@ -2,7 +2,7 @@ import { closeSync, fstatSync, statSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import { FdType, type RegFileEntry } from '@pageferry/images'
 import { fds } from '@pageferry/kernel'
-import type { FdInfo } from '../../proc/fdinfo.js'
+import { type FdInfo, fdinfoLines } from '../../proc/fdinfo.js'
 import { isText } from '../../proc/text.js'
 import {
   ghostIdentity,
@@ -21,7 +21,7 @@ import { dumpSignal } from './signal-owner.js'
  * ghosts, which the destination has by the time it opens them.
  */
 
-const { O_CREAT, O_EXCL, O_TRUNC, O_CLOEXEC, O_DIRECT, O_PATH } = fds
+const { O_APPEND, O_CREAT, O_EXCL, O_TRUNC, O_CLOEXEC, O_DIRECT, O_PATH } = fds
 const creationFlags = O_CREAT | O_EXCL | O_TRUNC | O_CLOEXEC
 const typeMask = 0o170000
 const directory = 0o040000
@@ -58,6 +58,13 @@ export const regularFile: FdKind<'reg'> = {
 
   /** O_DIRECT reads and RDMA write memory past every tracker. */
   escapesTracking: ({ flags, target }) => (flags & O_DIRECT) !== 0 || target.startsWith('/dev/infiniband'),
+
+  /** Contents without a path; position and locks. Devices have no position, and who appends does not use it. */
+  outside(info) {
+    if (isDeleted(info.target)) return { object: `file ${info.mountId}:${info.inode}` }
+    const hasPosition = !info.target.startsWith('/dev/') && (info.flags & O_APPEND) === 0
+    return hasPosition || fdinfoLines(info, 'lock').length > 0 ? {} : undefined
+  },
 
   neededPath: ({ target }) => (isDeleted(target) ? undefined : target),
 

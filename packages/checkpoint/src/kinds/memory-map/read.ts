@@ -14,7 +14,7 @@ import {
   sillyRenamed,
 } from '../ghosts/find.js'
 import { adviceOf } from './advice.js'
-import { isLazyEligible } from './areas.js'
+import { isLazyEligible, isSharedAnonymous } from './areas.js'
 
 /** The memory map of a process, from /proc/PID/maps and the flags of /proc/PID/smaps. */
 
@@ -140,7 +140,7 @@ function kindOf(line: MapsLine, flags: Set<string>, isGhost: boolean): AreaKind 
     if (line.shared) return { reason: 'shared memory of an unknown kind' }
     return flags.has('gd') ? 'stack' : 'anon'
   }
-  if (name === '/dev/zero (deleted)' || name.startsWith('[anon_shmem:')) return 'shared-anon'
+  if (isSharedAnonymous(line)) return 'shared-anon'
   if (name.startsWith('/memfd:')) return { reason: 'memfd mappings are not moved yet' }
   if (name.startsWith('/SYSV')) return { reason: 'System V shared memory is not moved yet' }
   if (name.startsWith('/[aio]')) return { reason: 'it is the ring of an asynchronous I/O context (io_setup)' }
