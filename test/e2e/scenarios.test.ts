@@ -7,6 +7,31 @@ import { inLabWithSpares } from '../support/in-lab.js'
 import { Workload } from '../support/workload.js'
 
 await inLabWithSpares('a-to-b', 'scenarios', async (t, lab) => {
+  await t.test('another program is started in the middle of a round', async (t) => {
+    const workload = await Workload.start(lab, 'execs')
+    await workload.steps(3)
+    let asked = false
+    // The round lasts for a second, so it is not over before the program has begun anew.
+    const result = await workload.tryMigrate({ mode: 'hybrid', maxBandwidthMbit: 200 }, ({ progress }) => {
+      if (progress?.phase !== 'round' || asked) return
+      asked = true
+      process.kill(lab.a.outerPid(workload.pid) as number, 'SIGUSR1')
+    })
+    t.notOk(result.migrated)
+    t.match(failureOf(result), {
+      code: 'WORKLOAD_CHANGED',
+      message: /has started another program \(execve\)/,
+    })
+    t.equal(result.source?.workload?.where, 'running')
+    await workload.steps(5)
+    t.ok(workload.lines.includes('generation 2'))
+    await workload.migrate({ mode: 'hybrid' })
+    await workload.steps(5)
+    workload.stop()
+    await workload.ended(0)
+    workload.remove()
+  })
+
   for (const { name: user, uid } of users) {
     await t.test(
       `the mailing list thread of 2016: ten pages without a fault, six with one each, as ${user}`,

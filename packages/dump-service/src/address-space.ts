@@ -1,4 +1,5 @@
 import { closeSync, openSync } from 'node:fs'
+import { isKernelError, PageferryError } from '@pageferry/base'
 import {
   chooseScratch,
   type FileTable,
@@ -7,6 +8,7 @@ import {
   type Tracker,
   type TrackerKind,
 } from '@pageferry/checkpoint'
+import { memory } from '@pageferry/kernel'
 import type { PageSet } from '@pageferry/pages'
 import type { Holds } from '@pageferry/service/worker'
 import * as holds from './holds.js'
@@ -50,6 +52,30 @@ export class AddressSpace {
   /** Opens the memory while the workload runs undisturbed. */
   open(): void {
     this.#memFd = openSync(`/proc/${this.pid}/mem`, 'r+')
+  }
+
+  /**
+   * Rounds read pages by pid. After an execve(2) these are pages of the new program, at addresses that the old one had
+   * too, and the tracker still knows the old memory: it reports no writes.
+   *
+   * @throws WORKLOAD_CHANGED when the task has left this memory for another program since `open`
+   */
+  requireSameProgram(): void {
+    if (!this.#isAbandoned()) return
+    throw new PageferryError(
+      'WORKLOAD_CHANGED',
+      `process ${this.pid} has started another program (execve) during the migration: move it again`,
+    )
+  }
+
+  /** No user of the memory is left: its file reads as empty. An address that is not mapped is EIO. */
+  #isAbandoned(): boolean {
+    try {
+      return memory.pread(this.#memFd, 0n, new Uint8Array(1)) === 0
+    } catch (error) {
+      if (isKernelError(error, 'EIO')) return false
+      throw error
+    }
   }
 
   /** The pid of `task`, under which /proc shows this address space. */

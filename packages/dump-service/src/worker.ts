@@ -135,8 +135,12 @@ export class SourceWorker {
     try {
       await this.#carryOut(effect, signal)
     } catch (error) {
-      const { root } = this.#source.workload
-      if (!isKernelError(error) || !(await exits(root.pid, error))) throw error
+      const { root, space } = this.#source.workload
+      if (!isKernelError(error)) throw error
+      if (!(await exits(root.pid, error))) {
+        space.requireSameProgram()
+        throw error
+      }
       const how = exitText(root.exit)
       throw new PageferryError('WORKLOAD_EXITED', `process ${root.pid} ${how} during the migration`, {
         cause: error,

@@ -84,6 +84,26 @@ t.test('through a migration and back', async (t) => {
   t.equal(workload.space.memFd, -1)
 })
 
+t.test('a program that begins anew leaves its memory behind', async (t) => {
+  const { pid } = await startSubject([
+    'sh',
+    '-c',
+    'trap "exec sleep 60" USR1; echo; while :; do sleep 0.01; done',
+  ])
+  t.teardown(() => kill(pid))
+  const workload = new Workload(pid, openHolds(stateDirOf(t)), {
+    ghostBytes: 0,
+    onExit: () => t.fail('it did not exit'),
+  })
+  workload.space.open()
+  t.doesNotThrow(() => workload.space.requireSameProgram())
+  process.kill(pid, 'SIGUSR1')
+  const comm = () => readFileSync(`/proc/${pid}/comm`, 'utf8')
+  await eventually('it is another program', () => comm() === 'sleep\n')
+  t.throws(() => workload.space.requireSameProgram(), { code: 'WORKLOAD_CHANGED', message: /execve/ })
+  workload.close()
+})
+
 t.test('back from every step', async (t) => {
   const { pid } = await subjectOf(t)
   const home = cgroups(pid)

@@ -59,7 +59,9 @@ export interface FrozenLook {
  * Looks at a process that stands still, from outside.
  * @throws WORKLOAD_CHANGED when something has come since the preflight that cannot be moved
  */
-export function lookAtFrozen({ pid, rounds }: AddressSpace): FrozenLook {
+export function lookAtFrozen(space: AddressSpace): FrozenLook {
+  const { pid, rounds } = space
+  space.requireSameProgram()
   refuseIf(checkFamily(pid))
   return { descriptors: readFds(pid), map: finalMap(pid, rounds) }
 }
