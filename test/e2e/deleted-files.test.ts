@@ -30,6 +30,9 @@ await inLab('deleted files', async (t, lab) => {
       code: 'REFUSED',
       message: /deleted file .* the limit is 1048576: --ghost-limit/,
     })
+    const failed = await workload.tryMigrate({ injectFault: 'destination-error-restore' })
+    t.notOk(failed.migrated)
+    t.same(readdirSync(workload.directory), names)
     for (const mode of modes) {
       await workload.steps(5)
       await workload.migrate({ mode })

@@ -56,6 +56,11 @@ await inLab('file locks', async (t, lab) => {
     t.notOk(await isFree(lab, 'a', path), 'the original has never let go')
     writeFileSync(stop, '')
     await holder
+    const failed = await workload.tryMigrate({ injectFault: 'destination-error-restore' })
+    t.notOk(failed.migrated)
+    await workload.steps(3)
+    t.ok(await isFree(lab, 'b', path), 'nothing is left behind')
+    t.notOk(await isFree(lab, 'a', path))
 
     for (const mode of modes) {
       const { host } = workload

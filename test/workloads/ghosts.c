@@ -1,6 +1,7 @@
 /*
  * Files that have lost their name while they are in use: open ones (written at random places, with holes, made longer and
  * shorter), made by O_TMPFILE, mapped shared and private, the program itself, the working directory and an open directory.
+ * And one that has got another name, open and mapped.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -127,8 +128,9 @@ static void check_program(off_t size)
 int main(int argc, char **argv)
 {
 	const struct timespec times[2] = { { 1000000000, 123456789 }, { 1100000000, 987654321 } };
-	int scratch, twin, reader, idle, tmpfile, append, shared_fd, map_fd, removed;
+	int scratch, twin, reader, idle, tmpfile, append, shared_fd, map_fd, removed, renamed;
 	struct stat before, after, own;
+	char *renamed_map, new_name[PATH_MAX];
 	uint64_t *shared, *private, at, step = 0;
 
 	CHECK(argc > 2, "usage: ghosts LOG MARKER [SEED]");
@@ -170,6 +172,12 @@ int main(int argc, char **argv)
 	private = MUST(mmap(NULL, NR_MAPPED * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, map_fd, 0));
 	close(map_fd);
 	private[5 * PAGE / 8] = 77;
+
+	renamed = MUST(open(beside("old-name"), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0640));
+	MUST(write(renamed, "under another name", 18));
+	renamed_map = MUST(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, renamed, 0));
+	snprintf(new_name, sizeof new_name, "%s.new-name", work_log_path);
+	MUST(rename(path, new_name));
 
 	MUST(mkdir(beside("directory"), 0755));
 	removed = MUST(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -217,6 +225,12 @@ int main(int argc, char **argv)
 		at = step % NR_MAPPED == 5 ? 6 : step % NR_MAPPED;
 		CHECK(check_page(private + at * PAGE / 8, at + 1) < 0, "page %lu of the private mapping is wrong", (unsigned long)at);
 		check_program(own.st_size);
+
+		struct stat named;
+		MUST(stat(new_name, &named));
+		MUST(fstat(renamed, &after));
+		CHECK(after.st_ino == named.st_ino && after.st_nlink == 1, "the renamed file is another one");
+		CHECK(pread(renamed, block, 100, 0) == 18 && memcmp(block, renamed_map, 18) == 0, "the renamed file has another content");
 		CHECK(getcwd(path, sizeof path) == NULL && errno == ENOENT, "the working directory is there again");
 		MUST(fstat(removed, &after));
 		CHECK(after.st_nlink == 0 && S_ISDIR(after.st_mode) && (after.st_mode & 07777) == 0755, "the directory has %lu links, mode %o",

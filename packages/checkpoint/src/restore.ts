@@ -162,7 +162,7 @@ export class Restorer {
     }
     const tids = new Map(threads.map(({ nsTid, tid }) => [nsTid, tid]))
     const fdinfo = images.fdinfo(leader.ids?.filesId ?? 1)
-    this.ghosts.finish()
+    this.ghosts.finish(leader.threadCore?.creds, this.#tell)
     const ghostIds = images.ghostIds()
     const openGhost = (id: number, flags: number): number | undefined => {
       const ghost = ghostIds.get(id)

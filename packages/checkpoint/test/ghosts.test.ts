@@ -16,12 +16,15 @@ import {
   writeSync,
 } from 'node:fs'
 import { join } from 'node:path'
+import type { CredsEntry } from '@pageferry/images'
 import { fds } from '@pageferry/kernel'
 import t, { type Test } from 'tap'
 import { dataBytesOf, extentsOf, ghostChunkBytes } from '../src/kinds/ghosts/extents.js'
 import { findGhosts, openGhost } from '../src/kinds/ghosts/find.js'
 import { GhostFiles, maxGhosts } from '../src/kinds/ghosts/ghost-files.js'
 import type { GhostFacts } from '../src/kinds/ghosts/make-ghost.js'
+import { foreignSetIdBits } from '../src/kinds/ghosts/set-id.js'
+import type { Problem } from '../src/problems.js'
 import type { SkeletonProcess } from '../src/remote/skeleton-process.js'
 import { skeletonOf } from './fixtures/skeleton.js'
 import { scratchDirectory } from './fixtures/start.js'
@@ -29,6 +32,22 @@ import { scratchDirectory } from './fixtures/start.js'
 const { O_RDWR, O_RDONLY, O_WRONLY, O_TMPFILE, O_ACCMODE, O_PATH } = fds
 const block = 65_536
 const limitBytes = 4 * block
+const creds: CredsEntry = {
+  ...{ uid: 1000, euid: 1000, suid: 1000, fsuid: 1000, gid: 1001, egid: 1001, sgid: 1001, fsgid: 1001 },
+  ...{
+    capInh: [],
+    capPrm: [],
+    capEff: [],
+    capBnd: [],
+    capAmb: [],
+    secbits: 0,
+    groups: [1002],
+    noNewPrivs: 0,
+  },
+}
+const tell = ({ what, reason }: Problem) => {
+  throw new Error(`${what}: ${reason}`)
+}
 
 function uniqueFacts(more: Partial<GhostFacts> = {}): GhostFacts {
   return {
@@ -133,7 +152,7 @@ t.test('a file without a name is made, filled, and like the original', async (t)
   ghosts.write(1, block, block, null)
   ghosts.write(1, block + 7, 3, Buffer.from('end'))
   ghosts.note({ ...facts, size: 2 * block + 1 })
-  ghosts.finish()
+  ghosts.finish(creds, tell)
   const fd = ghosts.open(1, O_RDONLY)
   const { uid, gid, mode, size, nlink, mtimeNs, atimeNs, blocks } = fstatSync(fd, { bigint: true })
   t.same([uid, gid, mode, size, nlink], [1000n, 1001n, 0o102640n, BigInt(2 * block + 1), 0n])
@@ -158,7 +177,7 @@ t.test('one of O_TMPFILE keeps the flags of its description', async (t) => {
   const tmpfileFlags = O_TMPFILE | O_WRONLY | fds.O_NONBLOCK
   ghosts.note(uniqueFacts({ path: join(directory, '#17'), tmpfileFlags }))
   ghosts.write(1, 0, 2, Buffer.from('ok'))
-  ghosts.finish()
+  ghosts.finish(creds, tell)
   const fd = ghosts.open(1, tmpfileFlags)
   t.equal(fds.fcntl(fd, fds.F_GETFL) & (O_TMPFILE | O_ACCMODE | fds.O_NONBLOCK), tmpfileFlags)
   const other = ghosts.open(1, O_RDONLY)
@@ -174,7 +193,7 @@ t.test('a directory that was removed', async (t) => {
   t.same(readdirSync(directory), [])
   t.throws(() => ghosts.write(1, 0, 1, Buffer.from('x')), { code: 'PROTOCOL' })
   t.throws(() => ghosts.note(uniqueFacts()), { code: 'PROTOCOL' }, 'now a file')
-  ghosts.finish()
+  ghosts.finish(creds, tell)
   const fd = ghosts.open(1, O_PATH)
   const { mode, nlink, uid } = fstatSync(fd)
   t.same([mode, nlink, uid], [0o040750, 0, 1000])
@@ -198,6 +217,33 @@ t.test('the place: the nearest directory that is there, with the rights of the o
   const roots = ghosts.open(3, O_RDONLY)
   t.match(readlinkSync(`/proc/self/fd/${roots}`), new RegExp(`^${closed}/#\\d+ \\(deleted\\)$`))
   closeSync(roots)
+})
+
+t.test('set-id bits only for ids that the workload has', async (t) => {
+  const { ghosts } = await ghostsOf(t)
+  const lost: string[] = []
+  const wanted = [
+    [{ uid: 1000, gid: 1002 }, 0o106755, 0o106755],
+    [{ uid: 0, gid: 1001 }, 0o106755, 0o102755],
+    [{ uid: 0, gid: 0 }, 0o106755, 0o100755],
+    [{ uid: 0, gid: 0 }, 0o102644, 0o102644],
+  ] as const
+  for (const [i, [owner, mode]] of wanted.entries()) {
+    ghosts.note(uniqueFacts({ ghostId: i + 1, path: '/tmp/gone', mode, ...owner }))
+  }
+  ghosts.finish(creds, ({ what }) => lost.push(what))
+  for (const [i, [, , mode]] of wanted.entries()) {
+    const fd = ghosts.open(i + 1, O_RDONLY)
+    t.equal(fstatSync(fd).mode, mode, String(i))
+    closeSync(fd)
+  }
+  t.same(lost, Array(2).fill('the deleted file /tmp/gone'))
+  t.equal(
+    foreignSetIdBits({ mode: 0o106755, uid: 0, gid: 0 }, { ...creds, suid: 0 }),
+    0,
+    'root may do anything',
+  )
+  t.equal(foreignSetIdBits({ mode: 0o106755, uid: 0, gid: 0 }, undefined), 0o6000)
 })
 
 t.test('no more than the limit', async (t) => {
@@ -225,12 +271,12 @@ t.test('no more than the limit', async (t) => {
     { code: 'PROTOCOL' },
     'two chunks',
   )
-  t.throws(() => ghosts.finish(), { code: 'REFUSED' }, 'one block more than it may be in the end')
+  t.throws(() => ghosts.finish(creds, tell), { code: 'REFUSED' }, 'one block more than it may be in the end')
   const other = new GhostFiles((await ghostsOf(t)).skeleton, limitBytes)
   t.teardown(() => other.close())
   other.note(uniqueFacts({ path, size }))
   for (let i = 0; i < 4; i++) other.write(1, i * ghostChunkBytes, 5, Buffer.from('small'))
-  other.finish()
+  other.finish(creds, tell)
 })
 
 t.test('what a peer must not send', async (t) => {

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import {
   closeSync,
   fstatSync,
@@ -129,6 +130,12 @@ t.test('what nothing can write is not read again', async (t) => {
   closeSync(writer)
   t.ok((await pass()) > 2 * chunk, 'it might have been')
   t.ok((await pass()) < chunk)
+
+  t.same(sender.notMoved, [])
+  const script = 'import os,sys; os.setxattr(sys.argv[1], "user.note", b"x")'
+  t.equal(spawnSync('python3', ['-c', script, `/proc/${process.pid}/fd/${reader}`]).status, 0)
+  t.match(sender.notMoved, [{ what: `the deleted file ${path}`, reason: /attributes \(user\.note\)$/ }])
+  t.ok((await pass()) > 2 * chunk, 'changed just now, in whatever way')
 })
 
 /** By this process, in bytes (proc_pid_io(5)). */

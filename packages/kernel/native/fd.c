@@ -5,6 +5,7 @@
 #include "common.h"
 
 #include <fcntl.h>
+#include <linux/limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 /* SCM_MAX_FD of the kernel: it refuses more in one message with EINVAL. */
@@ -397,6 +399,26 @@ static napi_value fd_lseek(napi_env env, napi_callback_info info)
 	return napi_create_bigint_int64(env, position, &result) == napi_ok ? result : NULL;
 }
 
+/* Names of all extended attributes, each with a zero byte behind it. */
+static napi_value fd_list_xattr(napi_env env, napi_callback_info info)
+{
+	napi_value argv[1], result;
+	int fd;
+
+	if (!pf_args(env, info, 1, argv) || !pf_int(env, argv[0], &fd))
+		return NULL;
+	char *names = malloc(XATTR_LIST_MAX);
+	if (names == NULL)
+		return pf_throw(env, "malloc", ENOMEM, 0);
+	ssize_t length = flistxattr(fd, names, XATTR_LIST_MAX);
+	int error = errno;
+	napi_status status = length < 0 ? napi_ok : napi_create_string_utf8(env, names, (size_t)length, &result);
+	free(names);
+	if (length < 0)
+		return pf_throw(env, "flistxattr", error, 0);
+	return status == napi_ok ? result : NULL;
+}
+
 /* Gives back what lies in a part of a file; the size stays. The part reads as zeros afterwards. */
 static napi_value fd_punch_hole(napi_env env, napi_callback_info info)
 {
@@ -584,6 +606,7 @@ void init_fd(napi_env env, napi_value exports)
 	pf_export(env, fd, "setReceiveLowWater", fd_set_receive_low_water);
 	pf_export(env, fd, "dup", fd_dup);
 	pf_export(env, fd, "lseek", fd_lseek);
+	pf_export(env, fd, "listXattr", fd_list_xattr);
 	pf_export(env, fd, "punchHole", fd_punch_hole);
 	pf_export(env, fd, "setTimes", fd_set_times);
 	pf_export(env, fd, "flock", fd_flock);

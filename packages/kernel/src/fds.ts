@@ -40,6 +40,7 @@ interface Binding {
   setReceiveLowWater(fd: number, bytes: number): void
   dup(fd: number): number
   lseek(fd: number, offset: bigint, whence: number): bigint
+  listXattr(fd: number): string
   punchHole(fd: number, offset: number, length: number): void
   setTimes(fd: number, accessNs: bigint, modificationNs: bigint): void
   flock(fd: number, operation: number): void
@@ -139,6 +140,11 @@ export function dup(fd: number): number {
 /** ESPIPE for files that cannot seek; ENXIO when SEEK_DATA or SEEK_HOLE find nothing. */
 export function lseek(fd: number, offset: bigint, whence: number): bigint {
   return native.lseek(fd, offset, whence)
+}
+
+/** Names of the extended attributes, ACLs among them (flistxattr(2)). EOPNOTSUPP where there are none. */
+export function listXattr(fd: number): string[] {
+  return native.listXattr(fd).split('\0').filter(Boolean)
 }
 
 /** fallocate(2): the bytes read as zeros afterwards and take no room; the size stays. EOPNOTSUPP where holes are unknown. */

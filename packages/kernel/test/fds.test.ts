@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import {
   closeSync,
   constants,
@@ -40,6 +40,19 @@ t.test('a signal does not end the wait for a message', async (t) => {
   process.off('SIGWINCH', note)
   closeSync(a)
   closeSync(b)
+})
+
+t.test('extended attributes', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'pf-fds-'))
+  t.teardown(() => rmSync(dir, { recursive: true }))
+  const path = join(dir, 'file')
+  const fd = openSync(path, 'w+')
+  t.same(fds.listXattr(fd), [])
+  const script = 'import os,sys; [os.setxattr(sys.argv[1], "user."+n, b"x") for n in ("one", "two")]'
+  t.equal(spawnSync('python3', ['-c', script, path]).status, 0)
+  t.same(fds.listXattr(fd).sort(), ['user.one', 'user.two'])
+  closeSync(fd)
+  t.throws(() => fds.listXattr(fd), { code: 'EBADF', syscall: 'flistxattr' })
 })
 
 t.test('holes and times of a file', async (t) => {

@@ -28,7 +28,7 @@ export async function dump(source: Source, signal: AbortSignal): Promise<void> {
   space.pagemap = frozen.pagemap.bytes
   await phases.run('transfer', () => sendFinalRound(space, frozen, { lanes, round, signal }))
   // The destination restores at the same time, so this adds nothing to the downtime.
-  report.noteNotMoved(groupProblems(leftBehind(workload.root.pid)))
+  report.noteNotMoved(groupProblems([...leftBehind(workload.root.pid), ...workload.ghosts.notMoved]))
   records.saveDumpEnd({ finalRound: round, report: report.now(lanes) })
 }
 

@@ -7,8 +7,10 @@ import {
   extentsOf,
   type FileTable,
   type Ghost,
+  ghostLosses,
   maxGhosts,
   openGhost,
+  type Problem,
   roomOf,
 } from '@pageferry/checkpoint'
 import { type Frame, maxGhostBytes } from '@pageferry/wire'
@@ -27,6 +29,7 @@ const settlingNs = 1_000_000_000n
 /** What the destination has of one ghost. */
 interface SentGhost {
   readonly id: number
+  readonly path: string
   readonly fd: number
   readonly hasTimes: boolean
   /** Hashes of the chunks that were sent and are not holes, by number. */
@@ -130,7 +133,16 @@ export class GhostSender {
     if (fd === null) return null
     const hasTimes = timekeepers.has(statfsSync(`/proc/self/fd/${fd}`).type)
     const id = this.#files.ghostId(ghost.identity)
-    const sent = { id, fd, hasTimes, chunks: new Map(), facts: '', settledNs: null, size: 0 }
+    const sent = {
+      id,
+      path: ghost.path,
+      fd,
+      hasTimes,
+      chunks: new Map(),
+      facts: '',
+      settledNs: null,
+      size: 0,
+    }
     this.#sent.set(ghost.identity, sent)
     return sent
   }
@@ -167,6 +179,11 @@ export class GhostSender {
     const offset = number * chunkBytes
     const bytes = Math.min(chunkBytes, size - offset)
     if (bytes > 0) lanes.send({ type: 'ghostData', ghostId: id, offset, bytes, hole: true })
+  }
+
+  /** What the files lose in the move. */
+  get notMoved(): Problem[] {
+    return [...this.#sent.values()].flatMap(({ path, fd }) => ghostLosses(path, fd))
   }
 
   close(): void {

@@ -1,5 +1,6 @@
 import { closeSync, fstatSync, readdirSync, statSync } from 'node:fs'
 import { MiB } from '@pageferry/base'
+import { fds } from '@pageferry/kernel'
 import type { Problem } from '../../problems.js'
 import { isText } from '../../proc/text.js'
 import { dataBytesOf } from './extents.js'
@@ -81,6 +82,23 @@ function checkOthers(pid: number, ghosts: readonly Ghost[]): Problem[] {
     }
   }
   return problems
+}
+
+/** What a file without a name loses in a move; `fd` refers to it. */
+export function ghostLosses(path: string, fd: number): Problem[] {
+  const names = attributesOf(fd)
+  if (names.length === 0) return []
+  const reason = `it comes without its extended attributes (${names.join(', ')})`
+  return [{ what: `the deleted file ${path}`, reason }]
+}
+
+function attributesOf(fd: number): string[] {
+  try {
+    return fds.listXattr(fd)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EOPNOTSUPP') return []
+    throw error
+  }
 }
 
 /** Of a process that may be gone, a kernel thread, or not ours to see. */

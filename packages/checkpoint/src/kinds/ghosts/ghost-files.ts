@@ -1,14 +1,18 @@
 import { closeSync, fchmodSync, fchownSync, ftruncateSync, writeSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
+import type { CredsEntry } from '@pageferry/images'
 import { fds } from '@pageferry/kernel'
+import type { Problem } from '../../problems.js'
 import type { SkeletonProcess } from '../../remote/skeleton-process.js'
 import { ghostChunkBytes, roomOf } from './extents.js'
 import { type GhostFacts, isDirectory, makeGhost, openingFlags } from './make-ghost.js'
+import { foreignSetIdBits } from './set-id.js'
 
 /** Ghosts on the destination: made before anything maps or opens them, filled, and at last given their attributes. */
 
 const { O_DIRECTORY, O_PATH, O_TMPFILE, O_CLOEXEC } = fds
 const permissionMask = 0o7777
+const setIdLost = 'it comes without its set-id bits, which are for a user or group that the process is not'
 
 /** At a time: each is one or two descriptors in both workers. */
 export const maxGhosts = 1024
@@ -111,9 +115,12 @@ export class GhostFiles {
 
   /**
    * Everything has come: sizes, owners, rights and times are those of the originals from here on.
+   *
+   * @param creds of the workload
+   * @param tell is called for what a file loses
    * @throws REFUSED beyond the limit
    */
-  finish(): void {
+  finish(creds: CredsEntry | undefined, tell: (lost: Problem) => void): void {
     this.#isFinished = true
     if (this.#room > this.#limitBytes) throw tooMuch(this.#limitBytes)
     for (const file of this.#files.values()) {
@@ -121,7 +128,9 @@ export class GhostFiles {
       const { uid, gid, mode, atimeNs, mtimeNs } = facts
       fchownSync(fd, uid, gid)
       // Behind the owner, whose change takes the set-user-id bit away.
-      fchmodSync(fd, mode & permissionMask)
+      const lost = isDirectory(facts) ? 0 : foreignSetIdBits(facts, creds)
+      fchmodSync(fd, mode & permissionMask & ~lost)
+      if (lost !== 0) tell({ what: `the deleted file ${facts.path}`, reason: setIdLost })
       fds.setTimes(fd, BigInt.asIntN(64, atimeNs), BigInt.asIntN(64, mtimeNs))
       file.fd = fds.open(`/proc/self/fd/${fd}`, O_PATH)
       closeSync(fd)
