@@ -7,4 +7,6 @@ export interface CaptureContext {
   process: StoppedProcess
   /** Read after all threads were stopped and the scratch area was mapped. */
   status: ProcStatus
+  /** The workload's CLOCK_MONOTONIC minus ours. */
+  monotonicOffsetNs: bigint
 }

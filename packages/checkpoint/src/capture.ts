@@ -6,7 +6,7 @@ import { askAddressSpace, dumpAddressSpace, dumpFutureLocks } from './kinds/addr
 import { askLeftBehind } from './kinds/attributes/left-behind.js'
 import { dumpAreaPolicies } from './kinds/attributes/memory-policy.js'
 import { askProcessRefusals, askThreadRefusals } from './kinds/attributes/refused.js'
-import { clocksOf, toTimens } from './kinds/clocks.js'
+import { clocksOf, monotonicOffset, toTimens } from './kinds/clocks.js'
 import { DumpedFiles } from './kinds/descriptors/open-files.js'
 import { dumpTable } from './kinds/descriptors/table.js'
 import type { FileTable } from './kinds/file-table.js'
@@ -15,6 +15,7 @@ import { guardsToVmas } from './kinds/guard-regions.js'
 import { neverLazyPages } from './kinds/never-lazy.js'
 import { askProcess, dumpProcessState } from './kinds/process-state.js'
 import { askThread, dumpThread } from './kinds/threads.js'
+import { settleOverruns } from './kinds/timer-overruns.js'
 import type { Bystanders } from './probe.js'
 import type { Problem } from './problems.js'
 import type { FdInfo } from './proc/fdinfo.js'
@@ -67,10 +68,11 @@ export function captureProcess(
 ): CapturedProcess {
   const { pid } = process
   const status = readStatus(pid)
-  const context: CaptureContext = { pid, process, status }
+  const context: CaptureContext = { pid, process, status, monotonicOffsetNs: monotonicOffset(pid) }
   const stat = readStat(pid)
   const nsPid = status.nsTgid
   const futureLocks = dumpFutureLocks(context, map)
+  settleOverruns(context)
   const cores = new Map<number, CoreEntry>()
   const askedProcess = new CallBatch(process, process.leader, status)
   const processAnswers = askProcess(context, askedProcess)

@@ -29,13 +29,16 @@ import {
 import { restorePendingSignals, restoreSignalActions } from './kinds/signals.js'
 import {
   type RestoredThread,
+  renewWaits,
   restoreDeathSignal,
   restoreRegisters,
   restoreScheduling,
   restoreThreadState,
 } from './kinds/threads.js'
+import { signalsOfTimers } from './kinds/timer-overruns.js'
 import { restoreTimers } from './kinds/timers.js'
 import type { Problem } from './problems.js'
+import { isPagePresent } from './proc/page-present.js'
 import { readStatus } from './proc/status.js'
 import type { ProcessImages } from './process-images.js'
 import { SkeletonProcess, skeletonScratchPages } from './remote/skeleton-process.js'
@@ -219,17 +222,15 @@ export class Restorer {
       restoreComm(skeleton, tid, core.threadCore?.comm ?? task.comm)
     }
     restoreDumpable(skeleton, mm)
+    const queues = [...threads.map(({ core }) => core.threadCore?.signalsP), task.signalsS]
+    const ofTimers = signalsOfTimers(task.timers?.posix ?? [], queues)
     for (const { tid, nsTid, core } of threads) {
       const target = { tid, nsTid, nsPid: this.nsPid, shared: false }
-      restorePendingSignals(skeleton, core.threadCore?.signalsP, target)
+      restorePendingSignals(skeleton, core.threadCore?.signalsP, target, ofTimers.signals)
     }
-    restorePendingSignals(skeleton, task.signalsS, {
-      tid: this.pid,
-      nsTid: 0,
-      nsPid: this.nsPid,
-      shared: true,
-    })
-    if (task.timers !== undefined) restoreTimers(skeleton, task.timers)
+    const theProcess = { tid: this.pid, nsTid: 0, nsPid: this.nsPid, shared: true }
+    restorePendingSignals(skeleton, task.signalsS, theProcess, ofTimers.signals)
+    if (task.timers !== undefined) restoreTimers(skeleton, this.nsPid, task.timers, ofTimers.overruns)
     restoreSignalLimit(skeleton, task)
     this.#leaveScratch()
     for (const thread of threads) restoreScheduling(this.pid, thread, this.#tell)
@@ -277,6 +278,12 @@ export class Restorer {
   release(freezer: Freezer): void {
     if (!freezer.isFrozen()) throw new PageferryError('INTERNAL', 'a skeleton that is not frozen is released')
     const threads = this.#begun?.threads ?? []
+    // The commit may have come long after the state was restored.
+    renewWaits(
+      this.skeleton,
+      threads,
+      (page) => !this.map.registered.has(page) || isPagePresent(this.pid, page),
+    )
     for (const { tid } of threads) ptrace.setOptions(tid, 0)
     for (const { tid } of threads) ptrace.detach(tid, 0)
   }

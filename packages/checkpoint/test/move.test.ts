@@ -45,7 +45,8 @@ const sigUsr2 = 1n << 11n
 /** Everything about a process that can be seen from outside and must be the same afterwards. */
 function snapshot(pid: number): Record<string, unknown> {
   const text = (name: string) => readFileSync(`/proc/${pid}/${name}`, 'latin1')
-  const { ppid: _, state: _state, startTime: _time, flags: _flags, pgrp, session, ...stat } = readStat(pid)
+  const { ppid: _, state: _state, startTime: _time, flags: _flags, cpuTicks: _ticks, ...more } = readStat(pid)
+  const { pgrp, session, ...stat } = more
   const { nsPids: _pids, tracerPid: _tracer, ...status } = readStatus(pid)
   const tids = readTids(pid).sort((a, b) => a - b)
   return {

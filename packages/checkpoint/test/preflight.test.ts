@@ -135,6 +135,9 @@ const refused: Record<string, RegExp> = {
   'time-children': /^time namespace: its children/,
   'pid-children': /^pid namespace: its children/,
   'many-timers': /POSIX timer \d+: its id is too high/,
+  'clock-of-other': /^POSIX timer 0: its clock is the processor time of another process/,
+  'clock-of-ended': /^POSIX timer 0: its clock is that of a thread that has ended/,
+  'clock-of-thread': /^POSIX timer 0: the kernel does not show of which thread/,
 }
 
 for (const [kind, reason] of Object.entries(refused)) {

@@ -6,6 +6,7 @@ import { isAlive, kill, type Subject } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
 import { readFds } from '../src/proc/fdinfo.js'
 import { readStatus } from '../src/proc/status.js'
+import { interruptedCall } from '../src/remote/interrupted.js'
 import { StoppedProcess } from '../src/remote/stopped-process.js'
 import { SYS } from '../src/remote/syscalls.js'
 import { takeFd } from '../src/remote/workload-thread.js'
@@ -32,7 +33,7 @@ function disturb(pid: number, before: (stopped: StoppedProcess) => void = () => 
     before(stopped)
     stopped.mapScratch()
     if (stopped.leader.call('getitimer', 0, stopped.scratch) !== 0n) throw new Error('getitimer')
-    return stopped.leader.interruptedIn
+    return interruptedCall(stopped.leader.regs)
   } finally {
     stopped.resume()
   }

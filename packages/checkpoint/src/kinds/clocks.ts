@@ -36,6 +36,11 @@ export function clocksOf(pid: number): Clocks {
   }
 }
 
+/** CLOCK_MONOTONIC of a process minus ours. */
+export function monotonicOffset(pid: number): bigint {
+  return offsetsOf(pid).monotonicNs - offsetsOf('self').monotonicNs
+}
+
 /** The clocks of a workload and, read at the same instant, the kernel's own (those of the first time namespace). */
 export interface ClockReading extends Clocks {
   kernelMonotonicNs: bigint

@@ -1,8 +1,9 @@
 import { pageBytes, pageOf } from '@pageferry/base'
-import type { CoreEntry } from '@pageferry/images'
+import { type CoreEntry, entryToRegs } from '@pageferry/images'
 import { type AreaMap, carriesPages, PageSet } from '@pageferry/pages'
 import type { CaptureContext } from '../capture-context.js'
 import type { ProcStat } from '../proc/stat.js'
+import { timeAddress, timeBytes } from '../remote/waits.js'
 
 /** Pages that must be present when the process resumes. */
 
@@ -40,6 +41,9 @@ function untouchableAddresses({ process }: CaptureContext, core: CoreEntry): big
   ]
   // Covers the red zone, a signal frame, the timespec of an interrupted sleep, and pushes of the next calls.
   for (let below = -8192n; below <= 4096n; below += 4096n) addresses.push(regs.sp + below)
+  // The timeout of a wait is written there when the process is let go.
+  const timeout = thread.waitDeadlineNs === undefined ? null : timeAddress(entryToRegs(regs))
+  if (timeout !== null) addresses.push(timeout, timeout + BigInt(timeBytes - 1))
   if (thread.rseqEntry !== undefined) addresses.push(thread.rseqEntry.rseqAbiPointer)
   if (thread.futexRla !== 0n)
     addresses.push(...robustListAddresses(process.read.bind(process), thread.futexRla))

@@ -4,8 +4,8 @@ import { type RlimitEntry, TASK_STATE, type TaskCoreEntry, type TaskTimersEntry 
 import { processes } from '@pageferry/kernel'
 import type { CaptureContext } from '../capture-context.js'
 import { readComm } from '../proc/comm.js'
-import { readLimits } from '../proc/limits.js'
-import type { ProcStat } from '../proc/stat.js'
+import { readLimits, unlimited } from '../proc/limits.js'
+import { type ProcStat, ticksPerSecond } from '../proc/stat.js'
 import type { CallBatch } from '../remote/call-batch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import {
@@ -26,6 +26,7 @@ const SIGSTOP = 19
 const prGetChildSubreaper = 37
 const prSetChildSubreaper = 36
 const prSetName = 15
+const rlimitCpu = 0
 /** RLIMIT_SIGPENDING: signals that are queued, and POSIX timers. */
 const rlimitSigpending = 11
 
@@ -70,7 +71,7 @@ export function dumpProcessState(
     blkSigset: process.leader.mask,
     comm: readComm(pid, pid),
     timers: { ...timers, posix: dumpPosixTimers(context) },
-    rlimits: { rlimits: readLimits(pid).map(({ soft, hard }): RlimitEntry => ({ cur: soft, max: hard })) },
+    rlimits: { rlimits: dumpLimits(pid, stat) },
     signalsS: dumpPendingSignals(process.leader.tid, true),
     oomScoreAdj: Number(readFileSync(`/proc/${pid}/oom_score_adj`, 'utf8')),
     sigactions,
@@ -79,6 +80,19 @@ export function dumpProcessState(
     membarrierRegistrationMask,
     attributes: [...attributes, ...dumpOutsideAttributes('process', pid, pid)],
   }
+}
+
+/** The processor time of a process begins anew on the destination: there its limit is what remained. */
+function dumpLimits(pid: number, { cpuTicks }: ProcStat): RlimitEntry[] {
+  const used = BigInt(Math.floor(cpuTicks / ticksPerSecond))
+  const remains = (limit: bigint): bigint => (limit > used ? limit - used : 1n)
+  return readLimits(pid).map(({ soft, hard }, resource) => {
+    if (resource !== rlimitCpu) return { cur: soft, max: hard }
+    return {
+      cur: soft === unlimited ? soft : remains(soft),
+      max: hard === unlimited ? hard : remains(hard),
+    }
+  })
 }
 
 /**

@@ -1,4 +1,4 @@
-import type { SaEntry, SignalQueueEntry } from '@pageferry/images'
+import type { SaEntry, SiginfoEntry, SignalQueueEntry } from '@pageferry/images'
 import { ptrace } from '@pageferry/kernel'
 import type { ProcStatus } from '../proc/status.js'
 import type { CallBatch } from '../remote/call-batch.js'
@@ -66,13 +66,18 @@ export function dumpPendingSignals(tid: number, shared: boolean): SignalQueueEnt
 /**
  * Queues signals as they were queued on the source. A siginfo that the kernel made (si_code >= 0) may be sent only by a
  * thread to itself, so the thread does it. All signals are blocked in a skeleton's threads until the end.
+ *
+ * @param except signals that come from elsewhere
  */
 export function restorePendingSignals(
   skeleton: SkeletonProcess,
   queue: SignalQueueEntry | null | undefined,
   target: { tid: number; nsPid: number; nsTid: number; shared: boolean },
+  except: ReadonlySet<SiginfoEntry>,
 ): void {
-  for (const { siginfo } of queue?.signals ?? []) {
+  for (const entry of queue?.signals ?? []) {
+    if (except.has(entry)) continue
+    const { siginfo } = entry
     const signal = Buffer.from(siginfo).readInt32LE(0)
     const address = skeleton.put(siginfo)
     if (target.shared) {

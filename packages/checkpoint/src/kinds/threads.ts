@@ -1,4 +1,4 @@
-import { isKernelError, PageferryError } from '@pageferry/base'
+import { isKernelError, PageferryError, pageOf } from '@pageferry/base'
 import {
   type AttributeEntry,
   type CoreEntry,
@@ -11,13 +11,13 @@ import {
   xstateLayoutOf,
   xstateToFpregs,
 } from '@pageferry/images'
-import { processes, ptrace } from '@pageferry/kernel'
+import { memory, processes, ptrace } from '@pageferry/kernel'
 import type { CaptureContext } from '../capture-context.js'
 import { readComm } from '../proc/comm.js'
 import type { CallBatch } from '../remote/call-batch.js'
-import { withRemainingTime } from '../remote/interrupted.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
-import { readTimespec, timespecBytes, type WorkloadThread } from '../remote/workload-thread.js'
+import { timeBytes, withRemaining } from '../remote/waits.js'
+import type { WorkloadThread } from '../remote/workload-thread.js'
 import {
   askAttributes,
   dumpOutsideAttributes,
@@ -26,6 +26,7 @@ import {
   type Tell,
 } from './attributes/entries.js'
 import { deadlinePolicy, deadlineReason } from './attributes/refused.js'
+import { monotonicOffset } from './clocks.js'
 import { askSecurebits, dumpCredentials } from './credentials.js'
 import { dumpPendingSignals } from './signals.js'
 
@@ -93,7 +94,7 @@ export function dumpThread(
   thread: WorkloadThread,
   { robust, stack, tidAddress, pdeathsig, secbits, attributes }: ThreadAnswers,
 ): CoreEntry {
-  const { pid } = context
+  const { pid, monotonicOffsetNs } = context
   const { tid } = thread
   const rseq = ptrace.getRseqConfiguration(tid)
   const scheduler = processes.getScheduler(tid)
@@ -127,19 +128,22 @@ export function dumpThread(
         ? undefined
         : { rseqAbiPointer: rseq.address, rseqAbiSize: rseq.size, signature: rseq.signature },
     attributes: [...attributes, ...dumpOutsideAttributes('thread', pid, tid)],
+    waitDeadlineNs: deadlineOf(thread, monotonicOffsetNs),
   }
   return { mtype: Machine.X86_64, threadInfo, threadCore }
 }
 
-/** Registers with which another kernel resumes the thread: a relative timeout gets the remaining time. */
+/** By the workload's CLOCK_MONOTONIC. */
+function deadlineOf({ wait }: WorkloadThread, monotonicOffsetNs: bigint): bigint | undefined {
+  if (wait === null || wait.deadlineNs === null) return undefined
+  const deadlineNs = wait.deadlineNs + monotonicOffsetNs
+  return deadlineNs > 0n ? deadlineNs : 0n
+}
+
+/** Registers with which another kernel resumes the thread. */
 function movableRegisters({ process }: CaptureContext, thread: WorkloadThread): BigUint64Array {
-  const { memFd, preStop } = process
-  const nr = preStop.get(thread.tid)?.nr ?? thread.interruptedIn
-  const elapsed = process.elapsedNs(thread.tid)
-  const { regs, timespec } = withRemainingTime(thread.regs, nr, elapsed, (address) =>
-    readTimespec(memFd, address),
-  )
-  if (timespec !== undefined) process.write(timespec.address, timespecBytes(timespec.ns))
+  const { regs, time } = thread.movable
+  if (time !== undefined) process.write(time.address, time.bytes)
   return regs
 }
 
@@ -214,6 +218,32 @@ export function restoreRegisters(tid: number, core: CoreEntry): void {
   ptrace.setXstate(tid, fpregsToXstate(threadInfo.fpregs, xstateLayoutOf(xstate)))
   ptrace.setSigmask(tid, threadCore.blkSigset ?? 0n)
   ptrace.setRegs(tid, entryToRegs(threadInfo.gpregs))
+}
+
+/**
+ * Gives the threads' waits the time that remains now. To be called as late as possible: the waits begin anew when the
+ * threads run.
+ *
+ * @param isWritable false for a page that is still lazy. An honest source sends none such, and a write would block.
+ */
+export function renewWaits(
+  { pid, memFd }: SkeletonProcess,
+  threads: readonly RestoredThread[],
+  isWritable: (page: number) => boolean,
+): void {
+  const waiting = threads.filter(({ core }) => core.threadCore?.waitDeadlineNs !== undefined)
+  if (waiting.length === 0) return
+  const offsetNs = monotonicOffset(pid)
+  for (const { tid, core } of waiting) {
+    const { threadInfo, threadCore } = required(core)
+    const nowNs = processes.clockGettime(processes.CLOCK_MONOTONIC) + offsetNs
+    const deadlineNs = threadCore.waitDeadlineNs as bigint
+    const { regs, time } = withRemaining(entryToRegs(threadInfo.gpregs), deadlineNs, nowNs)
+    if (time === undefined) ptrace.setRegs(tid, regs)
+    else if (isWritable(pageOf(time.address)) && isWritable(pageOf(time.address + BigInt(timeBytes - 1)))) {
+      memory.pwrite(memFd, time.address, time.bytes)
+    }
+  }
 }
 
 function required(core: CoreEntry): { threadInfo: ThreadInfoX86; threadCore: ThreadCoreEntry } {

@@ -1,11 +1,20 @@
+import { PageferryError } from '@pageferry/base'
 import type { ItimerEntry, PosixTimerEntry, TaskTimersEntry } from '@pageferry/images'
+import { processes } from '@pageferry/kernel'
 import type { CaptureContext } from '../capture-context.js'
 import type { Problem } from '../problems.js'
+import { readNsTids } from '../proc/tasks.js'
 import { readTimers } from '../proc/timers.js'
 import { CallBatch, maxBatchCalls } from '../remote/call-batch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
+import { clocksOf } from './clocks.js'
+import { clockProblems, countsProcessorTime, explicitClock } from './timer-clocks.js'
+import { type Armed, armedFor, nextAlarm } from './timer-deadlines.js'
 
-/** Interval timers (getitimer(2)) and POSIX timers (timer_create(2)). */
+/**
+ * Interval timers (getitimer(2)) and POSIX timers (timer_create(2)). Their deadlines stay where they are: those of the images are
+ * by the workload's CLOCK_MONOTONIC, which goes on in the pause. Timers of processor time get what remained.
+ */
 
 const itimerReal = 0
 const itimerVirtual = 1
@@ -15,22 +24,43 @@ const prTimerCreateRestoreIds = 77
 const maxTimerId = 100_000
 
 export function checkTimers(pid: number): Problem[] {
-  return readTimers(pid)
+  const timers = readTimers(pid)
+  if (timers.length === 0) return []
+  const tooHigh = timers
     .filter(({ id }) => id > maxTimerId)
     .map(({ id }) => ({ what: `POSIX timer ${id}`, reason: 'its id is too high to be created again' }))
+  return [...tooHigh, ...clockProblems(timers, readNsTids(pid))]
 }
 
-/** POSIX timers in one batch: each needs two calls and one struct. */
-const timersPerBatch = maxBatchCalls >> 1
+/** POSIX timers in one batch: each needs three calls. */
+const timersPerBatch = Math.floor(maxBatchCalls / 3)
+/** struct itimerval, struct itimerspec: interval, then value */
+const itimerBytes = 32
+const timespecBytes = 16
+
+/** Asks for CLOCK_MONOTONIC right behind a question about a timer. @returns when that expires next */
+function askDeadline(batch: CallBatch): (leftNs: bigint) => bigint {
+  const now = batch.room(timespecBytes)
+  const result = batch.add('clock_gettime', processes.CLOCK_MONOTONIC, now)
+  return (leftNs) => {
+    result()
+    const bytes = batch.read(now, timespecBytes)
+    return nsOf(bytes.readBigUInt64LE(0), bytes.readBigUInt64LE(8)) + leftNs
+  }
+}
+
+function nsOf(seconds: bigint, ns: bigint): bigint {
+  return seconds * 1_000_000_000n + ns
+}
 
 /** @returns the answers, once the batch has run in a thread of the process */
 export function askIntervalTimers(batch: CallBatch): () => Pick<TaskTimersEntry, 'real' | 'virt' | 'prof'> {
   const ask = (which: number): (() => ItimerEntry) => {
-    const value = batch.room(32)
+    const value = batch.room(itimerBytes)
     const result = batch.add('getitimer', which, value)
     return () => {
       result()
-      const bytes = batch.read(value, 32)
+      const bytes = batch.read(value, itimerBytes)
       return {
         isec: bytes.readBigUInt64LE(0),
         iusec: bytes.readBigUInt64LE(8),
@@ -39,28 +69,48 @@ export function askIntervalTimers(batch: CallBatch): () => Pick<TaskTimersEntry,
       }
     }
   }
-  const [real, virt, prof] = [ask(itimerReal), ask(itimerVirtual), ask(itimerProf)]
-  return () => ({ real: real(), virt: virt(), prof: prof() })
+  const real = ask(itimerReal)
+  const deadline = askDeadline(batch)
+  const [virt, prof] = [ask(itimerVirtual), ask(itimerProf)]
+  return () => {
+    const timer = real()
+    // The kernel has cut off a part of a microsecond.
+    const leftNs = nsOf(timer.vsec, (timer.vusec + 1n) * 1000n)
+    const isArmed = timer.vsec !== 0n || timer.vusec !== 0n
+    return {
+      real: isArmed ? { ...timer, deadlineNs: deadline(leftNs) } : timer,
+      virt: virt(),
+      prof: prof(),
+    }
+  }
 }
 
 /** There may be thousands of timers, so they have batches of their own. */
 export function dumpPosixTimers({ pid, process, status }: CaptureContext): PosixTimerEntry[] {
   const timers = readTimers(pid)
+  if (timers.length === 0) return []
+  const nsTids = process.threads.map(({ tid, status: { nsPids } }) => nsPids.at(-1) ?? tid)
+  const [problem] = clockProblems(timers, nsTids)
+  if (problem !== undefined)
+    throw new PageferryError('WORKLOAD_CHANGED', `${problem.what}: ${problem.reason}`)
   const entries: PosixTimerEntry[] = []
   for (let first = 0; first < timers.length; first += timersPerBatch) {
     const batch = new CallBatch(process, process.leader, status)
     const asked = timers.slice(first, first + timersPerBatch).map((timer) => {
-      const value = batch.room(32)
+      const value = batch.room(itimerBytes)
       const result = batch.add('timer_gettime', timer.id, value)
-      return { timer, value, result, overrun: batch.tryAdd('timer_getoverrun', timer.id) }
+      const deadline = askDeadline(batch)
+      return { timer, value, result, deadline, overrun: batch.tryAdd('timer_getoverrun', timer.id) }
     })
     batch.run()
-    for (const { timer, value, result, overrun } of asked) {
+    for (const { timer, value, result, deadline, overrun } of asked) {
       result()
-      const bytes = batch.read(value, 32)
+      const bytes = batch.read(value, itimerBytes)
+      const leftNs = nsOf(bytes.readBigUInt64LE(16), bytes.readBigUInt64LE(24))
+      const hasDeadline = leftNs !== 0n && !countsProcessorTime(timer.clockId)
       entries.push({
         itId: timer.id,
-        clockId: timer.clockId,
+        clockId: explicitClock(timer, nsTids) >>> 0,
         siSigno: timer.signal,
         itSigevNotify: timer.notify,
         sivalPtr: timer.value,
@@ -70,39 +120,63 @@ export function dumpPosixTimers({ pid, process, status }: CaptureContext): Posix
         vsec: bytes.readBigUInt64LE(16),
         vnsec: bytes.readBigUInt64LE(24),
         notifyThreadId: (timer.notify & 4) !== 0 ? timer.notifyTid : undefined,
+        deadlineNs: hasDeadline ? deadline(leftNs) : undefined,
       })
     }
   }
   return entries
 }
 
-/** Arms the timers last: the time of the restore counts against none. */
-export function restoreTimers(skeleton: SkeletonProcess, timers: TaskTimersEntry): void {
-  createPosixTimers(skeleton, timers.posix ?? [])
-  const itimers: [number, ItimerEntry][] = [
-    [itimerReal, timers.real],
-    [itimerVirtual, timers.virt],
-    [itimerProf, timers.prof],
-  ]
-  for (const [which, entry] of itimers) {
-    // An interval without time left has expired. Its signal is pending, and the kernel would have started it again when
-    // that is delivered.
-    const expired = entry.vsec === 0n && entry.vusec === 0n
-    const [sec, usec] = expired ? [entry.isec, entry.iusec] : [entry.vsec, entry.vusec]
-    if (sec === 0n && usec === 0n) continue
-    const spec = new BigUint64Array([entry.isec, entry.iusec, sec, usec])
-    skeleton.queue(skeleton.pid, 'setitimer', [which, skeleton.put(new Uint8Array(spec.buffer)), 0])
+const SIGALRM = 14
+const siKernel = 0x80
+const siginfoBytes = 128
+const TIMER_ABSTIME = 1
+
+/**
+ * Arms the timers last: the time of the restore counts against none.
+ *
+ * @param nsPid the workload's own pid
+ * @param overruns of timers whose signal is pending, by id (timer-overruns.ts)
+ */
+export function restoreTimers(
+  skeleton: SkeletonProcess,
+  nsPid: number,
+  timers: TaskTimersEntry,
+  overruns: ReadonlyMap<number, number>,
+): void {
+  createPosixTimers(skeleton, timers.posix)
+  const { pid } = skeleton
+  const now = { ...clocksOf(pid), wallNs: processes.clockGettime(processes.CLOCK_REALTIME) }
+  const set = (which: number, { isec, iusec }: ItimerEntry, sec: bigint, usec: bigint): void => {
+    if (sec === 0n && usec === 0n) return
+    const spec = new BigUint64Array([isec, iusec, sec, usec])
+    skeleton.queue(pid, 'setitimer', [which, skeleton.put(new Uint8Array(spec.buffer)), 0])
   }
-  for (const timer of timers.posix ?? []) {
-    if (timer.vsec === 0n && timer.vnsec === 0n) continue
-    const spec = new BigUint64Array([timer.isec, timer.insec, timer.vsec, timer.vnsec])
-    skeleton.queue(skeleton.pid, 'timer_settime', [
-      timer.itId,
-      0,
-      skeleton.put(new Uint8Array(spec.buffer)),
-      0,
-    ])
+  const { real, virt, prof } = timers
+  const { hasExpired, leftUs } = nextAlarm(real, now.monotonicNs)
+  if (hasExpired) {
+    const siginfo = Buffer.alloc(siginfoBytes)
+    siginfo.writeInt32LE(SIGALRM, 0)
+    siginfo.writeInt32LE(siKernel, 8)
+    skeleton.queue(pid, 'rt_sigqueueinfo', [nsPid, SIGALRM, skeleton.put(siginfo)])
   }
+  set(itimerReal, real, leftUs / 1_000_000n, leftUs % 1_000_000n)
+  set(itimerVirtual, virt, virt.vsec, virt.vusec)
+  set(itimerProf, prof, prof.vsec, prof.vusec)
+  for (const timer of timers.posix) {
+    const armed = armedFor(timer, overruns.get(timer.itId), now)
+    if (armed !== null) setTimer(skeleton, timer, armed)
+  }
+}
+
+function setTimer(skeleton: SkeletonProcess, timer: PosixTimerEntry, { isAbsolute, ns }: Armed): void {
+  const spec = new BigUint64Array([timer.isec, timer.insec, ns / 1_000_000_000n, ns % 1_000_000_000n])
+  skeleton.queue(skeleton.pid, 'timer_settime', [
+    timer.itId,
+    isAbsolute ? TIMER_ABSTIME : 0,
+    skeleton.put(new Uint8Array(spec.buffer)),
+    0,
+  ])
 }
 
 function createPosixTimers(skeleton: SkeletonProcess, timers: PosixTimerEntry[]): void {
@@ -119,7 +193,7 @@ function createPosixTimers(skeleton: SkeletonProcess, timers: PosixTimerEntry[])
     sigevent.writeInt32LE(timer.notifyThreadId ?? 0, 16)
     const create = (): number => {
       const idAt = skeleton.write(Buffer.from(new Int32Array([timer.itId]).buffer), 128)
-      skeleton.call('timer_create', timer.clockId, skeleton.write(sigevent), idAt)
+      skeleton.call('timer_create', timer.clockId | 0, skeleton.write(sigevent), idAt)
       return Buffer.from(skeleton.read(idAt, 4)).readInt32LE(0)
     }
     for (;;) {

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 
 /** RLIM_INFINITY of the 64-bit calls */
-const unlimited = 0xffff_ffff_ffff_ffffn
+export const unlimited = 0xffff_ffff_ffff_ffffn
 
 export interface Limit {
   soft: bigint

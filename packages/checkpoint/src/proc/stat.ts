@@ -1,5 +1,8 @@
 import { readFileSync } from 'node:fs'
 
+/** USER_HZ, in which the kernel shows times to programs. */
+export const ticksPerSecond = 100
+
 /** Fields of /proc/PID/stat that a checkpoint needs (proc_pid_stat(5), numbers there are 1-based). */
 export interface ProcStat {
   comm: string
@@ -9,6 +12,8 @@ export interface ProcStat {
   session: number
   ttyNr: number
   flags: number
+  /** Processor time of all threads, also of those that have ended; in clock ticks. */
+  cpuTicks: number
   nrThreads: number
   /** Clock ticks since boot: identifies the process together with its pid. */
   startTime: bigint
@@ -43,6 +48,7 @@ export function parseStat(text: string): ProcStat {
     session: Number(field(6)),
     ttyNr: Number(field(7)),
     flags: Number(field(9)),
+    cpuTicks: Number(field(14)) + Number(field(15)),
     nrThreads: Number(field(20)),
     startTime: BigInt(field(22)),
     startCode: BigInt(field(26)),

@@ -5,24 +5,17 @@ import { hasExited } from '../exited.js'
 import { readMaps } from '../proc/maps.js'
 import { readTids } from '../proc/tasks.js'
 import { codeBytes } from './exit-sequence.js'
-import { lastProcessor, SchedulerClocks, schedulerFacts } from './interrupted.js'
 import { findCodeSite, findGap, scratchPages } from './scratch.js'
+import { lastProcessor, SchedulerClocks, schedulerFacts } from './sleep-clock.js'
 import { SYS } from './syscalls.js'
-import { type InjectionSite, stopTimeoutMs, WorkloadThread } from './workload-thread.js'
+import { timedCalls } from './waits.js'
+import { type InjectionSite, type PreStop, stopTimeoutMs, WorkloadThread } from './workload-thread.js'
 
 /** TRACESYSGOOD marks syscall stops; SUSPEND_SECCOMP lets injected calls pass a filter (CAP_SYS_ADMIN). */
 const seizeOptions = ptrace.PTRACE_O_TRACESYSGOOD
 const SIGTRAP = 5
 /** Threads may be born while we stop the others. Each pass stops all that the last one found. */
 const maxStopPasses = 64
-
-/** A thread's system call as known before the stop, for relative timeouts. */
-export interface PreStop {
-  nr: number
-  beganNs: bigint
-  /** How often the thread had gone to sleep by then. */
-  voluntarySwitches: number
-}
 
 /**
  * Every thread of the workload, stopped. The object owns the stops: `resume` lets all go on as they were, `close` only
@@ -33,7 +26,7 @@ export class StoppedProcess {
   readonly pidfd: number
   readonly memFd: number
   readonly threads: WorkloadThread[] = []
-  readonly preStop = new Map<number, PreStop>()
+  readonly #preStop = new Map<number, PreStop>()
   #injection: InjectionSite | null = null
   #scratch = 0n
   #stopSignal = 0
@@ -81,7 +74,7 @@ export class StoppedProcess {
           stopped.#stopSignal ||= stopSignal
           seized.push(tid)
           stopped.#checkPreStop(tid)
-          stopped.threads.push(new WorkloadThread(site, tid, stopped.elapsedNs(tid)))
+          stopped.threads.push(new WorkloadThread(site, tid, stopped.#preStop.get(tid)))
         }
         if (which === 'one' && seized.length > 0) break
       }
@@ -113,14 +106,6 @@ export class StoppedProcess {
     return this.#injection
   }
 
-  /** How long the thread had been in its timed call; 0 when it was in none. */
-  elapsedNs(tid: number): bigint {
-    const before = this.preStop.get(tid)
-    if (before === undefined) return 0n
-    const elapsed = processes.clockGettime(processes.CLOCK_MONOTONIC) - before.beganNs
-    return elapsed > 0n ? elapsed : 0n
-  }
-
   #prepareClock(tid: number, clocks: SchedulerClocks): void {
     const task = `/proc/${this.pid}/task/${tid}`
     try {
@@ -145,7 +130,7 @@ export class StoppedProcess {
         nr: nr === SYS.restart_syscall ? restartedCall(this.pid, tid, call) : nr,
         beganNs: offset === null ? processes.clockGettime(processes.CLOCK_MONOTONIC) : execStartNs + offset,
       }
-      this.preStop.set(tid, { ...known, voluntarySwitches })
+      this.#preStop.set(tid, { ...known, voluntarySwitches })
     } catch {
       // The thread is gone; the stop will report that.
     }
@@ -156,7 +141,7 @@ export class StoppedProcess {
    * nothing. Then it has gone to sleep more often than the stop alone explains.
    */
   #checkPreStop(tid: number): void {
-    const noted = this.preStop.get(tid)
+    const noted = this.#preStop.get(tid)
     if (noted === undefined) return
     const { voluntarySwitches } = schedulerFacts(`/proc/${this.pid}/task/${tid}`)
     if (voluntarySwitches <= noted.voluntarySwitches + 1) {
@@ -164,7 +149,7 @@ export class StoppedProcess {
       return
     }
     interruptedSleeps.delete(tid)
-    this.preStop.delete(tid)
+    this.#preStop.delete(tid)
   }
 
   /** Address of injected code, in the padding of the vdso. */
@@ -218,6 +203,7 @@ export class StoppedProcess {
   /** Lets the workload run on as if nothing had happened. */
   resume(): void {
     try {
+      for (const thread of this.threads) thread.renewWait()
       this.leave()
     } finally {
       this.detach()
@@ -239,20 +225,6 @@ export class StoppedProcess {
 /** Range of user addresses. Clock numbers are small, or negative for the clocks of a process (32 or 64 bits). */
 const lowestPointer = 0x1_0000
 const highestPointer = 0x7fff_ffff_ffff
-
-const timedCalls = new Set<number>([
-  SYS.nanosleep,
-  SYS.clock_nanosleep,
-  SYS.poll,
-  SYS.futex,
-  SYS.restart_syscall,
-  SYS.epoll_wait,
-  SYS.epoll_pwait,
-  SYS.epoll_pwait2,
-  SYS.rt_sigtimedwait,
-  SYS.semtimedop,
-  SYS.io_getevents,
-])
 
 /**
  * Sleeps that an earlier stop of ours has interrupted, by tid. After that the kernel shows restart_syscall, and no

@@ -9,8 +9,9 @@ import {
   tableEntryOffset,
   tableReturnOffset,
 } from './exit-sequence.js'
-import { interruptedCall, repairSpuriousEintr, rewound, withRemainingWait } from './interrupted.js'
+import { interruptedCall, repairSpuriousEintr, rewound } from './interrupted.js'
 import { SYS, type SyscallName } from './syscalls.js'
+import { type Remaining, type Wait, waitOf, withRemaining } from './waits.js'
 
 const { REG } = ptrace
 
@@ -23,6 +24,14 @@ const allSignals = 0xffff_ffff_ffff_ffffn
 const SIGSTOP = 19
 /** Signals that the kernel drops when they have no handler (SIG_KERNEL_IGNORE_MASK): SIGURG, SIGWINCH, SIGCHLD. */
 const droppedSignals = [23, 28, 17]
+
+/** A thread's system call as known before the stop, for relative timeouts. */
+export interface PreStop {
+  nr: number
+  beganNs: bigint
+  /** How often the thread had gone to sleep by then. */
+  voluntarySwitches: number
+}
 
 /** Addresses of injected code and data in a workload; see scratch.ts. */
 export interface InjectionSite {
@@ -72,8 +81,10 @@ function signalDeliverable({ sigPending, sharedPending, sigBlocked, sigIgnored }
 export class WorkloadThread {
   readonly tid: number
   readonly mask: bigint
-  /** Registers as the thread was found. It must see them when it goes on, and they are captured. */
-  readonly regs: BigUint64Array
+  /** Registers as the thread was found. It must see them when it goes on here. */
+  regs: BigUint64Array
+  /** Null: it was in no wait with a timeout. */
+  readonly wait: Wait | null
   /**
    * Status as the thread was found. Other threads may have changed process-wide parts since (signal actions, umask).
    */
@@ -84,28 +95,41 @@ export class WorkloadThread {
   #injecting = false
   #heldStop = 0
 
-  /** The thread must be in a ptrace stop inside get_signal (any stop after PTRACE_INTERRUPT). */
-  constructor(site: InjectionSite, tid: number, elapsedNs: bigint) {
+  /**
+   * The thread must be in a ptrace stop inside get_signal (any stop after PTRACE_INTERRUPT).
+   *
+   * @param sleep the timed call that it was seen in before the stop
+   */
+  constructor(site: InjectionSite, tid: number, sleep?: PreStop) {
+    const stoppedNs = processes.clockGettime(processes.CLOCK_MONOTONIC)
     this.#site = site
     this.tid = tid
     this.status = readStatus(site.pid, tid)
     this.mask = ptrace.getSigmask(tid)
     requireOwnSyscalls(tid)
     const found = leaveRestartableSequence(tid, site.memFd, ptrace.getRegs(tid))
-    const repaired = repairSpuriousEintr(found, signalDeliverable(this.status))
-    const waiting = repaired[REG.rax] !== found[REG.rax]
-    const { regs, timespec } = waiting
-      ? withRemainingWait(repaired, elapsedNs, (address) => readTimespec(site.memFd, address))
-      : { regs: repaired, timespec: undefined }
-    this.regs = regs
-    if (timespec !== undefined) writeMemory(site.memFd, timespec.address, timespecBytes(timespec.ns))
-    // Set them at once: if we are killed before this thread's turn, it must not see the EINTR of our stop.
-    if (this.regs[REG.rax] !== found[REG.rax]) ptrace.setRegs(tid, this.regs)
+    this.regs = repairSpuriousEintr(found, signalDeliverable(this.status))
+    const times = { beganNs: sleep?.beganNs ?? stoppedNs, stoppedNs }
+    const isRepaired = this.regs[REG.rax] !== found[REG.rax]
+    const interruption = { nr: sleep?.nr ?? interruptedCall(this.regs), isRepaired, ...times }
+    this.wait = waitOf(this.regs, interruption, (address, length) => readTimeout(site.memFd, address, length))
+    if (!isRepaired) return
+    // At once: if we are killed before this thread's turn, it must not see the EINTR of our stop.
+    this.renewWait()
+    ptrace.setRegs(tid, this.regs)
   }
 
-  /** The system call in which the thread was stopped, or -1. */
-  get interruptedIn(): number {
-    return interruptedCall(this.regs)
+  /** Registers with which another kernel resumes the thread, and what must then be in its memory. */
+  get movable(): Remaining {
+    return this.wait === null ? { regs: this.regs } : remaining(this.wait)
+  }
+
+  /** Writes what remains of a wait that the kernel has forgotten: the thread may have stood still for long. */
+  renewWait(): void {
+    if (this.wait === null || this.wait.isInKernel) return
+    const { regs, time } = remaining(this.wait)
+    this.regs = regs
+    if (time !== undefined) ifMapped(() => writeMemory(this.#site.memFd, time.address, time.bytes))
   }
 
   /** Runs one system call in the thread; returns its result or throws with the errno that the thread got. */
@@ -251,18 +275,9 @@ export function takeFd(pidfd: number, fd: number): number {
   return fds.pidfdGetfd(pidfd, fd)
 }
 
-/** struct timespec as nanoseconds. */
-export function readTimespec(memFd: number, address: bigint): bigint {
-  const bytes = Buffer.alloc(16)
-  memory.pread(memFd, address, bytes)
-  return bytes.readBigInt64LE(0) * 1_000_000_000n + bytes.readBigInt64LE(8)
-}
-
-export function timespecBytes(ns: bigint): Buffer {
-  const bytes = Buffer.alloc(16)
-  bytes.writeBigInt64LE(ns / 1_000_000_000n, 0)
-  bytes.writeBigInt64LE(ns % 1_000_000_000n, 8)
-  return bytes
+function remaining({ regs, deadlineNs }: Wait): Remaining {
+  if (deadlineNs === null) return { regs }
+  return withRemaining(regs, deadlineNs, processes.clockGettime(processes.CLOCK_MONOTONIC))
 }
 
 /** With syscall user dispatch the thread would get SIGSYS for each injected call. */
@@ -279,6 +294,21 @@ function requireOwnSyscalls(tid: number): void {
     'REFUSED',
     `thread ${tid} dispatches its own system calls (PR_SET_SYSCALL_USER_DISPATCH)`,
   )
+}
+
+/** Another thread may have unmapped the timeout of a wait. The call will then see that itself; until then it reads as zeros. */
+function readTimeout(memFd: number, address: bigint, length: number): Buffer {
+  const bytes = Buffer.alloc(length)
+  ifMapped(() => memory.pread(memFd, address, bytes))
+  return bytes
+}
+
+function ifMapped(act: () => void): void {
+  try {
+    act()
+  } catch (error) {
+    if (!isKernelError(error)) throw error
+  }
 }
 
 function writeMemory(memFd: number, address: bigint, bytes: Uint8Array): void {

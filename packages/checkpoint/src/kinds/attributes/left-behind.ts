@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { isKernelError } from '@pageferry/base'
 import { sysvipc } from '@pageferry/kernel'
 import type { Problem } from '../../problems.js'
+import { readStat, ticksPerSecond } from '../../proc/stat.js'
 import type { CallBatch } from '../../remote/call-batch.js'
 import { askKeyrings } from './keyrings.js'
 
@@ -28,7 +29,23 @@ export function askLeftBehind(batch: CallBatch): () => Problem[] {
 
 /** Parts that are visible from outside, also while the original is frozen: so this costs the capture nothing. */
 export function leftBehind(pid: number): Problem[] {
-  return [...loginSession(pid), ...cgroups(pid), ...messageQueues(pid), ...semaphores(pid)]
+  return [
+    ...processorTime(pid),
+    ...loginSession(pid),
+    ...cgroups(pid),
+    ...messageQueues(pid),
+    ...semaphores(pid),
+  ]
+}
+
+function processorTime(pid: number): Problem[] {
+  const seconds = (readStat(pid).cpuTicks / ticksPerSecond).toFixed(2)
+  return [
+    {
+      what: `cpu-time of the process (${seconds} s)`,
+      reason: 'it begins anew; timers of processor time and RLIMIT_CPU are set to what remained',
+    },
+  ]
 }
 
 function loginSession(pid: number): Problem[] {

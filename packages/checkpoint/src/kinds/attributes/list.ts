@@ -121,6 +121,7 @@ export const attributes: readonly Attribute[] = [
     reason: 'its limits are the host’s',
     shown: ['Mems_allowed', 'Mems_allowed_list'],
   },
+  { name: 'cpu-time', fate: 'reported', reason: 'no kernel can be told how much was used' },
   { name: 'core-scheduling', fate: 'reported', reason: 'only processes of one host can agree on it' },
   { name: 'message-queue', fate: 'reported', reason: 'System V objects stay on the source' },
   { name: 'semaphore-set', fate: 'reported', reason: 'System V objects stay on the source' },
