@@ -1,4 +1,3 @@
-// test-group: host
 // A pause, made long on purpose, moves no deadline, and no tick of a timer is lost in it.
 
 import { setTimeout as sleep } from 'node:timers/promises'

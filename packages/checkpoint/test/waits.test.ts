@@ -1,3 +1,5 @@
+// test-group: pure
+
 import { ptrace } from '@pageferry/kernel'
 import t from 'tap'
 import { signed } from '../src/remote/interrupted.js'
