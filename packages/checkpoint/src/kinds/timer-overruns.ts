@@ -82,7 +82,7 @@ function requeue(
   const nr = nrOwn + nrShared
   // Of a standard signal timers may have queued several, but we may not.
   if (signal < firstRealtimeSignal && nr > 1) return
-  if (nr > maxSignals || thread.markWith(status.sigCaught) === null || !hasRoom(process.pid, nr)) return
+  if (nr > maxSignals || !hasRoom(process.pid, nr)) return
   const batch = new CallBatch(process, thread, status)
   const set = batch.room(8)
   const noTime = batch.room(16)

@@ -11,6 +11,9 @@ const roomBytes = (scratchPages >> 1) * pageBytes
 /** Two rows belong to the end: the mark, and the row behind which the thread gets its own state back. */
 export const maxBatchCalls = roomBytes / tableRowBytes - 2
 
+/** The last row of a table that is stopped at each call: when a thread makes it, it has stored the results of all others. */
+const harmless: Call = { name: 'getpid', args: [] }
+
 interface Call {
   name: SyscallName
   args: (bigint | number)[]
@@ -18,7 +21,7 @@ interface Call {
 
 /**
  * Calls that a thread of the workload makes in one run, with room for their output: two stops for all of them instead
- * of two for each. Add all calls, run the batch, then read the results.
+ * of two for each. Add all calls, run the batch, then read the results. If we die, the thread still makes all calls.
  */
 export class CallBatch {
   readonly #process: StoppedProcess
@@ -63,13 +66,7 @@ export class CallBatch {
 
   run(): void {
     const mark = this.#thread.markWith(this.#sigCaught)
-    if (mark !== null) this.#runTable(mark)
-    else this.#results = this.#calls.map(({ name, args }) => this.#thread.tryCall(name, ...args))
-    this.#written = this.#process.read(this.#process.scratch, this.#room)
-  }
-
-  #runTable(mark: Call): void {
-    const rows = [...this.#calls, mark]
+    const rows = [...this.#calls, mark ?? harmless]
     const table = new BigUint64Array((rows.length + 1) * (tableRowBytes / 8))
     for (const [i, { name, args }] of rows.entries()) {
       table[i * 8] = BigInt(SYS[name])
@@ -78,9 +75,11 @@ export class CallBatch {
     }
     const address = this.#process.scratch + BigInt(roomBytes)
     this.#process.write(address, new Uint8Array(table.buffer))
-    this.#thread.runTable(address, address + BigInt(this.#calls.length * tableRowBytes))
+    if (mark === null) this.#thread.stepTable(address, rows.length)
+    else this.#thread.runTable(address, address + BigInt(this.#calls.length * tableRowBytes))
     const after = this.#process.read(address, this.#calls.length * tableRowBytes)
     this.#results = this.#calls.map((_, i) => after.readBigInt64LE(i * tableRowBytes + tableResultOffset))
+    this.#written = this.#process.read(this.#process.scratch, this.#room)
   }
 
   /** Reads the output that calls have written into `room`. */

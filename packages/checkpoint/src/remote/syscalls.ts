@@ -18,6 +18,7 @@ export const SYS = {
   nanosleep: 35,
   getitimer: 36,
   setitimer: 38,
+  getpid: 39,
   close: 3,
   accept: 43,
   recvfrom: 45,

@@ -50,7 +50,7 @@ export interface Mark {
 
 /**
  * Chooses a signal that is neither blocked nor caught in this thread: it cannot be pending, and only a tracer can see
- * it. null: the program catches each of them (Go does), so its calls are stopped one by one.
+ * it. null: the program catches each of them (Go does), or the thread blocks them. So its calls are stopped one by one.
  */
 function chooseMark(
   { nsTgid, nsPids, sigBlocked }: ProcStatus,
@@ -199,6 +199,12 @@ export class WorkloadThread {
       if (regs[REG.r15] === markRow && regs[REG.rip] === done) return
       // Another process sent the same signal. The kernel would drop it without us, too.
     }
+  }
+
+  /** Does the same with two stops for each row, in a thread that has no mark. */
+  stepTable(table: bigint, nrRows: number): void {
+    this.#enter(tableEntryOffset, 0, [], table)
+    for (let row = 0; row < nrRows; row++) this.#step()
   }
 
   /** Only one thread at a time may enter: the code at the site holds the registers of that thread. */
