@@ -5,7 +5,7 @@ import { isSharedAnonymous } from './kinds/memory-map/areas.js'
 import type { Problem } from './problems.js'
 import { type FdInfo, readFdInfo, readFds } from './proc/fdinfo.js'
 import { readMaps } from './proc/maps.js'
-import { readTree } from './proc/tasks.js'
+import { readPids, readTree } from './proc/tasks.js'
 
 /**
  * Finds what the workload shares with a process that is not moved. The move would make two of it without a word: a
@@ -17,7 +17,7 @@ export function checkOutside(pid: number): Problem[] {
   const [files, areas] = [sharable(readFds(pid)), sharedAreas(pid)]
   // The descendants are another matter: see checkFamily.
   const family = new Set(readTree(pid))
-  return processes()
+  return readPids()
     .filter((other) => !family.has(other))
     .flatMap((other) => {
       try {
@@ -38,10 +38,6 @@ interface Shared {
   what: string
   /** What the other process has. */
   has: string
-}
-
-function processes(): number[] {
-  return readdirSync('/proc').flatMap((name) => (/^\d+$/.test(name) ? [Number(name)] : []))
 }
 
 function isGone(error: unknown): boolean {

@@ -1,6 +1,11 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { readStatus } from './status.js'
 
+/** All processes of the pid namespace of the reader. */
+export function readPids(): number[] {
+  return readdirSync('/proc').flatMap((name) => (/^\d+$/.test(name) ? [Number(name)] : []))
+}
+
 /** Thread ids of a process, in the namespace of the reader, the leader first. */
 export function readTids(pid: number): number[] {
   const tids = readdirSync(`/proc/${pid}/task`).map(Number)

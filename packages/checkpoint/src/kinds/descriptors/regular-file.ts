@@ -59,9 +59,11 @@ export const regularFile: FdKind<'reg'> = {
   /** O_DIRECT reads and RDMA write memory past every tracker. */
   escapesTracking: ({ flags, target }) => (flags & O_DIRECT) !== 0 || target.startsWith('/dev/infiniband'),
 
-  /** Contents without a path; position and locks. Devices have no position, and who appends does not use it. */
+  /**
+   * Position and locks. Devices have no position, and who appends does not use it. Contents without a path are a matter of
+   * ghosts/check.ts.
+   */
   outside(info) {
-    if (isDeleted(info.target)) return { object: `file ${info.mountId}:${info.inode}` }
     const hasPosition = !info.target.startsWith('/dev/') && (info.flags & O_APPEND) === 0
     return hasPosition || fdinfoLines(info, 'lock').length > 0 ? {} : undefined
   },

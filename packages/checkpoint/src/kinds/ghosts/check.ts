@@ -1,7 +1,8 @@
-import { closeSync, fstatSync, readdirSync, statSync } from 'node:fs'
+import { closeSync, fstatSync, statSync } from 'node:fs'
 import { MiB } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
 import type { Problem } from '../../problems.js'
+import { readPids } from '../../proc/tasks.js'
 import { isText } from '../../proc/text.js'
 import { dataBytesOf } from './extents.js'
 import { findGhosts, type Ghost, openGhost } from './find.js'
@@ -68,9 +69,7 @@ function checkOthers(pid: number, ghosts: readonly Ghost[]): Problem[] {
   const files = new Map(ghosts.filter((ghost) => !ghost.isDirectory).map((ghost) => [ghost.identity, ghost]))
   if (files.size === 0) return []
   const problems: Problem[] = []
-  for (const other of readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .map(Number)) {
+  for (const other of readPids()) {
     if (other === pid || other === process.pid) continue
     for (const theirs of ghostsOf(other)) {
       const ours = files.get(theirs.identity)
