@@ -24,6 +24,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { collect, root } from './tests/groups.mjs'
 import { removeDeadRuns, removeLeftoversOf, removeRun } from './tests/leftovers.mjs'
+import { joinLibraries } from './tests/libraries.mjs'
 import { fileMark, makeTemporaryDir, markedEnv, runMark, temporaryDir } from './tests/marks.mjs'
 import { killRunning, runCheck, runFile } from './tests/run.mjs'
 import { javascript } from './typescript-loader.mjs'
@@ -151,6 +152,7 @@ async function main() {
   if (left.length > 0) say(`     removed what an earlier run left behind: ${left.join(', ')}`)
   makeTemporaryDir()
   say(`PAGEFERRY_SEED=${seed}`)
+  await joinLibraries()
   // Compiles everything here, once: the test processes then find it in the cache.
   for (const { path } of files) await javascript(join(root, path))
   await runAll(files)

@@ -11,9 +11,17 @@
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { register } from 'node:module'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const cacheDir = fileURLToPath(new URL('../node_modules/.cache/pageferry-tests', import.meta.url))
+
+/** Libraries that scripts/tests/libraries.mjs joins. */
+export const joinedLibraries = ['tap', 'typebox']
+
+/** Path of the file. Its directory says whose it is: tap leaves its own modules out of stack traces. */
+export function joinedLibrary(name) {
+  return `${cacheDir}/node_modules/${name}/index.mjs`
+}
 
 /** The package whose test or thread this is. */
 let own
@@ -34,6 +42,9 @@ function ownSource(specifier) {
 }
 
 export async function resolve(specifier, context, next) {
+  if (joinedLibraries.includes(specifier) && existsSync(joinedLibrary(specifier))) {
+    return { url: pathToFileURL(joinedLibrary(specifier)).href, shortCircuit: true }
+  }
   const source = ownSource(specifier)
   if (source !== undefined) return { url: source, shortCircuit: true }
   // The second kind is a thread's program: it has no parent.
