@@ -2,7 +2,7 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { fds } from '@pageferry/kernel'
 import { kindOf } from './kinds/descriptors/registry.js'
 import { isSharedAnonymous } from './kinds/memory-map/areas.js'
-import type { Problem } from './problems.js'
+import { confirmed, type Problem } from './problems.js'
 import { type FdInfo, readFdInfo, readFds } from './proc/fdinfo.js'
 import { readMaps } from './proc/maps.js'
 import { readPids, readTree } from './proc/tasks.js'
@@ -14,6 +14,10 @@ import { readPids, readTree } from './proc/tasks.js'
  * This looks at every process that /proc shows here, so it is for the preflight only: 300 processes take some 20 ms.
  */
 export function checkOutside(pid: number): Problem[] {
+  return confirmed(() => look(pid))
+}
+
+function look(pid: number): Problem[] {
   const [files, areas] = [sharable(readFds(pid)), sharedAreas(pid)]
   // The descendants are another matter: see checkFamily.
   const family = new Set(readTree(pid))

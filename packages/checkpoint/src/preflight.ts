@@ -7,6 +7,7 @@ import { checkAttributes } from './kinds/attributes/refused.js'
 import { checkDescriptors } from './kinds/descriptors/check.js'
 import { checkFs } from './kinds/fs.js'
 import { checkGhosts, defaultGhostBytes } from './kinds/ghosts/check.js'
+import { checkMappedPaths } from './kinds/memory-map/paths.js'
 import { dumpMemoryMap } from './kinds/memory-map/read.js'
 import { checkTimers } from './kinds/timers.js'
 import { checkOutside } from './outside.js'
@@ -97,6 +98,7 @@ function inspect(pid: number, { ghostBytes = defaultGhostBytes }: PreflightLimit
     ...checkOutside(pid),
     ...checkFs(pid),
     ...checkMemoryMap(pid),
+    ...checkMappedPaths(pid),
     ...checkDescriptors(pid),
     ...checkGhosts(pid, ghostBytes),
     ...checkFreezer(pid),

@@ -13,6 +13,17 @@ export interface ProblemGroup extends Problem {
   count: number
 }
 
+/**
+ * Problems of a workload that runs while this looks at it: it may close one end of a pipe when the other has just been
+ * seen. Only what is wrong in two looks is wrong.
+ */
+export function confirmed(look: () => Problem[]): Problem[] {
+  const problems = look()
+  if (problems.length === 0) return problems
+  const before = new Set(problems.map(({ what }) => what))
+  return look().filter(({ what }) => before.has(what))
+}
+
 const namedPerGroup = 3
 /** A workload chooses the names of its files, so their number and length are its choice, too. */
 const maxGroups = 50

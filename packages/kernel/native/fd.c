@@ -372,6 +372,19 @@ static napi_value fd_set_receive_low_water(napi_env env, napi_callback_info info
 	return pf_undefined(env);
 }
 
+static napi_value fd_get_socket_option(napi_env env, napi_callback_info info)
+{
+	napi_value argv[2];
+	int fd, option, value = 0;
+	socklen_t length = sizeof(value);
+
+	if (!pf_args(env, info, 2, argv) || !pf_int(env, argv[0], &fd) || !pf_int(env, argv[1], &option))
+		return NULL;
+	if (getsockopt(fd, SOL_SOCKET, option, &value, &length) < 0)
+		return pf_throw(env, "getsockopt", errno, 0);
+	return pf_number(env, value);
+}
+
 static napi_value fd_dup(napi_env env, napi_callback_info info)
 {
 	napi_value argv[1];
@@ -604,6 +617,7 @@ void init_fd(napi_env env, napi_value exports)
 	pf_export(env, fd, "recv", fd_recv);
 	pf_export(env, fd, "fcntl", fd_fcntl);
 	pf_export(env, fd, "setReceiveLowWater", fd_set_receive_low_water);
+	pf_export(env, fd, "getSocketOption", fd_get_socket_option);
 	pf_export(env, fd, "dup", fd_dup);
 	pf_export(env, fd, "lseek", fd_lseek);
 	pf_export(env, fd, "listXattr", fd_list_xattr);

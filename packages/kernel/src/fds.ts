@@ -17,6 +17,9 @@ export const SOCK_DGRAM = 2
 export const SOCK_SEQPACKET = 5
 export const SOCK_NONBLOCK = 0o4000
 
+export const SO_TYPE = 3
+export const SO_DOMAIN = 39
+
 export interface Received {
   /** Empty and without descriptors when the peer closed the connection. */
   bytes: Uint8Array
@@ -38,6 +41,7 @@ interface Binding {
   recv(sock: number, maxBytes: number, maxFds: number, timeoutMs: number): Received
   fcntl(fd: number, command: number, argument: number): number
   setReceiveLowWater(fd: number, bytes: number): void
+  getSocketOption(fd: number, option: number): number
   dup(fd: number): number
   lseek(fd: number, offset: bigint, whence: number): bigint
   listXattr(fd: number): string
@@ -130,6 +134,11 @@ export function fcntl(fd: number, command: number, argument = 0): number {
  */
 export function setReceiveLowWater(fd: number, bytes: number): void {
   native.setReceiveLowWater(fd, bytes)
+}
+
+/** An int of the level SOL_SOCKET (socket(7)), by its number in asm-generic/socket.h. */
+export function getSocketOption(fd: number, option: number): number {
+  return native.getSocketOption(fd, option)
 }
 
 /** Duplicates a descriptor, to number 64 or higher. */

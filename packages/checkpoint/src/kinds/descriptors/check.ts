@@ -1,23 +1,18 @@
 import { closeSync, readlinkSync } from 'node:fs'
 import { fds } from '@pageferry/kernel'
-import type { Problem } from '../../problems.js'
+import { confirmed, type Problem } from '../../problems.js'
 import { type FdInfo, fdinfoLines, readFds } from '../../proc/fdinfo.js'
 import type { OpenFile } from './kind.js'
-import { kernelNameOf, kindOf } from './registry.js'
+import { kernelNameOf, nameOfUnknown } from './names.js'
+import { kindOf } from './registry.js'
 import { regularFile } from './regular-file.js'
 import { sendsSignals, signalDriven } from './signal-owner.js'
 
 /** Finds the descriptors that cannot be moved. */
 
-/**
- * Names all of them. It opens nothing in the workload and stops nothing, so the workload may close one end of a
- * pipe when this has just seen the other. Only what is wrong in two looks is wrong.
- */
+/** Names all of them. It opens nothing in the workload and stops nothing. */
 export function checkDescriptors(pid: number): Problem[] {
-  const problems = look(pid)
-  if (problems.length === 0) return problems
-  const before = new Set(problems.map(({ what }) => what))
-  return look(pid).filter(({ what }) => before.has(what))
+  return confirmed(() => look(pid))
 }
 
 function look(pid: number): Problem[] {
@@ -62,7 +57,7 @@ export function problemOf(file: OpenFile, descriptors: readonly FdInfo[]): strin
   if (kind !== undefined && kind !== regularFile && fdinfoLines(file.info, 'lock').length > 0) {
     return `a lock on a file of the kind ${kind.name} is not moved`
   }
-  if (kind === undefined) return `descriptors of the kind ${kernelNameOf(file.info)} are not moved yet`
+  if (kind === undefined) return `descriptors of the kind ${nameOfUnknown(file)} are not moved yet`
   // In this order: the holder of a lease gets signals, too.
   return kind.check(file, descriptors) ?? (sendsSignals(file.info, file.copy) ? signalDriven : null)
 }

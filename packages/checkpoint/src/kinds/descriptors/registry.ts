@@ -12,11 +12,3 @@ export const ownImages: readonly ListImage[] = fdKinds.flatMap(({ images = [] })
 export function kindOf(info: FdInfo): FdKind | undefined {
   return fdKinds.find((kind) => kind.matches(info))
 }
-
-/**
- * The kernel's name for files without a path: "socket:[81]", "anon_inode:[eventpoll]", "anon_inode:inotify",
- * "/memfd:x".
- */
-export function kernelNameOf({ target }: FdInfo): string {
-  return /^(?:anon_inode:\[?|\/)?([\w-]+)/.exec(target)?.[1] ?? target
-}

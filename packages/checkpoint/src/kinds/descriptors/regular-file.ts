@@ -14,6 +14,7 @@ import {
 } from '../ghosts/find.js'
 import { dumpLocks, lockProblem } from './file-locks.js'
 import type { FdKind } from './kind.js'
+import { specialNameOf } from './names.js'
 import { dumpSignal } from './signal-owner.js'
 
 /**
@@ -42,18 +43,23 @@ export const regularFile: FdKind<'reg'> = {
     const stat = fstatSync(copy)
     const type = stat.mode & typeMask
     if (!isText(info.target)) return 'its path is not valid UTF-8, which images require'
+    if ((info.flags & O_PATH) !== 0) return 'descriptors opened with O_PATH are not moved'
+    const special = specialNameOf(copy)
+    if (special !== undefined) return `${special} is not moved yet`
+    if (type === characterDevice && !memoryDevices.has(stat.rdev)) {
+      return isDeleted(info.target)
+        ? 'a terminal that has hung up is not moved'
+        : 'a terminal or device is not moved'
+    }
+    if (![regular, directory, characterDevice].includes(type)) {
+      return 'a special file (FIFO, socket or block device) is not moved'
+    }
     if (ghostOf(info, copy) === null && !leadsTo(info.target, copy)) {
       if (isDeleted(info.target) && stat.nlink > 0) return linkedElsewhere
       return 'the path no longer leads to it: another file system is mounted over it, or it was exchanged just now'
     }
     if (isSillyRenamed(info.target)) return sillyRenamed
-    if ((info.flags & O_PATH) !== 0) return 'descriptors opened with O_PATH are not moved'
-    const locked = lockProblem(info)
-    if (locked !== null) return locked
-    if (type === regular || type === directory) return null
-    if (type === characterDevice && memoryDevices.has(stat.rdev)) return null
-    if (type === characterDevice) return 'a terminal or device is not moved'
-    return 'a special file (FIFO, socket or block device) is not moved'
+    return lockProblem(info)
   },
 
   /** O_DIRECT reads and RDMA write memory past every tracker. */
