@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/select.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "workload.h"
@@ -146,6 +147,18 @@ static int by_sigtimedwait(uint64_t ns)
 	return expect_timeout(sigtimedwait(&set, NULL, &spec), "sigtimedwait", EAGAIN);
 }
 
+static int by_timerfd(uint64_t ns)
+{
+	struct itimerspec spec = { .it_value = spec_of(ns) };
+	int timer = MUST(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
+	uint64_t ticks = 0;
+
+	MUST(timerfd_settime(timer, 0, &spec, NULL));
+	CHECK(read(timer, &ticks, sizeof ticks) == sizeof ticks && ticks == 1, "a timerfd gave %lu, %m", ticks);
+	MUST(close(timer));
+	return 0;
+}
+
 static int by_semaphore(uint64_t ns)
 {
 	struct timespec spec = spec_of(now_ns(CLOCK_REALTIME) + ns);
@@ -188,6 +201,7 @@ static const struct {
 	{ "futex", by_futex },
 	{ "futex with bits", by_futex_bitset },
 	{ "sigtimedwait", by_sigtimedwait },
+	{ "timerfd", by_timerfd },
 	{ "sem_timedwait", by_semaphore },
 	{ "pthread_cond_timedwait", by_condition },
 };

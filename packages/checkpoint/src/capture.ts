@@ -98,7 +98,7 @@ export function captureProcess(
     leader.ids = ownIds
   }
   files.forgetOpenFiles()
-  const openFiles = new DumpedFiles(files, descriptors)
+  const openFiles = new DumpedFiles(files, descriptors, context.monotonicOffsetNs)
   const fdinfo = dumpTable({ pid, pidfd: process.pidfd, infos: descriptors }, openFiles)
   const fs = dumpFs(context, files)
   const mm = dumpAddressSpace(context, addressSpaceAnswers(), stat, map, files, futureLocks)

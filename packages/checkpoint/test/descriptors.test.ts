@@ -51,7 +51,7 @@ const imagesOf = (files: FileEntry[], pipes: PipeData[] = [], locks: FileLockEnt
 function dump(pid: number, infos: FdInfo[]) {
   const pidfd = fds.pidfdOpen(pid)
   const table = new FileTable()
-  const files = new DumpedFiles(table, infos)
+  const files = new DumpedFiles(table, infos, 0n)
   const fdinfo = dumpTable({ pid, pidfd, infos }, files)
   closeSync(pidfd)
   const pipes = files.images.find(([image]) => image === 'pipes-data')?.[1] as PipeData[]

@@ -142,6 +142,7 @@ const refused: Record<string, RegExp> = {
   'time-children': /^time namespace: its children/,
   'pid-children': /^pid namespace: its children/,
   'many-timers': /POSIX timer \d+: its id is too high/,
+  'alarm-timerfd': /^descriptor 3 \(anon_inode:\[timerfd\]\): a timerfd with the clock 8/,
   'clock-of-other': /^POSIX timer 0: its clock is the processor time of another process/,
   'clock-of-ended': /^POSIX timer 0: its clock is that of a thread that has ended/,
   'clock-of-thread': /^POSIX timer 0: the kernel does not show of which thread/,

@@ -91,6 +91,14 @@ t.test('timers', async (t) => {
     t.equal(others, what === 'among-others' ? 12 : 0, 'other signals, in their order')
   }
 
+  for (const what of ['monotonic', 'boottime', 'realtime', 'read-before']) {
+    const [ticks, ms] = numbers(`fd-${what}`)
+    t.ok(isWhole(ticks, ms), `timerfd ${what}: ${ticks} ticks of 100 ms in ${ms} ms`)
+  }
+  t.same(numbers('fd-once'), [1, -EAGAIN], 'expired before the move')
+  t.same(numbers('fd-unset'), [-EAGAIN])
+  t.ok(Math.abs(numbers('fd-of-day')[0]) < lateMs, `the same time of day, and ${facts['fd-of-day']} ms`)
+
   const [virtual, virtualInterval] = numbers('virtual')
   t.ok(virtual < 800 && virtual > 780 && virtualInterval === 3, `ITIMER_VIRTUAL: ${facts.virtual}`)
   t.ok(numbers('prof')[0] < 900 && numbers('prof')[0] > 880, `ITIMER_PROF: ${facts.prof}`)

@@ -65,6 +65,7 @@ export type FileLockEntry = Message<criu.FileLockEntry.$Properties>
 export type PipeEntry = Message<criu.PipeEntry.$Properties>
 export type PipeDataEntry = Message<criu.PipeDataEntry.$Properties>
 export type EventfdFileEntry = Message<criu.EventfdFileEntry.$Properties>
+export type TimerfdEntry = Message<criu.TimerfdEntry.$Properties>
 export type FsEntry = Message<criu.FsEntry.$Properties>
 
 export type Timespec = Message<criu.Timespec.$Properties>

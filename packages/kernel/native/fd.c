@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -527,6 +528,29 @@ static napi_value fd_eventfd(napi_env env, napi_callback_info info)
 	return fd_result(env, "eventfd2", eventfd(0, flags | EFD_CLOEXEC));
 }
 
+static napi_value fd_timerfd(napi_env env, napi_callback_info info)
+{
+	napi_value argv[2];
+	int clock, flags;
+
+	if (!pf_args(env, info, 2, argv) || !pf_int(env, argv[0], &clock) || !pf_int(env, argv[1], &flags))
+		return NULL;
+	return fd_result(env, "timerfd_create", timerfd_create(clock, flags | TFD_CLOEXEC));
+}
+
+static napi_value fd_timerfd_update(napi_env env, napi_callback_info info)
+{
+	struct itimerspec spec;
+	napi_value argv[1];
+	int fd;
+
+	if (!pf_args(env, info, 1, argv) || !pf_int(env, argv[0], &fd))
+		return NULL;
+	if (timerfd_gettime(fd, &spec) < 0)
+		return pf_throw(env, "timerfd_gettime", errno, 0);
+	return NULL;
+}
+
 /* Copies the contents of a pipe without consuming them. Never blocks: an empty pipe with a writer throws EAGAIN. */
 static napi_value fd_tee(napi_env env, napi_callback_info info)
 {
@@ -627,6 +651,8 @@ void init_fd(napi_env env, napi_value exports)
 	pf_export(env, fd, "canLock", fd_can_lock);
 	pf_export(env, fd, "pipe2", fd_pipe2);
 	pf_export(env, fd, "eventfd", fd_eventfd);
+	pf_export(env, fd, "timerfd", fd_timerfd);
+	pf_export(env, fd, "timerfdUpdate", fd_timerfd_update);
 	pf_export(env, fd, "tee", fd_tee);
 	pf_export(env, fd, "open", fd_open);
 	pf_export(env, fd, "memfdCreate", fd_memfd_create);

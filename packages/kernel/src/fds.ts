@@ -51,6 +51,8 @@ interface Binding {
   canLock(fd: number, type: number, start: bigint, length: bigint): boolean
   pipe2(flags: number): [number, number]
   eventfd(flags: number): number
+  timerfd(clockId: number, flags: number): number
+  timerfdUpdate(fd: number): void
   tee(from: number, to: number, length: number): number
   open(path: string, flags: number, mode: number): number
   memfdCreate(name: string): number
@@ -184,6 +186,19 @@ export function pipe2(flags: number): [number, number] {
 /** Makes a counter of 0 (eventfd(2)); the flags are EFD_SEMAPHORE and EFD_NONBLOCK. */
 export function eventfd(flags: number): number {
   return native.eventfd(flags)
+}
+
+/** Makes a timer that is not armed (timerfd_create(2)); the flag is TFD_NONBLOCK. */
+export function timerfd(clockId: number, flags: number): number {
+  return native.timerfd(clockId, flags)
+}
+
+/**
+ * timerfd_gettime(2). Before such a call a periodic timer that has expired counts only one expiration, and its fdinfo shows no
+ * time that is left.
+ */
+export function timerfdUpdate(fd: number): void {
+  native.timerfdUpdate(fd)
 }
 
 /** Copies up to `length` bytes between pipes without consuming them. Throws EAGAIN where it would block. */

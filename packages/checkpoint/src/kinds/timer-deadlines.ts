@@ -1,6 +1,6 @@
 import type { ItimerEntry, PosixTimerEntry } from '@pageferry/images'
 import { processes } from '@pageferry/kernel'
-import type { Clocks } from './clocks.js'
+import { type Clocks, clocksOf } from './clocks.js'
 
 /** When timers expire on the destination. All times in ns. */
 
@@ -12,11 +12,17 @@ export interface Now extends Clocks {
   wallNs: bigint
 }
 
+export function nowOf(pid: number): Now {
+  return { ...clocksOf(pid), wallNs: processes.clockGettime(processes.CLOCK_REALTIME) }
+}
+
 export interface Armed {
   /** By the timer's clock, or from now on. */
   isAbsolute: boolean
   ns: bigint
 }
+
+type ArmedTimer = Pick<PosixTimerEntry, 'clockId' | 'vsec' | 'vnsec' | 'isec' | 'insec' | 'deadlineNs'>
 
 /**
  * An absolute time in the past makes a periodic timer count what it has missed, and keeps its phase. CLOCK_MONOTONIC and
@@ -28,7 +34,7 @@ export interface Armed {
  * @param overrun of a timer whose signal is pending: how often it has expired since it queued that
  * @returns null: the timer is not armed
  */
-export function armedFor(timer: PosixTimerEntry, overrun: number | undefined, now: Now): Armed | null {
+export function armedFor(timer: ArmedTimer, overrun: number | undefined, now: Now): Armed | null {
   const leftNs = timer.vsec * 1_000_000_000n + timer.vnsec
   const { deadlineNs } = timer
   if (deadlineNs === undefined) return leftNs === 0n ? null : { isAbsolute: false, ns: leftNs }
@@ -48,7 +54,7 @@ export function armedFor(timer: PosixTimerEntry, overrun: number | undefined, no
 }
 
 /** 0 would disarm the timer. */
-function absolute(ns: bigint): Armed {
+export function absolute(ns: bigint): Armed {
   return { isAbsolute: true, ns: ns > 0n ? ns : 1n }
 }
 

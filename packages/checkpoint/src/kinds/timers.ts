@@ -7,9 +7,8 @@ import { readNsTids } from '../proc/tasks.js'
 import { readTimers } from '../proc/timers.js'
 import { CallBatch, maxBatchCalls } from '../remote/call-batch.js'
 import type { SkeletonProcess } from '../remote/skeleton-process.js'
-import { clocksOf } from './clocks.js'
 import { clockProblems, countsProcessorTime, explicitClock } from './timer-clocks.js'
-import { type Armed, armedFor, nextAlarm } from './timer-deadlines.js'
+import { type Armed, armedFor, nextAlarm, nowOf } from './timer-deadlines.js'
 
 /**
  * Interval timers (getitimer(2)) and POSIX timers (timer_create(2)). Their deadlines stay where they are: those of the images are
@@ -146,7 +145,7 @@ export function restoreTimers(
 ): void {
   createPosixTimers(skeleton, timers.posix)
   const { pid } = skeleton
-  const now = { ...clocksOf(pid), wallNs: processes.clockGettime(processes.CLOCK_REALTIME) }
+  const now = nowOf(pid)
   const set = (which: number, { isec, iusec }: ItimerEntry, sec: bigint, usec: bigint): void => {
     if (sec === 0n && usec === 0n) return
     const spec = new BigUint64Array([isec, iusec, sec, usec])

@@ -79,6 +79,7 @@ export const SYS = {
   get_robust_list: 274,
   epoll_pwait: 281,
   accept4: 288,
+  timerfd_settime: 286,
   dup3: 292,
   rt_tgsigqueueinfo: 297,
   recvmmsg: 299,

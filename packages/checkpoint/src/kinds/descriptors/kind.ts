@@ -45,6 +45,8 @@ export interface OpenFile {
 
 /** What a kind may use of the whole workload when it dumps. */
 export interface DumpTree {
+  /** The workload's CLOCK_MONOTONIC minus ours. */
+  readonly monotonicOffsetNs: bigint
   /** Every descriptor of the workload. */
   readonly descriptors: readonly FdInfo[]
   /** Returns true for the first caller with this key, so that shared objects are dumped once. */

@@ -36,12 +36,21 @@ export class DumpedFiles {
   readonly #messages: ListMessages = {}
   readonly #tree: DumpTree
 
-  /** @param descriptors of all processes */
-  constructor(files: FileTable, descriptors: readonly FdInfo[], kinds: readonly FdKind[] = fdKinds) {
+  /**
+   * @param descriptors of all processes
+   * @param monotonicOffsetNs the workload's CLOCK_MONOTONIC minus ours
+   */
+  constructor(
+    files: FileTable,
+    descriptors: readonly FdInfo[],
+    monotonicOffsetNs: bigint,
+    kinds: readonly FdKind[] = fdKinds,
+  ) {
     this.#files = files
     for (const image of kinds.flatMap(({ images = [] }) => images)) this.#messages[image] = []
     const seen = new Set<string>()
     this.#tree = {
+      monotonicOffsetNs,
       descriptors,
       first: (key) => !seen.has(key) && seen.add(key).size > 0,
       add: (image, message) => this.#messages[image]?.push(message),

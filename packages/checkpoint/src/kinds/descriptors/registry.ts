@@ -3,8 +3,9 @@ import { eventfd } from './eventfd.js'
 import type { FdKind, ListImage } from './kind.js'
 import { pipe } from './pipe.js'
 import { regularFile } from './regular-file.js'
+import { timerfd } from './timerfd.js'
 
-export const fdKinds: readonly FdKind[] = [regularFile, pipe, eventfd]
+export const fdKinds: readonly FdKind[] = [regularFile, pipe, eventfd, timerfd]
 
 /** Images of single kinds, beside files.img. */
 export const ownImages: readonly ListImage[] = fdKinds.flatMap(({ images = [] }) => images)
