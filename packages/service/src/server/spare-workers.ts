@@ -7,7 +7,7 @@ import { isAlive } from './process-identity.js'
 import { WorkerProcess } from './worker-process.js'
 
 /**
- * Workers without a migration. Node and the worker's code take 2 s of processor time to start and to be compiled. A
+ * Workers without a migration. Node and the worker's code take 0.8 s of processor time to start and to be compiled. A
  * spare worker does that before a migration needs it, and rehearses (checkpoint/src/rehearsal.ts).
  *
  * A spare worker is replaced when no migration is under way: starting one uses the processors that rounds and a freeze
