@@ -1,4 +1,5 @@
 import { existsSync, openSync, readFileSync, writeFileSync } from 'node:fs'
+import { totalmem } from 'node:os'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { addressOf, pageBytes } from '@pageferry/base'
@@ -261,6 +262,18 @@ async function skeleton(t: Test) {
     },
   }
 }
+
+t.test('an area larger than the memory of the machine, as the kernel merges them', async (t) => {
+  const { restorer, install, content, prot } = await skeleton(t)
+  const nrPages = Math.ceil((totalmem() / pageBytes) * 1.7)
+  restorer.map.apply(new AreaMap([anon(0, nrPages)]))
+  const ours = readMaps(restorer.pid).filter(({ start }) => start === base)
+  t.match(ours, [{ nrPages }], 'one area')
+  t.equal(prot(nrPages - 1), 'rwp')
+  install(nrPages - 1, 'z')
+  t.equal(content(nrPages - 1, 2), 'z!')
+  t.ok(restorer.map.registered.equals(PageSet.of([base, nrPages])))
+})
 
 t.test('a skeleton follows the map, and keeps what stays', async (t) => {
   const { restorer, install, content, prot } = await skeleton(t)

@@ -1,3 +1,4 @@
+import { totalmem } from 'node:os'
 import { addressOf, pageBytes } from '@pageferry/base'
 import { memory, uffd } from '@pageferry/kernel'
 import { type Area, type AreaChange, AreaMap, diffAreas, PageSet } from '@pageferry/pages'
@@ -147,7 +148,7 @@ export class SkeletonMap {
   #mapAreas(changes: { first: number; nr: number; area: Area }[]): void {
     const descriptors = this.#openFiles(changes.map(({ area }) => area))
     this.#skeleton.all(
-      changes.map(({ first, nr, area }): RemoteCall => {
+      changes.flatMap(inPieces).map(({ first, nr, area }): RemoteCall => {
         const flags = (area.flags & ~memory.MAP_LOCKED) | memory.MAP_FIXED_NOREPLACE
         const fd = area.path === undefined ? -1 : (descriptors.get(fileKey(area)) ?? -1)
         // mmap ignores offsets of anonymous areas. Shared memory keeps them because it is mapped whole.
@@ -179,6 +180,23 @@ export class SkeletonMap {
     const path = this.#skeleton.write(Buffer.from(`${name}\0`))
     return Number(this.#skeleton.call('open', path, fileFlags, 0))
   }
+}
+
+/**
+ * The kernel refuses one mmap(2) of more memory than the machine has (__vm_enough_memory in mm/util.c), but it merges
+ * neighbours to larger areas, here as on the source. Shared memory and files are mapped whole: each call would make
+ * another object, and files count for nothing.
+ */
+function inPieces(change: { first: number; nr: number; area: Area }): (typeof change)[] {
+  const { first, nr, area } = change
+  const isPrivate = area.path === undefined && area.kind !== 'shared-anon'
+  const piecePages = Math.floor(totalmem() / 2 / pageBytes)
+  if (!isPrivate || nr <= piecePages) return [change]
+  return Array.from({ length: Math.ceil(nr / piecePages) }, (_, i) => ({
+    area,
+    first: first + i * piecePages,
+    nr: Math.min(piecePages, nr - i * piecePages),
+  }))
 }
 
 /**
