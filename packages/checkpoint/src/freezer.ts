@@ -28,6 +28,27 @@ function freezerHierarchy(wanted?: 1 | 2): Hierarchy {
   )
 }
 
+/** The cgroup in which a process is frozen, by us or by others; null: it is not frozen. */
+export function frozenIn(pid: number): string | null {
+  for (const hierarchy of hierarchies('freezer')) {
+    const cgroup = cgroupOf(pid, hierarchy, 'freezer')
+    const path = cgroup === null ? null : directoryOf(cgroup, hierarchy)
+    try {
+      if (path !== null && isFrozen({ path, version: hierarchy.version })) return path
+    } catch (error) {
+      // The root of a hierarchy cannot be frozen and has no such file.
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    }
+  }
+  return null
+}
+
+/** Also when it was an ancestor that was told to freeze. */
+function isFrozen({ path, version }: Pick<FreezerRecord, 'path' | 'version'>): boolean {
+  if (version === 1) return readFileSync(`${path}/freezer.state`, 'utf8').trim() === 'FROZEN'
+  return /^frozen 1$/m.test(readFileSync(`${path}/cgroup.events`, 'utf8'))
+}
+
 export class Freezer {
   readonly record: FreezerRecord
 
@@ -106,10 +127,7 @@ export class Freezer {
   }
 
   isFrozen(): boolean {
-    if (this.record.version === 1) {
-      return readFileSync(`${this.record.path}/freezer.state`, 'utf8').trim() === 'FROZEN'
-    }
-    return /^frozen 1$/m.test(readFileSync(`${this.record.path}/cgroup.events`, 'utf8'))
+    return isFrozen(this.record)
   }
 
   /** Idempotent. */

@@ -2,7 +2,7 @@ import { closeSync, existsSync, openSync, readFileSync, readlinkSync, readSync }
 import { PageferryError, pageBytes } from '@pageferry/base'
 import { fds } from '@pageferry/kernel'
 import { requireAreaCount } from '@pageferry/pages'
-import { Freezer } from './freezer.js'
+import { Freezer, frozenIn } from './freezer.js'
 import { checkAttributes } from './kinds/attributes/refused.js'
 import { checkDescriptors } from './kinds/descriptors/check.js'
 import { checkFs } from './kinds/fs.js'
@@ -196,11 +196,14 @@ function checkNamespaces(pid: number): Problem[] {
   return problems
 }
 
-/** Without a cgroup to freeze it in, the workload could not be handed over. */
+/** Without a cgroup to freeze it in, the workload could not be handed over. In one that is frozen nothing runs. */
 function checkFreezer(pid: number): Problem[] {
   try {
     Freezer.forProcess(pid, 'probe')
-    return []
+    const path = frozenIn(pid)
+    if (path === null) return []
+    const reason = `it is frozen in ${path} (docker pause, systemctl freeze, or the original of an earlier migration): thaw it first`
+    return [{ what: `process ${pid}`, reason }]
   } catch (error) {
     if (!(error instanceof PageferryError) || error.code !== 'UNSUPPORTED_HOST') throw error
     return [{ what: 'cgroup freezer', reason: error.message }]

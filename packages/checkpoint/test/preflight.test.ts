@@ -4,6 +4,7 @@ import { pageBytes } from '@pageferry/base'
 import { eventually } from '@pageferry/testing/eventually'
 import { adopt, kill, type Subject, startOrphan, startSubject } from '@pageferry/testing/processes'
 import t, { type Test } from 'tap'
+import { Freezer } from '../src/freezer.js'
 import { preflight } from '../src/preflight.js'
 import { checkFromInside } from '../src/probe.js'
 import { readFds } from '../src/proc/fdinfo.js'
@@ -259,6 +260,19 @@ t.test('stopped by job control, which is no problem; traced, not a session leade
   t.teardown(() => kill(member.pid))
   await eventually('it runs', () => readFileSync(member.output, 'utf8') === 'ready\n')
   t.match(reasons(member.pid), [/session/])
+})
+
+t.test('frozen by others', async (t) => {
+  const { pid } = await odd(t, 'nothing')
+  const freezer = Freezer.forProcess(pid, `test-${process.pid}-frozen`)
+  t.teardown(() => freezer.dissolve())
+  freezer.create()
+  freezer.add(pid)
+  t.same(reasons(pid), [])
+  freezer.freeze()
+  t.match(reasons(pid), [new RegExp(`^process ${pid}: it is frozen in ${freezer.record.path} `)])
+  freezer.thaw()
+  t.same(reasons(pid), [])
 })
 
 t.test('no process, a zombie, a kernel thread', async (t) => {
