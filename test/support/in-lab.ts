@@ -7,8 +7,8 @@ import t, { type Test } from 'tap'
 type Tests = (t: Test, lab: Lab) => Promise<void>
 
 /**
- * One lab for all tests of a file: making one takes a second or two. Its services have no spare workers. These make the
- * pause shorter, which no test measures, and cost a second of processor time per migration.
+ * One lab for all tests of a file: making one takes a second or two. Its services have no spare workers, and its workers
+ * do not rehearse. Both make the pause shorter, which no test measures, and cost a second of processor time per migration.
  */
 export function inLab(name: string, tests: Tests): Promise<void> {
   return inLabOf({ spareWorkers: 0 }, name, tests)
@@ -27,13 +27,23 @@ export function inLabWithSpares(services: LabOptions['services'], name: string, 
 async function inLabOf(options: LabOptions, name: string, tests: Tests): Promise<void> {
   await t.test(name, { timeout: 0 }, async (t) => {
     t.comment(`PAGEFERRY_SEED=${baseSeed}`)
-    await withLab((lab) => tests(t, lab), options)
+    await lean(options, (lab) => tests(t, lab))
   })
 }
 
 /** A lab in which processes move from host a to host b only. */
 export function withOneWayLab(use: (lab: Lab) => Promise<void>, spareWorkers = 0): Promise<void> {
-  return withLab(use, { services: 'a-to-b', spareWorkers })
+  return lean({ services: 'a-to-b', spareWorkers }, use)
+}
+
+/** The services and their workers inherit the environment of this process. */
+async function lean(options: LabOptions, use: (lab: Lab) => Promise<void>): Promise<void> {
+  if (options.spareWorkers === 0) process.env.PAGEFERRY_REHEARSAL = 'off'
+  try {
+    await withLab(use, options)
+  } finally {
+    delete process.env.PAGEFERRY_REHEARSAL
+  }
 }
 
 /** What the services and their workers wrote last, for a failure. */

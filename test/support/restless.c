@@ -187,8 +187,8 @@ static void *computer(void *arg)
 		if (outA != a || outB != b)
 			fail("xmm", outA, outB);
 		sum += 0.5;
-		/* A twelfth of a processor, for all the time that a test takes: services need it, too. */
-		pause_us(1000);
+		/* A thirtieth of a processor, for all the time that a test takes: services need it, too. */
+		pause_us(3000);
 	}
 	return NULL;
 }
@@ -238,7 +238,7 @@ static void *passer(void *arg)
 		pthread_mutex_lock(&lock);
 		handovers++;
 		pthread_mutex_unlock(&lock);
-		pause_us(200);
+		pause_us(1000);
 	}
 	return NULL;
 }
