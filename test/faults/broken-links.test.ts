@@ -1,4 +1,5 @@
-// test-timeout-s: 600
+// test-timeout-s: 960
+// It waits for most of its time. The longer limit lets it begin early, beside files that compute: last, it ran alone.
 
 import { execFile } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
