@@ -56,7 +56,7 @@ export class AddressSpace {
 
   /**
    * Rounds read pages by pid. After an execve(2) these are pages of the new program, at addresses that the old one had
-   * too, and the tracker still knows the old memory: it reports no writes.
+   * too. Only the next scan of the tracker fails, with ESRCH: it knows the old memory.
    *
    * @throws WORKLOAD_CHANGED when the task has left this memory for another program since `open`
    */
