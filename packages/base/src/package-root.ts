@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module'
 import { dirname } from 'node:path'
 
-const { resolve } = createRequire(import.meta.url)
+const requireHere = createRequire(import.meta.url)
 
 /**
  * The directory of one of our packages, by its name without the scope: for its native programs and other files that are
@@ -9,10 +9,10 @@ const { resolve } = createRequire(import.meta.url)
  * the command line's bundle.
  */
 export function packageRoot(name: string): string {
-  return dirname(resolve(`@pageferry/${name}/package.json`))
+  return dirname(requireHere.resolve(`@pageferry/${name}/package.json`))
 }
 
 /** The version in a package's package.json. */
 export function packageVersion(name: string): string {
-  return (createRequire(import.meta.url)(`@pageferry/${name}/package.json`) as { version: string }).version
+  return (requireHere(`@pageferry/${name}/package.json`) as { version: string }).version
 }

@@ -31,7 +31,7 @@ function look(pid: number): Problem[] {
           ...checkAreas(areas, other),
         ].map(({ what, has }) => ({ what, reason: reasonOf(other, has) }))
       } catch (error) {
-        // The other process has ended, or is a kernel thread.
+        // The other process has ended, is a kernel thread, or is not ours to see.
         if (isGone(error)) return []
         throw error
       }

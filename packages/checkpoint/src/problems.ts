@@ -24,6 +24,11 @@ export function confirmed(look: () => Problem[]): Problem[] {
   return look().filter(({ what }) => before.has(what))
 }
 
+/** Names come from the workload, from other users of the host, or from a peer, and a terminal shows them. */
+export function printable(text: string): string {
+  return text.replace(/\p{Cc}/gu, '?')
+}
+
 const namedPerGroup = 3
 /** A workload chooses the names of its files, so their number and length are its choice, too. */
 const maxGroups = 50
@@ -36,12 +41,12 @@ export function groupProblems(problems: Iterable<Problem>): ProblemGroup[] {
   for (const { what, reason } of problems) {
     const group = groups.get(reason) ?? { names: [], count: 0 }
     groups.set(reason, group)
-    if (group.count++ < namedPerGroup) group.names.push(what.slice(0, maxNameChars))
+    if (group.count++ < namedPerGroup) group.names.push(printable(what.slice(0, maxNameChars)))
   }
   const all = [...groups].map(([reason, { names, count }]) => {
     const more = count - names.length
     const what = `${names.join(', ')}${more > 0 ? ` and ${more} more` : ''}`
-    return { what, reason: reason.slice(0, maxNameChars), count }
+    return { what, reason: printable(reason.slice(0, maxNameChars)), count }
   })
   if (all.length <= maxGroups) return all
   const rest = all.slice(maxGroups - 1)
@@ -53,7 +58,7 @@ export function groupProblems(problems: Iterable<Problem>): ProblemGroup[] {
 export function refusal(intro: string, problems: Iterable<Problem>): PageferryError {
   const groups = groupProblems(problems)
   const reasons = groups.map(({ what, reason }) => `${what}: ${reason}`).join('; ')
-  return new PageferryError('REFUSED', `${intro}: ${reasons}`.slice(0, maxSentenceChars), {
+  return new PageferryError('REFUSED', `${printable(intro)}: ${reasons}`.slice(0, maxSentenceChars), {
     details: { problems: groups },
   })
 }

@@ -22,3 +22,12 @@ t.test('bounded, whatever the workload has', async (t) => {
   t.ok(error.message.length <= 2000)
   t.same(error.details.problems, groups)
 })
+
+t.test('no name reaches a terminal with control characters in it', async (t) => {
+  const evil = { what: 'file \x1b[2J\x9bm\nüber', reason: 'process 7 (\x07x) has it' }
+  t.same(groupProblems([evil]), [{ what: 'file ?[2J?m?über', reason: 'process 7 (?x) has it', count: 1 }])
+  t.equal(
+    refusal('process 1 (\x1b)', [evil]).message,
+    'process 1 (?): file ?[2J?m?über: process 7 (?x) has it',
+  )
+})

@@ -70,6 +70,7 @@ export class AddressSpace {
 
   /** No user of the memory is left: its file reads as empty. An address that is not mapped is EIO. */
   #isAbandoned(): boolean {
+    if (this.#memFd === none) return false
     try {
       return memory.pread(this.#memFd, 0n, new Uint8Array(1)) === 0
     } catch (error) {

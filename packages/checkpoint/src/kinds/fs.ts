@@ -7,6 +7,7 @@ import type { SkeletonProcess } from '../remote/skeleton-process.js'
 import type { OpenGhost } from './descriptors/kind.js'
 import { type FileTable, requiredPath } from './file-table.js'
 import { namedLink } from './ghosts/find.js'
+import { leadsTo } from './leads-to.js'
 
 /** The fs of a process in the kernel's terms: working directory, root directory, umask. */
 
@@ -18,9 +19,7 @@ export function checkFs(pid: number): Problem[] {
     const what = `the ${name} ${path}`
     if (!isText(path)) return [{ what, reason: 'its path is not valid UTF-8, which images require' }]
     if (link === 'cwd' && ghost !== undefined) return []
-    const there = statSync(path, { bigint: true, throwIfNoEntry: false })
-    const real = statSync(`/proc/${pid}/${link}`, { bigint: true })
-    if (there !== undefined && there.dev === real.dev && there.ino === real.ino) return []
+    if (leadsTo(path, statSync(`/proc/${pid}/${link}`, { bigint: true }))) return []
     return [{ what, reason: 'the path no longer leads to it: it was removed, renamed or mounted over' }]
   })
 }

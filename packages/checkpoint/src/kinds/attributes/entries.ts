@@ -1,6 +1,6 @@
 import { isKernelError } from '@pageferry/base'
 import type { AttributeEntry } from '@pageferry/images'
-import type { Problem } from '../../problems.js'
+import { type Problem, printable } from '../../problems.js'
 import type { CallBatch } from '../../remote/call-batch.js'
 import { errnoName } from '../../remote/errno.js'
 import type { SkeletonProcess } from '../../remote/skeleton-process.js'
@@ -58,7 +58,7 @@ export function restoreAttributes(
     const what = `${name} of ${who}`
     const attribute = find(callAttributes, name)
     if (attribute === undefined) {
-      tell({ what: printable(what), reason: 'the destination knows no such attribute' })
+      tell({ what: printable(what.slice(0, 100)), reason: 'the destination knows no such attribute' })
       continue
     }
     const call = attribute.restore(value, (bytes) => skeleton.put(bytes))
@@ -88,11 +88,6 @@ export function restoreOutsideAttributes(
       tell({ what, reason: `${error.syscall} on the destination failed with ${error.code}` })
     }
   }
-}
-
-/** The name comes from the peer, and a terminal shows it. */
-function printable(text: string): string {
-  return text.replace(/[^\x20-\x7e]/g, '?').slice(0, 100)
 }
 
 function find<T extends { name: string }>(all: readonly T[], name: string): T | undefined {

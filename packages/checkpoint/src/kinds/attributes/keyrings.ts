@@ -1,4 +1,4 @@
-import type { Problem } from '../../problems.js'
+import { type Problem, printable } from '../../problems.js'
 import type { CallBatch } from '../../remote/call-batch.js'
 import type { SkeletonProcess } from '../../remote/skeleton-process.js'
 
@@ -50,9 +50,4 @@ export function askKeyrings(batch: CallBatch): () => Problem[] {
 /** Gives the skeleton an empty session keyring. It began with that of the service, whose keys the workload must not have. */
 export function restoreKeyrings(skeleton: SkeletonProcess): void {
   skeleton.queue(skeleton.pid, 'keyctl', [keyctlJoinSession, 0], { onError: () => {} })
-}
-
-/** The workload chose the name, and a terminal shows it. */
-function printable(text: string): string {
-  return text.replace(/[^\x20-\x7e]/g, '?')
 }

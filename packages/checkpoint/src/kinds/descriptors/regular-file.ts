@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, statSync } from 'node:fs'
+import { closeSync, fstatSync } from 'node:fs'
 import { PageferryError } from '@pageferry/base'
 import { FdType, type RegFileEntry } from '@pageferry/images'
 import { fds } from '@pageferry/kernel'
@@ -12,6 +12,7 @@ import {
   linkedElsewhere,
   sillyRenamed,
 } from '../ghosts/find.js'
+import { leadsTo } from '../leads-to.js'
 import { dumpLocks, lockProblem } from './file-locks.js'
 import type { FdKind } from './kind.js'
 import { specialNameOf } from './names.js'
@@ -54,7 +55,7 @@ export const regularFile: FdKind<'reg'> = {
     if (![regular, directory, characterDevice].includes(type)) {
       return 'a special file (FIFO, socket or block device) is not moved'
     }
-    if (ghostOf(info, copy) === null && !leadsTo(info.target, copy)) {
+    if (ghostOf(info, copy) === null && !leadsTo(info.target, fstatSync(copy, { bigint: true }))) {
       if (isDeleted(info.target) && stat.nlink > 0) return linkedElsewhere
       return 'the path no longer leads to it: another file system is mounted over it, or it was exchanged just now'
     }
@@ -124,10 +125,4 @@ function ownProcPath(path: string, tids: ReadonlyMap<number, number>): string {
 /** Its identity as a file without a name; null: it has one. */
 function ghostOf({ target }: FdInfo, copy: number): string | null {
   return isDeleted(target) ? ghostIdentity(fstatSync(copy, { bigint: true })) : null
-}
-
-function leadsTo(path: string, fd: number): boolean {
-  const ours = fstatSync(fd, { bigint: true })
-  const there = statSync(path, { bigint: true, throwIfNoEntry: false })
-  return there !== undefined && there.dev === ours.dev && there.ino === ours.ino
 }

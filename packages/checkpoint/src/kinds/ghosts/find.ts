@@ -16,7 +16,7 @@ const directory = 0o040000n
 const regular = 0o100000n
 const ownerMayWrite = 0o200
 /** Objects of the kernel's own file systems, which have no name either. */
-const nameless = /^\/(?:dev\/zero|memfd:|SYSV|\[aio\]|anon_hugepage|secretmem)/
+const nameless = /^\/(?:dev\/zero|memfd:|SYSV|\[aio\]|anon_hugepage|secretmem \(deleted\)$)/
 
 export interface Ghost {
   /** Names it on this host as long as it is held. */

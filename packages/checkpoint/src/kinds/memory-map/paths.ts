@@ -2,6 +2,7 @@ import { statSync } from 'node:fs'
 import { addressOf } from '@pageferry/base'
 import type { Problem } from '../../problems.js'
 import { type MapsLine, readMaps } from '../../proc/maps.js'
+import { leadsTo } from '../leads-to.js'
 
 /**
  * Mapped files whose path leads to another file: one is mounted over it, for example. The destination opens the path.
@@ -27,8 +28,6 @@ export function checkMappedPaths(pid: number): Problem[] {
 function leadsElsewhere(pid: number, { name, start, nrPages }: MapsLine): boolean {
   const link = `/proc/${pid}/map_files/${addressOf(start).toString(16)}-${addressOf(start + nrPages).toString(16)}`
   const mapped = statSync(link, { bigint: true, throwIfNoEntry: false })
-  // The area has gone or changed since.
-  if (mapped === undefined) return false
-  const there = statSync(name, { bigint: true, throwIfNoEntry: false })
-  return there === undefined || there.dev !== mapped.dev || there.ino !== mapped.ino
+  // Undefined: the area has gone or changed since.
+  return mapped !== undefined && !leadsTo(name, mapped)
 }

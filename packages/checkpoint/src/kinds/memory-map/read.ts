@@ -142,7 +142,7 @@ function kindOf(line: MapsLine, flags: Set<string>, isGhost: boolean): AreaKind 
   }
   if (isSharedAnonymous(line)) return 'shared-anon'
   if (name.startsWith('/memfd:')) return { reason: 'memfd mappings are not moved yet' }
-  if (name.startsWith('/secretmem')) return { reason: 'secret memory (memfd_secret) cannot be read' }
+  if (name === '/secretmem (deleted)') return { reason: 'secret memory (memfd_secret) cannot be read' }
   if (name.startsWith('/SYSV')) return { reason: 'System V shared memory is not moved yet' }
   if (name.startsWith('/[aio]')) return { reason: 'it is the ring of an asynchronous I/O context (io_setup)' }
   if (name.startsWith('anon_inode:')) return { reason: 'a mapping of a kernel object is not moved' }
